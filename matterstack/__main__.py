@@ -1,0 +1,5 @@
+"""`python -m matterstack`."""
+
+from matterstack.cli.main import main
+
+main()

@@ -1,0 +1,140 @@
+"""The display of `matterstack run`: live on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matterstack.cli.render import coloured, counts_text, harmless, plural
+from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.core.values import format_duration
+from matterstack.orchestration.run_lifecycle import Ended, StepReport
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_MOST_RUNNING = 8
+_LINE_EVERY_S = 5.0
+_SETTLED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED)
+
+
+class Display:
+    """Shows the reports of a loop on stderr."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.report: StepReport | None = None
+        self.began = time.monotonic()
+        self.active = 0
+        self._seconds: list[float] = []
+        self._finished = 0
+        self._last_line = 0.0
+        self._live: Live | None = None
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> Display:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                console=Console(stderr=True, highlight=False), get_renderable=self._render, refresh_per_second=4,
+                transient=True,
+            )  # fmt: skip
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, report: StepReport) -> None:
+        self.report = report
+        self.active = report.active
+        for ended in report.ended:
+            if ended.state is AttemptState.COMPLETED and ended.seconds is not None:
+                self._seconds.append(ended.seconds)
+            elif ended.state in (AttemptState.FAILED, AttemptState.LOST):
+                self._say(self._failure(ended))
+        self._finished += sum(ended.task_state in _SETTLED for ended in report.ended)
+        if self._live is None and time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._say(f"{time.strftime('%H:%M:%S')}  {self._line()}")
+
+    def _say(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _failure(self, ended: Ended) -> str:
+        what = {TaskState.READY: "is tried again", TaskState.PENDING: "is tried again later"}.get(ended.task_state, "failed")
+        log = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}" / "stderr.log"
+        return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {ended.reason}; {log}")
+
+    def _totals(self) -> tuple[int, int, int]:
+        assert self.report is not None
+        counts = self.report.counts
+        return sum(counts.get(state, 0) for state in _SETTLED), sum(counts.values()), counts.get(TaskState.FAILED, 0)
+
+    def _line(self) -> str:
+        assert self.report is not None
+        done, total, failed = self._totals()
+        left = self._time_left()
+        parts = [f"{done} of {total} tasks done", f"{self.report.active} running", f"{failed} failed"]
+        if self.report.state is RunState.PAUSED:
+            parts.append("paused")
+        return ", ".join(parts) + (f", about {format_duration(left)} left" if left is not None else "")
+
+    def _time_left(self) -> float | None:
+        """Estimate from the tasks that ended in this loop: how long it took for each, times what is left."""
+        done, total, _ = self._totals()
+        if self._finished < 3 or done == total:
+            return None
+        return (time.monotonic() - self.began) / self._finished * (total - done)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        if self.report is None:
+            return Text("…")
+        done, total, _ = self._totals()
+        now = time.time()
+        running = self.report.running
+        lines: list[Any] = [Text(self._line()), ProgressBar(total=total or 1, completed=done, width=60)]
+        for task_id, since in running[:_MOST_RUNNING]:
+            lines.append(Text(f"  {harmless(task_id)}  {format_duration(now - since)}", style="cyan"))
+        if len(running) > _MOST_RUNNING:
+            lines.append(Text(f"  … and {len(running) - _MOST_RUNNING} more", style="cyan"))
+        lines.append(Text("Ctrl-C ends this display and the loop; the jobs go on", style="dim"))
+        return Group(*lines)
+
+
+def summary(root: Path, report: StepReport) -> None:
+    """Print how a loop ended, on stdout."""
+    from matterstack.orchestration.report import explain
+
+    shown = shlex.quote(str(root))
+    click.echo(f"{coloured(str(report.state))}: {counts_text(report.counts)}")
+    failed = [item for item in explain(root) if item.state is TaskState.FAILED]
+    for item in _first(failed):
+        click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
+    if len(failed) > 5:
+        click.echo(f"  … and {len(failed) - 5} more")
+    if report.state is not RunState.COMPLETED:
+        click.echo(f"  `matterstack explain {shown}` says what is missing and what to type")
+    if report.counts.get(TaskState.COMPLETED):
+        made = plural(report.counts[TaskState.COMPLETED], "task")
+        click.echo(f"  results of {made}: {root}/results/, `matterstack results {shown}`")
+
+
+def _first(items: Iterable[Any]) -> list[Any]:
+    return list(items)[:5]

@@ -1,0 +1,279 @@
+"""status, explain, logs, attempts, results: commands that only read."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matterstack.cli.options import common, json_option, run_argument
+from matterstack.core.states import TaskState
+from matterstack.errors import ExitCode, UsageError
+
+_MOST_GROUPS = 40
+_MOST_REASONS = 10
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="RUN...")
+@json_option
+@common
+def status(runs: tuple[str, ...], as_json: bool) -> int:
+    """Show the state of runs."""
+    from matterstack.cli.options import _default_run
+    from matterstack.cli.render import print_json
+    from matterstack.orchestration.report import open_run
+
+    roots = runs or (_default_run(click.get_current_context(), None, None),)  # type: ignore[arg-type]
+    views = [open_run(root) for root in roots]
+    if as_json:
+        data = [view.to_json() for view in views]
+        print_json(data[0] if len(runs) <= 1 else data)
+        return ExitCode.FINE
+    for index, view in enumerate(views):
+        if index:
+            click.echo()
+        _show_status(view)
+    return ExitCode.FINE
+
+
+def _show_status(view: Any) -> None:
+    from matterstack.cli.render import coloured, counts_text, harmless, plural, table
+
+    click.echo(f"{view.run_id}: {coloured(str(view.state))} ({view.root})")
+    click.echo(f"{plural(len(view.tasks), 'task')}: {counts_text(view.counts)}")
+    groups: dict[str, dict[TaskState, int]] = {}
+    for task in view.tasks:
+        counts = groups.setdefault(task.group, {})
+        counts[task.state] = counts.get(task.state, 0) + 1
+    states = [state for state in TaskState if any(state in counts for counts in groups.values())]
+    rows = [
+        [name, *[str(counts.get(state, "")) for state in states]] for name, counts in list(groups.items())[:_MOST_GROUPS]
+    ]
+    click.echo()
+    click.echo(table(["task", *[str(state).lower() for state in states]], rows, right=range(1, len(states) + 1)))
+    if len(groups) > _MOST_GROUPS:
+        click.echo(f"… and {len(groups) - _MOST_GROUPS} more")
+    told = [task for task in view.tasks if task.state is TaskState.FAILED or task.reason.startswith("stale")]
+    if told:
+        click.echo()
+    for task in told[:_MOST_REASONS]:
+        state = coloured("stale") if task.state is TaskState.COMPLETED else coloured(str(task.state))
+        click.echo(f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}" + (" (allowed)" if task.soft else ""))
+    if len(told) > _MOST_REASONS:
+        click.echo(f"… and {len(told) - _MOST_REASONS} more")
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[RUN] [TASK]...")
+@json_option
+@common
+def explain(arguments: tuple[str, ...], as_json: bool) -> int:
+    """Say of every task that is not done why, down to the last cause, and what to type next."""
+    from matterstack.cli.render import coloured, harmless, print_json
+    from matterstack.orchestration.report import explain as explain_tasks
+
+    run, tasks = _run_and_tasks(arguments)
+    found = explain_tasks(run, tasks)
+    if as_json:
+        print_json([item.to_json() for item in found])
+        return ExitCode.FINE
+    if not found:
+        click.echo("every task is COMPLETED")
+    for item in found:
+        parts = [item.reason]
+        if item.path:
+            parts.append(item.path)
+        if item.command and item.command.split()[1] == "rerun":
+            shown = item.command.split()[2]
+            parts.append(f"correct, `matterstack refresh {shown} --yes`, `{item.command}`")
+        elif item.command:
+            parts.append(f"`{item.command}`")
+        click.echo(f"{item.task_id}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
+        last = _last_words(Path(run), item.path) if item.state in (TaskState.FAILED, TaskState.BLOCKED) else ""
+        if last:
+            click.echo(f"    {harmless(last)[:160]}")
+    return ExitCode.FINE
+
+
+def _last_words(run: Path, path: str | None) -> str:
+    from matterstack.storage.run_root import find_last_line
+
+    return find_last_line(run / path) if path and path.endswith((".log", ".txt")) else ""
+
+
+def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    from matterstack.cli.options import _default_run
+
+    if not arguments:
+        return _default_run(click.get_current_context(), None, None), ()  # type: ignore[arg-type]
+    run, tasks = arguments[0], arguments[1:]
+    if not Path(run).exists() and Path("run.json").is_file():
+        raise UsageError(f"RUN comes first: inside a run root write `. {' '.join(arguments)}`")
+    return run, tasks
+
+
+@click.command()
+@run_argument
+@click.argument("task")
+@click.option("--attempt", type=click.IntRange(1), help="Number of the attempt (default: the newest).")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each file.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as the task prints, until it ends.")
+@click.option("--stream", type=click.Choice(["both", "stdout", "stderr"]), default="both", help="Which output to show.")
+@common
+def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: bool, stream: str) -> int:
+    """Show what a task printed."""
+    from matterstack.orchestration.report import is_live, log_files
+    from matterstack.storage.run_root import attempt_folder
+
+    root, task_id, number, live = log_files(run, task, attempt)
+    names = ["stdout", "stderr"] if stream == "both" else [stream]
+    files = [root / attempt_folder(task_id, number) / f"{name}.log" for name in names]
+    ends = {file: _show_log(file, tail, len(files) > 1) for file in files}
+    while follow and live:
+        live = is_live(root, task_id, number) and not (files[0].parent / "exit.json").exists()
+        for file in files:
+            ends[file] = _show_rest(file, ends[file])
+        if live:
+            time.sleep(0.2)
+    return ExitCode.FINE
+
+
+def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        print(f"{file}: not there (yet)", file=sys.stderr)
+        return 0
+    if with_header:
+        print(f"==> {file} <==", file=sys.stderr, flush=True)
+    lines = data.splitlines(keepends=True)
+    _write(b"".join(lines if tail is None else lines[len(lines) - tail :] if tail else []))
+    return len(data)
+
+
+def _show_rest(file: Path, start: int) -> int:
+    try:
+        with open(file, "rb") as opened:
+            opened.seek(start)
+            data = opened.read()
+    except FileNotFoundError:
+        return start
+    _write(data)
+    return start + len(data)
+
+
+def _write(data: bytes) -> None:
+    """Write a log as it is to a file or pipe; on a terminal without what could harm it."""
+    from matterstack.cli.render import harmless
+
+    if sys.stdout.isatty():
+        sys.stdout.write(harmless(data.decode("utf-8", errors="replace")))
+    else:
+        sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+@click.command()
+@run_argument
+@click.argument("task")
+@json_option
+@common
+def attempts(run: str, task: str, as_json: bool) -> int:
+    """List the attempts of a task, oldest first."""
+    from matterstack.cli.render import cell, coloured, print_json, table
+    from matterstack.core.times import from_text
+    from matterstack.core.values import format_duration
+    from matterstack.orchestration.report import attempts as list_attempts
+
+    task_id, found = list_attempts(run, task)
+    if as_json:
+        print_json(found)
+        return ExitCode.FINE
+    if not found:
+        click.echo(f"{task_id} has no attempt yet")
+        return ExitCode.FINE
+    rows = []
+    for item in found:
+        began, ended = from_text(item["started_at"]), from_text(item["ended_at"])
+        took = format_duration(ended - began) if began is not None and ended is not None else ""
+        rows.append(
+            [
+                str(item["attempt"]), coloured(item["state"]), cell(item["class"]), cell(item["exit_code"]),
+                (item["started_at"] or item["created_at"])[:19].replace("T", " "), took,
+                item["source_digest"][:8], cell(item["reason"]),
+            ]
+        )  # fmt: skip
+    header = ["attempt", "state", "class", "exit", "started (UTC)", "took", "source", "reason"]
+    click.echo(table(header, rows, right=(0, 3)))
+    return ExitCode.FINE
+
+
+@click.command()
+@run_argument
+@click.option("--task", "patterns", multiple=True, metavar="GLOB", help="Only these tasks (may be repeated).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+@common
+def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) -> int:
+    """Print one table of all tasks: matrix values, state, attempt, metrics."""
+    from matterstack.cli.render import cell, coloured, print_json, table
+    from matterstack.orchestration.report import results as read_results
+
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other")
+    rows = read_results(run, patterns)
+    if as_json:
+        print_json(rows)
+        return ExitCode.FINE
+    columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    if as_csv:
+        _write_csv(rows, columns)
+        return ExitCode.FINE
+    header = ["task", "state", "attempt", *(name for kind in columns for name in columns[kind])]
+    lines = [
+        [
+            row["task"], coloured(row["state"]), cell(row["attempt"]),
+            *(cell(row[kind].get(name)) for kind in columns for name in columns[kind]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    numeric = [i for i in range(2, len(header)) if all(_is_number(line[i]) for line in lines)]
+    click.echo(table(header, lines, right=numeric))
+    return ExitCode.FINE
+
+
+def _columns(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_csv(rows: list[dict[str, Any]], columns: Mapping[str, list[str]]) -> None:
+    import csv
+
+    from matterstack.core.values import as_text, dump_json
+
+    def plain(value: Any) -> str:
+        if value is None:
+            return ""
+        try:
+            return as_text(value)
+        except ValueError:
+            return dump_json(value)
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["task", "state", "attempt", *(f"{kind}.{name}" for kind in columns for name in columns[kind])])
+    for row in rows:
+        values = [row[kind].get(name) for kind in columns for name in columns[kind]]
+        writer.writerow([row["task"], row["state"], plain(row["attempt"]), *map(plain, values)])

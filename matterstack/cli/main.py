@@ -1,0 +1,128 @@
+"""The entry point `matterstack`. A command's module is imported when the command is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from click import Command, Context
+
+COMMANDS = {  # name -> module; the order is that of the help page
+    "validate": "campaign", "init": "campaign", "run": "running", "step": "running",
+    "status": "looking", "explain": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
+    "pause": "acting", "resume": "acting", "cancel": "acting", "rerun": "acting", "refresh": "acting",
+    "schema": "campaign", "completion": "campaign",
+}  # fmt: skip
+
+_SUMMARIES = {  # shown by --help without importing the commands
+    "validate": "Check a campaign file; report all of its problems.",
+    "init": "Make the run root of a campaign.",
+    "run": "Start or continue a campaign and step it until it is done.",
+    "step": "Take one step of a run, and exit.",
+    "status": "Show the state of runs.",
+    "explain": "Say why tasks are not done, and what to type next.",
+    "logs": "Show what a task printed.",
+    "attempts": "List the attempts of a task.",
+    "results": "Print one table of all tasks, with metrics.",
+    "pause": "Start nothing more; what runs goes on.",
+    "resume": "Undo pause.",
+    "cancel": "End a run or tasks of it, for good.",
+    "rerun": "Run tasks again, as new attempts.",
+    "refresh": "Bring corrected files of the campaign into a run.",
+    "schema": "Print the JSON Schema of a file.",
+    "completion": "Print the shell's completion script.",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: Command = getattr(import_module(f"matterstack.cli.{module}"), cmd_name)
+        return command
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from matterstack.core.template import did_you_mean
+
+            ctx.fail(f"there is no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}; see `matterstack --help`")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _SUMMARIES[name]) for name in COMMANDS])
+
+
+def _show_version(ctx: Context, _: Any, wanted: bool) -> None:
+    if wanted:
+        from matterstack import __version__
+
+        click.echo(f"matterstack {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 fine, 1 could not work, 2 a mistake in usage or in a file, 3 the run is FAILED or CANCELLED, "
+    "4 nothing left but people or paused, 75 locked.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version.")
+def cli() -> None:
+    """Run long scientific campaigns from a YAML file. No server, no daemon; every decision is on disk."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code (see `errors.ExitCode`)."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `matterstack results RUN | head`: the reader has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    from matterstack.errors import CampaignError, MatterStackError
+
+    if isinstance(error, CampaignError):
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    if isinstance(error, MatterStackError):
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    if isinstance(error, OSError) and error.errno is not None:
+        print(f"error: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        return 1
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Arguments and options that commands share, and logging."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matterstack.errors import UsageError
+
+TICK = 25  # between INFO and WARNING: shown unless --quiet
+logging.addLevelName(TICK, "TICK")
+
+Command = Callable[..., Any]
+
+
+def common(function: Command) -> Command:
+    """Add -v, -q and --log-format to a command."""
+
+    def setup(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        ctx.ensure_object(dict)[param.name] = value
+        if {"verbose", "quiet", "log_format"} <= set(ctx.obj):
+            _setup_logging(ctx.obj["verbose"], ctx.obj["quiet"], ctx.obj["log_format"])
+
+    for option in (
+        click.option("-v", "--verbose", count=True, expose_value=False, callback=setup, help="Say more (twice: everything)."),
+        click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=setup, help="Say only what is wrong."),
+        click.option(
+            "--log-format", type=click.Choice(["text", "json"]), default="text", expose_value=False, callback=setup,
+            help="Form of the remarks on stderr.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return text
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        from matterstack.core.times import to_text
+
+        data = {"at": to_text(record.created), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            data["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(data, ensure_ascii=False)
+
+
+def _setup_logging(verbose: int, quiet: bool, log_format: str) -> None:
+    logger = logging.getLogger("matterstack")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
+    logger.handlers = [handler]
+    logger.propagate = False
+    level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else TICK
+    logger.setLevel(logging.ERROR if quiet else level)
+
+
+def run_argument(function: Command) -> Command:
+    """Add the argument RUN, which may be left out inside a run root."""
+    return click.argument("run", required=False, callback=_default_run, metavar="RUN")(function)
+
+
+def _default_run(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    if value is not None:
+        return value
+    if Path("run.json").is_file() and Path("operators.yaml").is_file():
+        return "."
+    raise UsageError("name a run root (RUN), or go into one")
+
+
+def json_option(function: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def campaign_options(function: Command) -> Command:
+    """Add --set and --operators."""
+    for option in (
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter; VALUE is YAML."),
+        click.option("--operators", metavar="FILE", help="Operators of this site, replacing the campaign's by name."),
+    ):
+        function = option(function)
+    return function
+
+
+def echo_remark(text: str) -> None:
+    """Print a remark on stderr, unless --quiet."""
+    logging.getLogger("matterstack").log(TICK, "%s", text)

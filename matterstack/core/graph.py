@@ -1,0 +1,73 @@
+"""The task graph: the one home of networkx.
+
+Edges point downstream. A node is a task id, or the name of a group on which something waits as a whole; a
+member of such a group has an edge to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+Graph = nx.DiGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How deep a graph is (tasks on its longest path) and how wide (tasks that could run at once, by level)."""
+
+    depth: int
+    width: int
+
+
+def build(edges: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> Graph:
+    """Give the directed graph of (upstream, downstream) pairs."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(nodes)
+    graph.add_edges_from(edges)
+    return graph
+
+
+def find_cycle(graph: Graph) -> list[str] | None:
+    """Give the nodes of one cycle in order of their edges, or None. Costs little where there is none."""
+    if nx.is_directed_acyclic_graph(graph):
+        return None
+    return [upstream for upstream, _ in nx.find_cycle(graph)]
+
+
+def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:
+    """Give depth and width of an acyclic graph; group nodes take no level of their own."""
+    groups = set(group_nodes)
+    level: dict[str, int] = {}
+    width: dict[int, int] = {}
+    for node in nx.topological_sort(graph):
+        above = max((level[up] for up in graph.pred[node]), default=0)
+        level[node] = above if node in groups else above + 1
+        if node not in groups:
+            width[level[node]] = width.get(level[node], 0) + 1
+    return Shape(depth=max(level.values(), default=0), width=max(width.values(), default=0))
+
+
+def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
+    """Give everything downstream of the nodes, without the nodes themselves."""
+    found: set[str] = set()
+    start = set(nodes)
+    for node in start:
+        if node in graph and node not in found:
+            found |= nx.descendants(graph, node)
+    return found - start
+
+
+def neighbourhood(entries: Mapping[str, Iterable[tuple[str, str]]]) -> nx.MultiDiGraph:
+    """Give the graph of tasks in question and what they wait for.
+
+    ``entries`` maps each task to its (entry, upstream) pairs; the entry is the key of the edge, so one pair of
+    nodes may have several edges.
+    """
+    graph = nx.MultiDiGraph()
+    for task, pairs in entries.items():
+        graph.add_node(task)
+        graph.add_edges_from((upstream, task, entry) for entry, upstream in pairs)
+    return graph

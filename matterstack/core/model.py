@@ -1,0 +1,375 @@
+"""The values that the parts of MatterStack hand to each other. All frozen; no bare dicts with known keys.
+
+What a file or the ledger stores of them goes through `to_json` and the `…_from_json` functions at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.states import AttemptState, FailureClass, TaskState
+from matterstack.errors import Problem
+
+# --- the campaign, as written ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    pattern: str
+    as_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    path: str  # below results/
+    file: str | None = None  # in the working folder; None: the same as path
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyRule:
+    """``allow_dependency_failure``: how many upstream tasks must have COMPLETED (neither: any number)."""
+
+    min_count: int | None = None
+    min_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    max: int = 0
+    delay_s: float = 0.0
+    rules: Mapping[str, Any] = field(default_factory=dict)  # failure class or exit_code_N -> "never" or resource rules
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSpec:
+    name: str
+    kind: str
+    max_active: int | None = None
+    slot_cpus: int | None = None
+    slot_memory: int | None = None  # bytes
+    setup: tuple[str, ...] = ()
+    env: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # keys of its kind (partition, account, …)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One entry of ``tasks``, defaults merged in, templates unresolved."""
+
+    name: str
+    description: str = ""
+    command: str | tuple[str, ...] | None = None
+    shell: str = "bash"
+    operator: str = "local"
+    setup: tuple[str, ...] = ()
+    env: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    retries: Retries = field(default_factory=Retries)
+    priority: int | str = 0
+    allow_failure: bool = False
+    allow_dependency_failure: DependencyRule | None = None
+    allow_skipped: bool = False
+    needs: tuple[str, ...] = ()
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    outputs: Mapping[str, OutputSpec] = field(default_factory=dict)
+    matrix: Mapping[str, Any] | None = None
+    label: str | None = None
+    people: Mapping[str, Any] = field(default_factory=dict)  # when, instructions, response_schema, deadline, …
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    name: str
+    description: str
+    params: Mapping[str, Any]
+    files: tuple[str, ...]
+    operators: Mapping[str, OperatorSpec]
+    tasks: Mapping[str, TaskSpec]
+    git_max_size: int
+
+
+# --- its instances --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one file of an input comes from: an output of a task, or a file of ``source/``."""
+
+    task: str | None
+    output: str | None
+    path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedInput:
+    is_list: bool
+    as_name: str | None
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedOutput:
+    path: str
+    file: str
+    optional: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        return self.file.endswith("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """``upstream`` (a task, or the name of a group) must settle first; ``entry`` says which key asks for it."""
+
+    upstream: str
+    entry: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    task_id: str
+    group: str
+    label: str
+    matrix: Mapping[str, Any]
+    operator: str
+    priority: int
+    inputs: Mapping[str, ResolvedInput]
+    outputs: Mapping[str, ResolvedOutput]
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    cpus: int = 1
+    memory: int | None = None  # bytes
+    gpus: int = 0
+    time_s: float | None = None
+    as_written: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCampaign:
+    """A campaign file without errors, with everything that `init` needs."""
+
+    campaign: Campaign
+    instances: tuple[Instance, ...]
+    folder: Path  # of the campaign file
+    file: Path
+    files: tuple[str, ...]  # below folder, to be copied to source/
+    operators_file: Path | None
+    overrides: Mapping[str, Any]  # of --set
+    digest: str  # of file, operators and overrides
+    operators_json: Mapping[str, str]  # name -> JSON text, as written
+    warnings: tuple[Problem, ...]
+    summary: Mapping[str, Any]
+
+
+# --- what operators are handed and give back ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt to hand over; its folder is prepared and holds task.json and command.sh."""
+
+    task_id: str
+    attempt: int
+    folder: str  # absolute
+    argv: tuple[str, ...]  # what to run in the folder
+    env: Mapping[str, str]
+    resources: Resources
+    outputs: tuple[str, ...]  # declared files in the folder
+    origin: str = ""  # what Operator.origin() gave when the intent was recorded
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """A recorded attempt without an end, as an operator gets it to observe, recover or cancel."""
+
+    task_id: str
+    attempt: int
+    folder: str  # absolute
+    state: AttemptState
+    handle: str  # what submit gave, or of a SUBMITTING one what origin() gave
+    time_s: float | None
+    started_at: float | None  # POSIX seconds
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.task_id, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The outcome of one hand-over; ``handle`` finds the work again."""
+
+    handle: str
+    state: AttemptState = AttemptState.SUBMITTED
+
+
+class Sighting(StrEnum):
+    NOT_STARTED = "not_started"  # fenced: it can never start
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    WAITING = "waiting"
+    ENDED = "ended"
+    GONE = "gone"  # proven: it ended and left no result
+    UNCLAIMED = "unclaimed"  # gone, and nobody claimed its folder: recover decides
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an operator saw of one attempt. Times are POSIX seconds."""
+
+    sighting: Sighting
+    handle: str | None = None  # if it is other than the recorded one
+    exit_code: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    elapsed_s: float | None = None
+    failure: FailureClass | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    name: str
+    path: str  # below results/
+    file: str  # below the attempt's folder
+    size: int | None
+    sha256: str | None  # of a folder: of the sorted lines "<sha256>  <relative path>"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the files of an ended attempt show."""
+
+    missing: tuple[str, ...] = ()  # names of outputs
+    outputs: tuple[OutputFile, ...] = ()
+    metrics: Mapping[str, Any] | None = None
+    remark: str = ""  # e.g. a metrics.json that cannot be read
+
+
+# --- recorded facts that decisions read -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """A live attempt with what reconciling it needs from its task."""
+
+    live: LiveAttempt
+    operator: str
+    wish: str | None  # "cancel" or "rerun"
+    wished_at: float | None
+    reason: str
+    retries: Retries
+    tries: int  # failed attempts so far that count against the retries
+    not_started: int  # attempts in a row, just before this one, that never started
+    allow_failure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptChange:
+    task_id: str
+    attempt: int
+    state: AttemptState
+    failure: FailureClass | None = None
+    reason: str = ""
+    handle: str | None = None
+    exit_code: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    evidence: Evidence | None = None
+    counts: bool = False  # against the retries
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    task_id: str
+    state: TaskState
+    reason: str = ""
+    soft: bool = False
+    cause: str | None = None  # the task at the root of a BLOCKED or SKIPPED one
+    watch: str | None = None  # PENDING: an unsettled upstream task; None asks for a new look
+    retry_at: float | None = None
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """Give mappings, lists and scalars for a dataclass; empty and default fields are left out."""
+    if hasattr(value, "__dataclass_fields__"):
+        out = {}
+        for item in fields(value):
+            content = getattr(value, item.name)
+            if content is None or content == () or content == {} or content == "" or content is False:
+                continue
+            out[item.name] = to_json(content)
+        return out
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
+    """Undo `to_json` of a Campaign."""
+    return Campaign(
+        name=data["name"],
+        description=data.get("description", ""),
+        params=data.get("params", {}),
+        files=tuple(data.get("files", ())),
+        operators={name: _operator_from_json(item) for name, item in data["operators"].items()},
+        tasks={name: _task_from_json(item) for name, item in data["tasks"].items()},
+        git_max_size=data["git_max_size"],
+    )
+
+
+def _operator_from_json(data: Mapping[str, Any]) -> OperatorSpec:
+    return OperatorSpec(**{**data, "setup": tuple(data.get("setup", ()))})
+
+
+def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
+    values = dict(data)
+    if isinstance(values.get("command"), list):
+        values["command"] = tuple(values["command"])
+    for key in ("setup", "needs"):
+        values[key] = tuple(values.get(key, ()))
+    values["inputs"] = {name: InputSpec(**item) for name, item in values.get("inputs", {}).items()}
+    values["outputs"] = {name: OutputSpec(**item) for name, item in values.get("outputs", {}).items()}
+    values["retries"] = Retries(**values.get("retries", {}))
+    if "allow_dependency_failure" in values:
+        values["allow_dependency_failure"] = DependencyRule(**values["allow_dependency_failure"])
+    return TaskSpec(**values)
+
+
+def inputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedInput]:
+    """Undo `inputs_to_json`."""
+    return {
+        name: ResolvedInput(is_list, as_name, tuple(Source(*source) for source in sources))
+        for name, (is_list, as_name, sources) in data.items()
+    }
+
+
+def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
+    """Give a compact form: a fan-in over thousands of files stands in one row of the ledger."""
+    return {
+        name: [item.is_list, item.as_name, [[s.task, s.output, s.path] for s in item.sources]]
+        for name, item in inputs.items()
+    }
+
+
+def outputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedOutput]:
+    """Undo `to_json` of a mapping of ResolvedOutput."""
+    return {name: ResolvedOutput(**item) for name, item in data.items()}

@@ -1,0 +1,698 @@
+"""`${{ … }}`: a closed little language, its forms, and the quoting of its values for a shell.
+
+    expression   or, and, not, comparisons, in, len(x), raw(x), names, .attribute, [index], literals, [lists]
+
+It is parsed by hand, not by Python: attribute access reaches the keys of mappings and nothing else, so no part
+of the interpreter can be named. Forms differ in what a value may become: `render` keeps the type of a value that
+is exactly one template, `render_text` gives text, `render_pattern` escapes for a glob, `render_command` quotes
+for a shell, `render_argv` splices lists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from matterstack.core.values import as_text, resolve_scalar
+from matterstack.errors import TemplateError
+
+LONGEST_EXPRESSION = 1000
+_DEEPEST = 20
+_OPEN = "${{"
+
+Scope = Mapping[str, Any]
+
+
+# --- the tree -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    of: Expression
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    of: Expression
+    key: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`and`, `or` (any number of operands), `not` (one), a comparison (two)."""
+
+    operator: str
+    operands: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: str  # len or raw
+    argument: Expression
+
+
+Expression = Literal | Name | Attribute | Index | Items | Operation | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """One `${{ … }}` in a text, with its source for messages."""
+
+    expression: Expression
+    source: str
+
+    @property
+    def is_raw(self) -> bool:
+        return isinstance(self.expression, Call) and self.expression.function == "raw"
+
+
+Parts = tuple[str | Hole, ...]
+
+
+# --- parsing --------------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+    r"|(?P<text>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')|(?P<mark>==|!=|<=|>=|[<>()\[\].,-]))"
+)
+_COMPARISONS = ("==", "!=", "<=", ">=", "<", ">")
+_ESCAPES = {"n": "\n", "t": "\t"}
+
+
+class _Parser:
+    """Recursive descent over the tokens of one expression."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > LONGEST_EXPRESSION:
+            raise TemplateError(f"a template of {len(source)} characters (at most {LONGEST_EXPRESSION})")
+        self.source = source
+        self.tokens = list(self._tokens(source))
+        self.at = 0
+        self.depth = 0
+
+    @staticmethod
+    def _tokens(source: str) -> Iterator[tuple[str, str]]:
+        position, end = 0, len(source.rstrip())
+        while position < end:
+            match = _TOKEN.match(source, position)
+            if match is None:
+                rest = source[position:].strip()
+                raise TemplateError(f"'{rest[:20]}' is not part of a template expression")
+            position = match.end()
+            assert match.lastgroup is not None
+            yield match.lastgroup, match[match.lastgroup]
+
+    def parse(self) -> Expression:
+        if not self.tokens:
+            raise TemplateError("an empty template")
+        tree = self.either()
+        if self.at < len(self.tokens):
+            raise TemplateError(f"'{self.tokens[self.at][1]}' does not belong in '{self.source.strip()}'")
+        return tree
+
+    def peek(self) -> tuple[str, str]:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "the end")
+
+    def take(self, *marks: str) -> str | None:
+        if self.peek()[1] in marks and self.peek()[0] != "text":
+            self.at += 1
+            return self.tokens[self.at - 1][1]
+        return None
+
+    def expect(self, mark: str) -> None:
+        if self.take(mark) is None:
+            raise TemplateError(f"'{mark}' expected before {self.peek()[1]} in '{self.source.strip()}'")
+
+    def either(self) -> Expression:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise TemplateError(f"a template nested deeper than {_DEEPEST} levels")
+        operands = [self.all_of()]
+        while self.take("or"):
+            operands.append(self.all_of())
+        self.depth -= 1
+        return operands[0] if len(operands) == 1 else Operation("or", tuple(operands))
+
+    def all_of(self) -> Expression:
+        operands = [self.negation()]
+        while self.take("and"):
+            operands.append(self.negation())
+        return operands[0] if len(operands) == 1 else Operation("and", tuple(operands))
+
+    def negation(self) -> Expression:
+        count = 0
+        while self.take("not"):
+            count += 1
+        tree = self.comparison()
+        return Operation("not", (tree,)) if count % 2 else Operation("bool", (tree,)) if count else tree
+
+    def comparison(self) -> Expression:
+        left = self.value()
+        operator = self.take(*_COMPARISONS, "in")
+        if operator is None and self.take("not"):
+            self.expect("in")
+            operator = "not in"
+        if operator is None:
+            return left
+        tree = Operation(operator, (left, self.value()))
+        if self.peek()[1] in (*_COMPARISONS, "in") and self.peek()[0] != "text":
+            raise TemplateError(f"two comparisons in a row in '{self.source.strip()}'; join them with 'and'")
+        return tree
+
+    def value(self) -> Expression:
+        tree = self.atom()
+        while True:
+            if self.take("."):
+                kind, name = self.peek()
+                if kind != "name":
+                    raise TemplateError(f"a name expected after '.' in '{self.source.strip()}'")
+                self.at += 1
+                tree = Attribute(tree, name)
+            elif self.take("["):
+                tree = Index(tree, self.either())
+                self.expect("]")
+            else:
+                return tree
+
+    def atom(self) -> Expression:
+        kind, text = self.peek()
+        self.at += 1
+        if kind == "number":
+            return Literal(resolve_scalar(text))
+        if kind == "text":
+            return Literal(re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1], flags=re.DOTALL))
+        if text == "-" and self.peek()[0] == "number":
+            self.at += 1
+            return Literal(resolve_scalar("-" + self.tokens[self.at - 1][1]))
+        if text == "(" and kind == "mark":
+            tree = self.either()
+            self.expect(")")
+            return tree
+        if text == "[" and kind == "mark":
+            items: list[Expression] = []
+            while not self.take("]"):
+                items.append(self.either())
+                if not self.take(","):
+                    self.expect("]")
+                    break
+            return Items(tuple(items))
+        if kind == "name" and text in ("true", "false", "null"):
+            return Literal({"true": True, "false": False, "null": None}[text])
+        if kind == "name" and text in ("len", "raw") and self.take("("):
+            argument = self.either()
+            self.expect(")")
+            return Call(text, argument)
+        if kind == "name" and text not in ("and", "or", "not", "in"):
+            if self.peek() == ("mark", "("):
+                raise TemplateError(f"'{text}(…)' is not a function of templates (only len and raw are)")
+            return Name(text)
+        raise TemplateError(f"a value expected instead of {text} in '{self.source.strip()}'")
+
+
+def _end_of_hole(text: str, start: int) -> int:
+    """Give the index of the `}}` that closes the hole whose inside starts at ``start``, or -1."""
+    quote = ""
+    position = start
+    while position < len(text):
+        char = text[position]
+        if quote:
+            if char == "\\":
+                position += 1
+            elif char == quote:
+                quote = ""
+        elif char in "'\"":
+            quote = char
+        elif text.startswith("}}", position):
+            return position
+        position += 1
+    return -1
+
+
+@lru_cache(maxsize=20_000)
+def parse(text: str) -> Parts:
+    """Split a text into literal pieces and holes; `$${{` is a literal `${{`. Raises TemplateError."""
+    parts: list[str | Hole] = []
+    literal = ""
+    position = 0
+    while (found := text.find(_OPEN, position)) >= 0:
+        if found > 0 and text[found - 1] == "$" and found - 1 >= position:
+            literal += text[position : found - 1] + _OPEN
+            position = found + len(_OPEN)
+            continue
+        literal += text[position:found]
+        end = _end_of_hole(text, found + len(_OPEN))
+        if end < 0:
+            raise TemplateError(f"'{text[found : found + 30].strip()}' has no closing '}}}}'")
+        inside = text[found + len(_OPEN) : end]
+        if literal:
+            parts.append(literal)
+            literal = ""
+        parts.append(Hole(_Parser(inside).parse(), f"${{{{ {inside.strip()} }}}}"))
+        position = end + 2
+    literal += text[position:]
+    if literal:
+        parts.append(literal)
+    return tuple(parts)
+
+
+def is_template(value: object) -> bool:
+    """Say whether a value holds a `${{` that must be parsed (`$${{` counts: it must be unescaped)."""
+    return isinstance(value, str) and _OPEN in value
+
+
+def whole(text: str) -> Hole | None:
+    """Give the hole of a text that is exactly one template (white space around it does not count)."""
+    parts = parse(text.strip())
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], Hole) else None
+
+
+def references(value: object) -> Iterator[tuple[str, ...]]:
+    """Give every dotted name that the templates in a value (also within lists and mappings) begin with.
+
+    `response.approve.metals[0]` gives ``("response", "approve", "metals")``.
+    """
+    if isinstance(value, str):
+        if _OPEN in value:
+            for part in parse(value):
+                if isinstance(part, Hole):
+                    yield from _names(part.expression)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)
+
+
+def _names(tree: Expression) -> Iterator[tuple[str, ...]]:
+    path: list[str] = []
+    node: Expression = tree
+    while isinstance(node, Attribute | Index):
+        if isinstance(node, Attribute):
+            path.append(node.name)
+        elif isinstance(node.key, Literal) and isinstance(node.key.value, str):
+            path.append(node.key.value)
+        else:
+            path.clear()
+            yield from _names(node.key)
+        node = node.of
+    if isinstance(node, Name):
+        yield (node.name, *reversed(path))
+    elif isinstance(node, Items):
+        for item in node.items:
+            yield from _names(item)
+    elif isinstance(node, Operation):
+        for item in node.operands:
+            yield from _names(item)
+    elif isinstance(node, Call):
+        yield from _names(node.argument)
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def did_you_mean(name: str, known: Iterable[object]) -> str:
+    """Give ` (did you mean 'x'?)`, or nothing if no known name is near."""
+    near = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _dotted(tree: Expression) -> str:
+    if isinstance(tree, Name):
+        return tree.name
+    if isinstance(tree, Attribute):
+        return f"{_dotted(tree.of)}.{tree.name}"
+    if isinstance(tree, Index):
+        return f"{_dotted(tree.of)}[…]"
+    return "the value"
+
+
+def evaluate(tree: Expression, scope: Scope) -> Any:
+    """Give the value of an expression; ``scope`` maps each root to its value.
+
+    Raises TemplateError for an unknown name, key or index, and for operands that cannot be compared.
+    """
+    match tree:
+        case Literal(value):
+            return value
+        case Name(name):
+            if name not in scope:
+                raise TemplateError(f"'{name}' is not known here{did_you_mean(name, scope)}; {_roots(scope)}")
+            return scope[name]
+        case Attribute(of, name):
+            return _lookup(evaluate(of, scope), name, of)
+        case Index(of, key):
+            return _lookup(evaluate(of, scope), evaluate(key, scope), of)
+        case Items(items):
+            return [evaluate(item, scope) for item in items]
+        case Call("len", argument):
+            value = evaluate(argument, scope)
+            if not isinstance(value, str | list | tuple | Mapping):
+                raise TemplateError(f"len() wants a list, a mapping or a text, {_dotted(argument)} is {value!r}")
+            return len(value)
+        case Call(_, argument):
+            return evaluate(argument, scope)
+        case Operation(operator, operands):
+            return _operate(operator, operands, scope)
+
+
+def _roots(scope: Scope) -> str:
+    return f"known are {', '.join(scope)}" if scope else "no names can be used here"
+
+
+def _lookup(value: Any, key: Any, of: Expression) -> Any:
+    if isinstance(value, Mapping):
+        if not isinstance(key, str):
+            key = as_text(key) if isinstance(key, int | float) else key
+        if not isinstance(key, str) or key not in value:
+            known = f"it has {', '.join(map(str, list(value)[:8]))}" if value else "it is empty"
+            raise TemplateError(f"'{key}' is not in {_dotted(of)}{did_you_mean(str(key), value)}; {known}")
+        return value[key]
+    if isinstance(value, list | tuple) and isinstance(key, int) and not isinstance(key, bool):
+        if not -len(value) <= key < len(value):
+            raise TemplateError(f"{_dotted(of)} has {len(value)} items, [{key}] is beyond its end")
+        return value[key]
+    if isinstance(value, list | tuple):
+        raise TemplateError(f"{_dotted(of)} is a list: its items are {_dotted(of)}[0] and so on, not '{key}'")
+    raise TemplateError(f"{_dotted(of)} is {value!r}, it has no '{key}'")
+
+
+def _operate(operator: str, operands: Sequence[Expression], scope: Scope) -> Any:
+    if operator == "and":
+        return all(evaluate(item, scope) for item in operands)
+    if operator == "or":
+        return any(evaluate(item, scope) for item in operands)
+    values = [evaluate(item, scope) for item in operands]
+    if operator == "not":
+        return not values[0]
+    if operator == "bool":
+        return bool(values[0])
+    left, right = values
+    try:
+        return bool(_COMPARE[operator](left, right))
+    except TypeError:
+        raise TemplateError(f"{left!r} {operator} {right!r} cannot be compared") from None
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "in": lambda a, b: a in b,
+    "not in": lambda a, b: a not in b,
+}
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+
+def _text_of(hole: Hole, scope: Scope) -> str:
+    value = evaluate(hole.expression, scope)
+    try:
+        return as_text(value)
+    except ValueError as error:
+        raise TemplateError(f"{hole.source}: {error}") from None
+
+
+def render(value: Any, scope: Scope) -> Any:
+    """Resolve the templates in a value, also within lists and mappings; exactly one template keeps its type."""
+    if isinstance(value, str):
+        if _OPEN not in value:
+            return value
+        hole = whole(value)
+        return evaluate(hole.expression, scope) if hole else render_text(value, scope)
+    if isinstance(value, Mapping):
+        return {key: render(item, scope) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [render(item, scope) for item in value]
+    return value
+
+
+def render_text(text: str, scope: Scope, *, join_lists: bool = False) -> str:
+    """Resolve a text; with ``join_lists`` (for people) a list becomes its items joined by `, `."""
+    if _OPEN not in text:
+        return text
+    out = []
+    for part in parse(text):
+        if isinstance(part, str):
+            out.append(part)
+            continue
+        value = evaluate(part.expression, scope) if join_lists else None
+        if isinstance(value, list | tuple):
+            out.append(", ".join(as_text(item) for item in value))
+        else:
+            out.append(_text_of(part, scope))
+    return "".join(out)
+
+
+_GLOB = re.compile(r"([*?\[])")
+
+
+def render_pattern(text: str, scope: Scope, *, escape: bool) -> str:
+    """Resolve a path or glob. Values may not hold `/` or be `..`; with ``escape`` their wildcards are literal."""
+    out = []
+    for part in parse(text):
+        if isinstance(part, str):
+            out.append(part)
+            continue
+        value = _text_of(part, scope)
+        if "/" in value or value in ("..", ".") or "\0" in value:
+            raise TemplateError(
+                f"{part.source} is {value!r}: a value in a path cannot hold '/' or be '..'; use ${{{{ task.label }}}}"
+            )
+        out.append(_GLOB.sub(r"[\1]", value) if escape else value)
+    return "".join(out)
+
+
+def render_argv(items: Sequence[str], scope: Scope) -> list[str]:
+    """Resolve a command given as a list; an element that is exactly one list becomes several."""
+    argv: list[str] = []
+    for item in items:
+        hole = whole(item) if _OPEN in item else None
+        value = evaluate(hole.expression, scope) if hole else None
+        if hole and isinstance(value, list | tuple):
+            try:
+                argv.extend(as_text(element) for element in value)
+            except ValueError as error:
+                raise TemplateError(f"{hole.source}: {error}") from None
+        else:
+            argv.append(render_text(item, scope))
+    return argv
+
+
+def render_command(text: str, scope: Scope) -> str:
+    """Resolve a shell text: every value quoted, a list as several words, `raw(x)` as it is.
+
+    Raises TemplateError as `check_command` does, and for a value with a NUL.
+    """
+    if _OPEN not in text:
+        return text
+    check_command(text)
+    places = [place for _, place in shell_places(text)]
+    out = []
+    for part in parse(text):
+        if isinstance(part, str):
+            out.append(part)
+            continue
+        place = places.pop(0)
+        value = evaluate(part.expression, scope)
+        if part.is_raw:
+            out.append(_text_of(part, scope))
+            continue
+        try:
+            words = [as_text(item) for item in (value if isinstance(value, list | tuple) else [value])]
+        except ValueError as error:
+            raise TemplateError(f"{part.source}: {error}") from None
+        if any("\0" in word for word in words):
+            raise TemplateError(f"{part.source}: a NUL cannot be passed to a command")
+        quoted = " ".join(shlex.quote(word) for word in words)
+        # A newline in a value would end the comment, and the rest of the value would be a command.
+        out.append(quoted.replace("\n", " ") if place == _COMMENT else quoted)
+    return "".join(out)
+
+
+# --- where in the shell's syntax a hole stands ----------------------------------------------------------------------
+
+_HEREDOC = re.compile(r"<<(?P<dash>-?)[ \t]*(?P<word>(?:\\.|'[^']*'|\"[^\"]*\"|[^\s;&|<>()'\"\\])+)")
+_ADVICE = {
+    "single quotes": "write it outside the quotes, it is quoted by itself",
+    "double quotes": "write it outside the quotes, it is quoted by itself",
+    "backticks": "use $( ) instead of backticks",
+    "a here-document": "pass it as an argument or in env",
+}
+_COMMENT = "a comment"
+
+
+def check_command(text: str) -> None:
+    """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
+    for hole, place in shell_places(text):
+        if place is not None and place != _COMMENT and not hole.is_raw:
+            inside = hole.source[3:-2].strip()
+            raise TemplateError(
+                f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
+                f"or write ${{{{ raw({inside}) }}}} if it must be inserted as it is"
+            )
+
+
+def shell_places(text: str) -> Iterator[tuple[Hole, str | None]]:
+    """Give each hole with the shell construct that it stands in; None where a quoted word is right.
+
+    Knows quotes, `$'…'`, backslashes, comments, `$( )`, `${ }`, `$(( ))`, backticks, here-documents and
+    here-strings. Source: POSIX.1-2017, Shell Command Language, 2.2-2.7.
+    """
+    return _ShellScanner(parse(text)).places()
+
+
+class _ShellScanner:
+    _QUOTED = {"'": "single quotes", "$'": "single quotes", '"': "double quotes", "`": "backticks"}
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.stack: list[str] = []  # of ' $' " ` $( ${ $(( ( : the innermost last
+        self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
+        self.word_start = True
+
+    def places(self) -> Iterator[tuple[Hole, str | None]]:
+        comment = False
+        heredoc: tuple[str, bool] | None = None
+        line = ""  # of the here-document so far
+        for part in self.parts:
+            if isinstance(part, Hole):
+                yield part, "a here-document" if heredoc else _COMMENT if comment else self._place()
+                self.word_start = False
+                line += "\0"  # no delimiter can hold it
+                continue
+            position = 0
+            while position < len(part):
+                char = part[position]
+                if heredoc is not None:
+                    position += 1
+                    if char != "\n":
+                        line += char
+                    else:
+                        heredoc, line = self._after_heredoc_line(heredoc, line), ""
+                elif comment and char != "\n":
+                    position += 1
+                elif comment:
+                    comment = False  # the newline itself may start a here-document: look at it again
+                elif char == "\n" and self.pending and not self._in_quotes():
+                    heredoc = self.pending.pop(0)
+                    self.word_start, line = True, ""
+                    position += 1
+                elif char == "#" and self.word_start and not self._in_quotes():
+                    comment = True
+                else:
+                    position = self._step(part, position)
+
+    def _after_heredoc_line(self, heredoc: tuple[str, bool], line: str) -> tuple[str, bool] | None:
+        delimiter, strip_tabs = heredoc
+        if (line.lstrip("\t") if strip_tabs else line) != delimiter:
+            return heredoc
+        return self.pending.pop(0) if self.pending else None
+
+    def _in_quotes(self) -> bool:
+        return bool(self.stack) and self.stack[-1] in ("'", "$'", '"', "${", "$((")
+
+    def _place(self) -> str | None:
+        if "`" in self.stack:
+            return "backticks"
+        for mark in reversed(self.stack):
+            if mark in self._QUOTED:
+                return self._QUOTED[mark]
+            if mark in ("$(", "("):
+                return None  # a command of its own: quotes around it do not count
+        return None
+
+    def _step(self, part: str, position: int) -> int:
+        """Take one construct of a command, a quoted text or an expansion; give the position behind it."""
+        char = part[position]
+        top = self.stack[-1] if self.stack else ""
+        if top in ("'", "$'"):
+            if char == "\\" and top == "$'":
+                return position + 2
+            if char == "'":
+                self.stack.pop()
+            return position + 1
+        self.word_start = False
+        if char == "\\":
+            return position + 2
+        if part.startswith("$((", position):
+            self.stack.append("$((")
+            return position + 3
+        if part.startswith("$(", position) or part.startswith("${", position):
+            self.stack.append(part[position : position + 2])
+            self.word_start = part[position + 1] == "("
+            return position + 2
+        if char == "`":
+            if "`" in self.stack:
+                while self.stack.pop() != "`":
+                    pass
+            else:
+                self.stack.append("`")
+                self.word_start = True
+            return position + 1
+        if char == '"':
+            if top == '"':
+                self.stack.pop()
+            else:
+                self.stack.append('"')
+            return position + 1
+        if top == '"':
+            return position + 1
+        return self._step_unquoted(part, position, top)
+
+    def _step_unquoted(self, part: str, position: int, top: str) -> int:
+        char = part[position]
+        if part.startswith("$'", position):
+            self.stack.append("$'")
+            return position + 2
+        if char == "'":
+            self.stack.append("'")
+            return position + 1
+        if top == "${":
+            if char == "}":
+                self.stack.pop()
+            return position + 1
+        if top == "$((":
+            if part.startswith("))", position):
+                self.stack.pop()
+                return position + 2
+            if char == "(":
+                self.stack.append("(")
+            return position + 1
+        if char == "(":
+            self.stack.append("(")
+        elif char == ")" and top in ("$(", "("):
+            self.stack.pop()
+        elif part.startswith("<<<", position):
+            return position + 3
+        elif match := _HEREDOC.match(part, position):
+            word = re.sub(r"\\(.)|['\"]", r"\1", match["word"])
+            self.pending.append((word, bool(match["dash"])))
+            return match.end()
+        self.word_start = char.isspace() or char in ";&|("
+        return position + 1

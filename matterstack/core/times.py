@@ -1,0 +1,21 @@
+"""Times as text: UTC, ISO 8601, with microseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def to_text(seconds: float) -> str:
+    """Give `2026-11-21T09:14:03.123456Z` for POSIX seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: object) -> float | None:
+    """Give POSIX seconds of an ISO 8601 time, None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

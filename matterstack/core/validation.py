@@ -1,0 +1,135 @@
+"""JSON Schema checks with messages for people: the one home of jsonschema, imported on use.
+
+A schema says with `x-expected` in plain words what it wants; a failure below it quotes that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from matterstack.core.template import did_you_mean
+from matterstack.core.values import dump_json
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+Path = tuple[str | int, ...]
+_LONGEST_VALUE = 60
+
+
+class SchemaError(ValueError):
+    """A schema that is itself wrong (for `response_schema` and `result_schema`)."""
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise SchemaError if ``schema`` is not a valid JSON Schema (draft 2020-12)."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError as Invalid
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except Invalid as error:
+        place = ".".join(map(str, error.absolute_path))
+        raise SchemaError(f"{place + ': ' if place else ''}{error.message}") from None
+
+
+@lru_cache(maxsize=8)
+def _validator(schemas: str, entry: str) -> Draft202012Validator:
+    import json
+
+    from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
+
+    documents = json.loads(schemas)
+    registry: Any = Registry().with_resources(
+        [(document["$id"], Resource.from_contents(document)) for document in documents]
+    )
+    return Draft202012Validator({"$ref": entry}, registry=registry)
+
+
+def find_errors(schemas: str, entry: str, value: Any) -> list[tuple[Path, str, bool]]:
+    """Check a value against ``entry`` (a reference like `campaign.schema.json#/$defs/task`).
+
+    ``schemas`` is a JSON list of the schema documents. Gives (path, message, at_key) for each error; `at_key`
+    says that the last part of the path is a key which should not be there.
+    """
+    out: list[tuple[Path, str, bool]] = []
+    for error in _validator(schemas, entry).iter_errors(value):
+        _explain(error, out)
+    return out
+
+
+def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
+    path: Path = tuple(error.absolute_path)
+    schema: Any = error.schema
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        known = schema.get("properties", {})
+        if not isinstance(schema.get("additionalProperties"), Mapping):
+            import re
+
+            patterns = list(schema.get("patternProperties", {}))
+            for key in error.instance:
+                if key not in known and not any(re.search(pattern, key) for pattern in patterns):
+                    out.append(((*path, key), f"unknown key{did_you_mean(str(key), known)}", True))
+            return
+    if error.validator == "required" and isinstance(error.instance, Mapping):
+        for key in error.validator_value:
+            message = f"'{key}' is missing"
+            if key not in error.instance and (path, message, False) not in out:
+                out.append((path, message, False))
+        return
+    if error.validator in ("anyOf", "oneOf"):
+        best = _fitting_branch(error)
+        if best:
+            for inner in best:
+                _explain(inner, out)
+            return
+    if error.parent is not None and error.validator != "propertyNames" and "propertyNames" in error.schema_path:
+        out.append(((*path, str(error.instance)), _expected(error), True))
+        return
+    if "propertyNames" in error.absolute_schema_path:
+        out.append(((*path, str(error.instance)), _expected(error), True))
+        return
+    out.append((path, _expected(error), False))
+
+
+def _fitting_branch(error: ValidationError) -> list[ValidationError]:
+    """Give the errors of the one alternative that has the right type, if there is such a one."""
+    branches: dict[Any, list[ValidationError]] = {}
+    for inner in error.context or ():
+        branches.setdefault(inner.schema_path[0], []).append(inner)
+    fitting = [
+        inners
+        for inners in branches.values()
+        if not any(i.validator in ("type", "const", "pattern", "minLength") and not i.path for i in inners)
+    ]
+    return fitting[0] if len(fitting) == 1 and isinstance(error.instance, Mapping | list) else []
+
+
+def _expected(error: ValidationError) -> str:
+    schema: Any = error.schema
+    expected = schema.get("x-expected") if isinstance(schema, Mapping) else None
+    node: ValidationError | None = error
+    while expected is None and node is not None and node.parent is not None:
+        node = node.parent  # type: ignore[assignment]
+        if node is not None and isinstance(node.schema, Mapping) and tuple(node.absolute_path) == tuple(error.absolute_path):
+            expected = node.schema.get("x-expected")
+    got = show(error.instance)
+    if expected is None:
+        return f"{error.message[:200]}"
+    if error.validator == "minProperties" or got in ("", "null"):
+        return f"expected {expected}, got {'nothing' if got in ('', 'null') else 'an empty mapping'}"
+    return f"expected {expected}, got {got}"
+
+
+def show(value: Any) -> str:
+    """Print a value shortly, for a message."""
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "a list" if value else "an empty list"
+    text = f"'{value}'" if isinstance(value, str) else dump_json(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 2] + "…'"

@@ -1,0 +1,135 @@
+"""Every error that MatterStack raises on purpose, and the exit codes.
+
+    MatterStackError                     1   it could not work
+    ├── UsageError                       2   a mistake in usage or in a file
+    │   └── CampaignError                2   the campaign file, all of its problems
+    ├── RunRootError                     1   a run root that cannot be read or written
+    ├── RunLockedError(BlockingIOError) 75   another process works on this run
+    ├── LedgerError(RuntimeError)        1   a ledger that is refused
+    │   ├── LedgerMissingError               lost
+    │   ├── LedgerNewerError                 written by a newer MatterStack
+    │   ├── LedgerForeignError               not ours, or of another run
+    │   ├── LedgerDamagedError               truncated, corrupt, or of no version
+    │   ├── LedgerTakenOverError             another process has committed since it was opened
+    │   └── JournalError                     journal and ledger contradict each other
+    ├── TemplateError                    2   a `${{ … }}` that cannot be parsed or resolved
+    └── OperatorError                    1
+        ├── SubmissionRejected               not accepted: FAILED, or tried again later
+        └── OperatorUnavailable              outcome unknown
+
+Failed work is no error of ours: it is a recorded state. Everything else that escapes is a defect and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status says."""
+
+    FINE = 0  # done, or work remains
+    COULD_NOT_WORK = 1  # disk, permission, refused ledger, a defect
+    MISTAKE = 2  # in usage or in a file
+    RUN_FAILED = 3  # `step` and `run`: the run is FAILED or CANCELLED
+    NEEDS_PEOPLE = 4  # `run`: nothing left but people, or paused
+    LOCKED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class MatterStackError(Exception):
+    """An error with a one-line message for a person."""
+
+    exit_code = ExitCode.COULD_NOT_WORK
+
+
+class UsageError(MatterStackError):
+    exit_code = ExitCode.MISTAKE
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a file, at a 1-based line and column (0: the file as a whole)."""
+
+    file: str
+    line: int
+    column: int
+    where: str
+    message: str
+    severity: str = "error"  # or "warning"
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        kind = "warning: " if self.severity == "warning" else ""
+        where = f"{self.where}: " if self.where else ""
+        return f"{place}: {kind}{where}{self.message}"
+
+
+class CampaignError(UsageError):
+    """The problems of a campaign file, sorted by position; the message has a line for each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class RunRootError(MatterStackError):
+    pass
+
+
+class RunLockedError(MatterStackError, BlockingIOError):
+    exit_code = ExitCode.LOCKED
+
+
+class LedgerError(MatterStackError, RuntimeError):
+    pass
+
+
+class LedgerMissingError(LedgerError):
+    pass
+
+
+class LedgerNewerError(LedgerError):
+    pass
+
+
+class LedgerForeignError(LedgerError):
+    pass
+
+
+class LedgerDamagedError(LedgerError):
+    pass
+
+
+class LedgerTakenOverError(LedgerError):
+    pass
+
+
+class JournalError(LedgerError):
+    pass
+
+
+class TemplateError(UsageError):
+    pass
+
+
+class OperatorError(MatterStackError):
+    pass
+
+
+class SubmissionRejected(OperatorError):
+    """The work was not accepted, for certain: nothing was started.
+
+    With ``retry_later`` the refusal is of the moment (queue full, no more processes): the task is handed
+    over again by a later step, without using a retry.
+    """
+
+    def __init__(self, message: str, *, retry_later: bool = False) -> None:
+        super().__init__(message)
+        self.retry_later = retry_later
+
+
+class OperatorUnavailable(OperatorError):
+    """The operator could not be asked; nothing is known about the outcome."""

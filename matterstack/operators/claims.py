@@ -1,0 +1,60 @@
+"""The claim: the file `claim` in an attempt's folder, one line saying who may act there.
+
+Whoever cannot create it, exclusively, *and* write its line runs nothing and writes nothing else. A wrapper creates
+the file and then writes; a step writes its line beside and links it in place. So an empty or torn claim is always a
+wrapper's, and a claim by a step proves that the command never started and never will.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CLAIM = "claim"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    by: str  # "wrapper", "step", or "torn"
+    data: dict[str, Any]
+
+
+def read_claim(folder: Path) -> Claim | None:
+    """Give the claim of an attempt's folder, None if there is none. Raises OSError if that cannot be told."""
+    try:
+        text = (folder / CLAIM).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        data = json.loads(text) if text.endswith(b"\n") else None
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step"):
+        return Claim("torn", {})
+    return Claim(data["by"], data)
+
+
+def take_claim(folder: Path, purpose: str) -> Claim | None:
+    """Claim an attempt's folder for this step; give the claim of another if it came first.
+
+    A folder that does not exist is made first, so that a hand-over which comes late finds it taken. Raises OSError
+    if neither can be done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"by": "step", "pid": os.getpid(), "host": socket.gethostname(), "for": purpose}
+    beside = folder / f".claim.{socket.gethostname()}.{os.getpid()}"
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(json.dumps(data) + "\n")
+        os.link(beside, folder / CLAIM)
+        return None
+    except FileExistsError:
+        return read_claim(folder)
+    finally:
+        with suppress(OSError):
+            beside.unlink()

@@ -1,0 +1,256 @@
+"""The local operator: detached processes of this machine that outlive the step.
+
+One shell a task (`wrapper.sh`), in a session of its own: it claims the folder, runs the command under its time
+limit, and writes exit.json last. All that is known later is in files and in the kernel's table of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.states import AttemptState, FailureClass
+from matterstack.core.times import from_text
+from matterstack.errors import SubmissionRejected
+from matterstack.operators import processes
+from matterstack.operators.base import Key
+from matterstack.operators.claims import read_claim, take_claim
+
+_WRAPPER = str(Path(__file__).with_name("wrapper.sh"))
+_LARGEST_EXIT_JSON = 1 << 16
+_DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
+
+_children: dict[int, subprocess.Popen[bytes]] = {}  # of this process; reaped when they are looked at
+
+
+class LocalOperator:
+    def __init__(self, spec: OperatorSpec) -> None:
+        self.spec = spec
+
+    def origin(self) -> str:
+        return json.dumps(processes.this_place().to_json())
+
+    def slots(self) -> tuple[int | None, int | None]:
+        cpus, memory = processes.machine_slots()
+        return self.spec.slot_cpus or cpus, self.spec.slot_memory or memory
+
+    # --- handing over ---
+
+    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
+        out: dict[Key, Submission | SubmissionRejected] = {}
+        for launch in launches:
+            try:
+                out[launch.task_id, launch.attempt] = self._start(launch)
+            except SubmissionRejected as error:
+                out[launch.task_id, launch.attempt] = error
+        return out
+
+    def _start(self, launch: Launch) -> Submission:
+        place = processes.this_place().to_json()
+        tools = {name: _tool(name) for name in ("date", "mv", launch.argv[0])}
+        missing = [name for name, path in tools.items() if path is None]
+        limit = launch.resources.time_s
+        if limit is not None and _tool("timeout") is None and _tool("gtimeout") is None:
+            missing.append("timeout (of GNU coreutils, for the time limit)")
+        if missing:
+            raise SubmissionRejected(f"{', '.join(missing)}: not found on PATH")
+        head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
+        claim = json.dumps({"by": "wrapper", **place})[:-1]
+        files = [_as_operand(name) for name in launch.outputs if not name.endswith("/")]
+        argv = [
+            "/bin/sh", _WRAPPER, launch.folder, claim, head,
+            "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
+            _tool("timeout") or _tool("gtimeout") or "", _tool("sha256sum") or "",
+            str(tools["date"]), _DATE_FORMAT, str(tools["mv"]),
+            str(tools[launch.argv[0]]), " ".join(launch.argv[1:-1]), *files,
+        ]  # fmt: skip
+        try:
+            child = subprocess.Popen(
+                argv, env=self._environment(launch), cwd="/", start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            # Popen reports a failed fork or exec from the child: for certain nothing was started.
+            raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, BlockingIOError)) from None
+        _children[child.pid] = child
+        handle = {**place, "pid": child.pid, "start": processes.start_of(child.pid) or ""}
+        return Submission(json.dumps(handle), AttemptState.RUNNING)
+
+    @staticmethod
+    def _environment(launch: Launch) -> dict[str, str]:
+        env = {**os.environ, "OMP_NUM_THREADS": str(launch.resources.cpus)}
+        if "OMP_NUM_THREADS" in os.environ:
+            env["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+        # The interpreter that runs MatterStack first: an environment that was not activated works as well.
+        env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
+        return {**env, **launch.env}
+
+    # --- looking ---
+
+    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        for pid, child in list(_children.items()):
+            if child.poll() is not None:
+                del _children[pid]
+        out: dict[Key, Observation] = {}
+        for attempt in attempts:
+            try:
+                out[attempt.key] = self._look(attempt, _decode(attempt.handle))
+            except OSError as error:
+                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=f"cannot be seen: {error}")
+        return out
+
+    def _look(self, attempt: LiveAttempt, handle: Mapping[str, Any]) -> Observation:
+        ended = _read_exit(attempt)
+        if ended is not None:
+            return ended
+        unknown = _out_of_reach(handle)
+        if unknown:
+            return Observation(Sighting.UNKNOWN, reason=unknown)
+        pid, start = int(handle.get("pid", 0)), str(handle.get("start", ""))
+        rebooted = handle.get("boot") != processes.this_place().boot
+        if not rebooted and pid and processes.is_alive(pid, start):
+            return Observation(Sighting.RUNNING)
+        # It may have written exit.json and ended between the two looks.
+        ended = _read_exit(attempt)
+        if ended is not None:
+            return ended
+        if not rebooted and pid and processes.session_members(pid):
+            return Observation(Sighting.RUNNING, reason="its wrapper is gone, its command goes on")
+        if read_claim(Path(attempt.folder)) is None:
+            return Observation(Sighting.UNCLAIMED)
+        why = "the machine was rebooted" if rebooted else "its process is gone"
+        torn = " (an exit.json is there, but not whole or of another attempt)"
+        left = torn if (Path(attempt.folder) / "exit.json").exists() else " and left no exit.json"
+        return Observation(Sighting.GONE, reason=why + left)
+
+    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        out = {}
+        for attempt in attempts:
+            try:
+                out[attempt.key] = self._recover(attempt)
+            except OSError as error:
+                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=f"cannot be claimed: {error}")
+        return out
+
+    def _recover(self, attempt: LiveAttempt) -> Observation:
+        unknown = _out_of_reach(_decode(attempt.handle))
+        if unknown:
+            return Observation(Sighting.UNKNOWN, reason=unknown)
+        claim = take_claim(Path(attempt.folder), "recover")
+        if claim is None or claim.by == "step":
+            return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before it could start")
+        if claim.by == "wrapper":
+            seen = self._look(attempt, claim.data)
+            return seen if seen.handle else _with_handle(seen, json.dumps(claim.data))
+        if processes.find_by_argument(attempt.folder):
+            return Observation(Sighting.UNKNOWN, reason="its claim is not written whole yet")
+        claim = read_claim(Path(attempt.folder))
+        if claim is not None and claim.by == "wrapper":
+            return self._recover(attempt)
+        return Observation(Sighting.NOT_STARTED, reason="its wrapper could not write its claim")
+
+    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        seen = dict(self.recover(attempts))
+        sessions = []
+        for attempt in attempts:
+            found = seen.get(attempt.key)
+            if found is not None and found.sighting is Sighting.RUNNING:
+                sessions.append(int(_decode(found.handle or attempt.handle).get("pid", 0)))
+        processes.end_sessions(pid for pid in sessions if pid > 1)
+        running = [a for a in attempts if a.key in seen and seen[a.key].sighting is Sighting.RUNNING]
+        for key, found in self.observe(running).items():
+            seen[key] = _with_handle(found, seen[key].handle)
+        return seen
+
+    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
+        fds = []
+        for attempt in attempts:
+            handle = _decode(attempt.handle)
+            if handle.get("pid") and not _out_of_reach(handle):
+                fd = processes.wake_fd(int(handle["pid"]), str(handle.get("start", "")))
+                if fd is not None:
+                    fds.append(fd)
+        return fds
+
+
+@cache
+def _tool(name: str) -> str | None:
+    return shutil.which(name)
+
+
+def _as_operand(name: str) -> str:
+    return f"./{name}" if name.startswith("-") else name
+
+
+def _decode(handle: str) -> dict[str, Any]:
+    try:
+        data = json.loads(handle)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _with_handle(seen: Observation, handle: str | None) -> Observation:
+    return Observation(
+        seen.sighting, handle, seen.exit_code, seen.started_at, seen.ended_at, seen.elapsed_s, seen.failure, seen.reason
+    )
+
+
+def _out_of_reach(handle: Mapping[str, Any]) -> str:
+    """Say why nothing can be known here of a process, "" if it can."""
+    here = processes.this_place()
+    if not handle:
+        return "it is not recorded where it runs"
+    if handle.get("machine") != here.machine:
+        return f"runs on {handle.get('host', 'another machine')}, unknown here; step the run there"
+    if handle.get("boot") == here.boot and handle.get("pid_ns") != here.pid_namespace:
+        return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; step the run there"
+    return ""
+
+
+def _read_exit(attempt: LiveAttempt) -> Observation | None:
+    """Read exit.json; None if it is absent, not whole, or of another attempt."""
+    path = Path(attempt.folder) / "exit.json"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST_EXIT_JSON + 1)
+    except OSError:
+        return None
+    try:
+        data = json.loads(text) if len(text) <= _LARGEST_EXIT_JSON and text.endswith(b"\n") else None
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or (data.get("task"), data.get("attempt")) != attempt.key:
+        return None
+    code = data.get("exit_code")
+    if isinstance(code, bool) or not isinstance(code, int):
+        return None
+    elapsed = _elapsed(data)
+    failure = None
+    limit = attempt.time_s
+    if code in (124, 137) and limit is not None and elapsed is not None and elapsed >= limit - 0.05:
+        failure = FailureClass.TIMEOUT
+    elif code == 137 and isinstance(data.get("oom_kills"), int) and data["oom_kills"] > 0:
+        failure = FailureClass.OUT_OF_MEMORY
+    reason = "the kernel killed it for its memory (exit code 137)" if failure is FailureClass.OUT_OF_MEMORY else ""
+    return Observation(
+        Sighting.ENDED, exit_code=code, started_at=from_text(data.get("started_at")),
+        ended_at=from_text(data.get("ended_at")), elapsed_s=elapsed, failure=failure, reason=reason,
+    )  # fmt: skip
+
+
+def _elapsed(data: Mapping[str, Any]) -> float | None:
+    try:
+        began, ended = data["uptime"]
+        return float(ended) - float(began)
+    except (KeyError, TypeError, ValueError):
+        started, ended_at = from_text(data.get("started_at")), from_text(data.get("ended_at"))
+        return None if started is None or ended_at is None else ended_at - started

@@ -1,0 +1,185 @@
+"""Processes of this machine: who they are, whether they live, and how they are ended.
+
+A process is known by machine, boot, pid namespace, pid and start time; anything less is somebody else's process
+sooner or later. Linux reads /proc; elsewhere `ps` answers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+KILL_AFTER_S = 10.0
+_PROC = sys.platform.startswith("linux")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where processes live: the same pid means the same process only within one place."""
+
+    machine: str
+    boot: str
+    pid_namespace: str
+    host: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"machine": self.machine, "boot": self.boot, "pid_ns": self.pid_namespace, "host": self.host}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+@cache
+def this_place() -> Place:
+    host = socket.gethostname()
+    machine = _read("/etc/machine-id") or _read("/var/lib/dbus/machine-id") or host
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    if not boot and not _PROC:
+        boot = _run("sysctl", "-n", "kern.boottime")
+    try:
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        namespace = ""
+    return Place(machine, boot, namespace, host)
+
+
+def _run(*argv: str) -> str:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def start_of(pid: int) -> str | None:
+    """Give the start time of a live process, None if there is none (a zombie has ended)."""
+    if not _PROC:
+        return _run("ps", "-o", "lstart=", "-p", str(pid)) or None
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in ("Z", "X") else fields[19]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Give the fields of /proc/PID/stat behind the name. Source: proc(5)."""
+    text = _read(f"/proc/{pid}/stat")
+    return text.rpartition(") ")[2].split() if text else None
+
+
+def is_alive(pid: int, start: str) -> bool:
+    found = start_of(pid)
+    return found is not None and (not start or found == start)
+
+
+def session_members(session: int) -> list[int]:
+    """Give the live processes of a session. A session's id cannot be used again while it has members."""
+    if not _PROC:
+        lines = _run("ps", "-A", "-o", "pid=,pgid=").splitlines()
+        return [int(line.split()[0]) for line in lines if line.split()[1:] == [str(session)]]
+    members = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _stat(int(name))
+            if fields is not None and fields[0] not in ("Z", "X") and fields[3] == str(session):
+                members.append(int(name))
+    return members
+
+
+def find_by_argument(argument: str) -> list[int]:
+    """Give live processes that have ``argument`` as one whole word of their command line."""
+    word = os.fsencode(argument)
+    found = []
+    for name in os.listdir("/proc") if _PROC else ():
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if word in words:
+                found.append(int(name))
+    return found
+
+
+def end_sessions(sessions: Iterable[int]) -> None:
+    """End all processes of sessions: TERM, KILL 10 s later; the session's leader, which reports, last."""
+    wanted = set(sessions)
+    for pid in _members(wanted):
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + KILL_AFTER_S
+    pause = 0.005
+    while _members(wanted) and time.monotonic() < deadline:
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+    for pid in _members(wanted) - wanted:
+        _signal(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 2.0
+    while _members(wanted) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in _members(wanted):
+        _signal(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 2.0
+    while _members(wanted) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _members(sessions: set[int]) -> set[int]:
+    return {pid for session in sessions for pid in session_members(session)}
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def machine_slots() -> tuple[int, int]:
+    """Give this machine's (cpus, bytes of memory) that may be used."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpus, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def oom_counter() -> str:
+    """Give the file in which the kernel counts kills for memory in this process's cgroup, "" without one.
+
+    Source: kernel documentation, cgroup-v2 (memory.events) and cgroup-v1/memory (memory.oom_control).
+    """
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers == "":
+            file = f"/sys/fs/cgroup{path}/memory.events"
+        elif "memory" in controllers.split(","):
+            file = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+        else:
+            continue
+        if "oom_kill " in _read(file):
+            return file
+    return ""
+
+
+def wake_fd(pid: int, start: str) -> int | None:
+    """Give a descriptor that becomes readable when a process ends, None where the system has no such thing."""
+    opener: Any = getattr(os, "pidfd_open", None)
+    if opener is None:
+        return None
+    try:
+        fd: int = opener(pid)
+    except ProcessLookupError:
+        return os.open(os.devnull, os.O_RDONLY)  # it has ended: readable at once
+    except OSError:
+        return None
+    if not is_alive(pid, start):
+        os.close(fd)
+        return os.open(os.devnull, os.O_RDONLY)
+    return fd

@@ -1,0 +1,213 @@
+"""What people do to a run: pause, resume, cancel, rerun, refresh.
+
+Each waits up to 30 s for the lock, which a loop gives up between its steps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matterstack.core.graph import build, descendants
+from matterstack.core.model import TaskChange
+from matterstack.core.states import LIVE, TaskState
+from matterstack.errors import RunRootError, UsageError
+from matterstack.orchestration.frontier import settle_frontier
+from matterstack.orchestration.report import select_tasks
+from matterstack.orchestration.run_lifecycle import Step, open_ledger
+from matterstack.storage import run_root
+from matterstack.storage.run_lock import run_lock
+from matterstack.storage.state_store import SQLiteStateStore, TaskRow
+
+PATIENCE_S = 30.0
+
+FindFiles = Callable[[Path, str], list[str]]
+
+
+def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) -> int:
+    """Pause or resume a run, or tasks of it; what runs goes on. Gives how many changed (of a run: 1)."""
+    path = run_root.require_run_root(Path(root))
+    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+        chosen = select_tasks(store.task_ids(), patterns) if patterns else None
+        with store.transaction():
+            return store.set_paused(not resume, chosen, time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    not_started: list[str]
+    ended: list[str]
+    still_alive: list[str]
+    settled: int  # tasks that had ended before
+
+
+def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
+    """Cancel a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
+    path = run_root.require_run_root(Path(root))
+    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+        rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
+        waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
+        live = [row for row in rows if row.state in _LIVE_TASKS]
+        now = time.time()
+        with store.transaction():
+            if not patterns:
+                store.set_cancelled(True, now)
+            changes = [(None, TaskChange(row.task_id, TaskState.CANCELLED, "cancelled")) for row in waiting]
+            made = store.apply(changes, now)
+            for row in live:
+                store.wish(row.task_id, row.attempts, "cancel", now)
+            settle_frontier(store, made, now)
+        alive = _carry_out_wishes(path, store, live)
+        names = [row.task_id for row in live]
+        return Cancelled(
+            [row.task_id for row in waiting],
+            [name for name in names if name not in alive],
+            sorted(alive),
+            len(rows) - len(waiting) - len(live),
+        )
+
+
+_LIVE_TASKS = (TaskState.SUBMITTED, TaskState.RUNNING, TaskState.WAITING)
+
+
+def _carry_out_wishes(root: Path, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
+    """End attempts that carry a wish and record their ends; give the tasks whose attempts are still alive."""
+    wanted = {row.task_id for row in live}
+    if not wanted:
+        return set()
+    Step(root, store).end_wished()
+    return {row.task_id for row in store.live_attempts() if row.task_id in wanted and row.state in LIVE}
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    tasks: list[str]
+    reopened: list[str]  # BLOCKED or SKIPPED below, or ended before
+    still_alive: list[str]
+
+
+def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False) -> Rerun:
+    """Make tasks PENDING again, their retries counted anew; a later step starts them as new attempts.
+
+    BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
+    ended first. Old attempts and their files stay.
+    """
+    path = run_root.require_run_root(Path(root))
+    if not patterns:
+        raise UsageError("rerun: name the tasks to run again (an id or a glob)")
+    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+        chosen = select_tasks(store.task_ids(), patterns)
+        below = descendants(build(store.all_edges()), chosen)
+        again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
+        reopened = [
+            row
+            for row in store.tasks(below - {row.task_id for row in again})
+            if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)
+        ]
+        now = time.time()
+        with store.transaction():
+            store.set_cancelled(False, now)
+            live = [row for row in again if row.state in _LIVE_TASKS]
+            for row in live:
+                store.wish(row.task_id, row.attempts, "rerun", now)
+            settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
+            store.apply([(None, TaskChange(row.task_id, TaskState.PENDING)) for row in [*settled, *reopened]], now)
+            for row in again:
+                store.reset_tries(row.task_id)
+            store.look_again(below)
+        alive = _carry_out_wishes(path, store, live)
+        return Rerun(
+            [row.task_id for row in again if row.task_id in set(chosen)],
+            [row.task_id for row in again if row.task_id not in set(chosen)] + [row.task_id for row in reopened],
+            sorted(alive),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChange:
+    path: str
+    kind: str  # "changed", "new", or "gone" (from the campaign folder; the run keeps it)
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    changes: tuple[SourceChange, ...]
+    folder: Path  # of the campaign
+    campaign_changed: bool
+    taken: bool
+    digest: str  # of source/ afterwards
+
+
+def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | None = None) -> Refreshed:
+    """Compare source/ with the campaign folder, and with ``take`` bring changed and new files in.
+
+    ``find`` gives the files of a folder that a glob of `files` matches. ``folder`` is where the campaign folder is
+    now, by default where it was at init. Later attempts use the new
+    files and carry the new digest; nothing reruns by itself. Raises UsageError if the folder is not there.
+    """
+    path = run_root.require_run_root(Path(root))
+    if not take:
+        with open_ledger(path, read_only=True) as store:
+            return _compare(path, store, folder, find)
+    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+        found = _compare(path, store, folder, find)
+        wanted = [change for change in found.changes if change.kind != "gone"]
+        if not wanted:
+            return found
+        return _take(path, store, found, wanted)
+
+
+def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: FindFiles) -> Refreshed:
+    run = store.run()
+    home = folder if folder is not None else Path(os.path.normpath(root.resolve() / run.campaign_path))
+    if not home.is_dir():
+        raise UsageError(f"the campaign folder {home} is not there; say where it is now with --from DIR")
+    recorded = store.sources()
+    matched = {file for pattern in store.campaign(run.campaign_version).files for file in find(home, pattern)}
+    changes = []
+    for file in sorted(set(recorded) | matched):
+        try:
+            after = run_root.sha256_of(home / file)
+        except FileNotFoundError:
+            changes.append(SourceChange(file, "gone", recorded.get(file), None))
+            continue
+        except OSError as error:
+            raise RunRootError(f"{home / file}: cannot be read: {error.strerror}") from None
+        if after != recorded.get(file):
+            kind = "changed" if file in recorded else "new"
+            changes.append(SourceChange(file, kind, recorded.get(file), after))
+    return Refreshed(tuple(changes), home, _campaign_changed(root, home), False, run.source_digest)
+
+
+def _campaign_changed(root: Path, home: Path) -> bool:
+    """Say whether no file of the campaign folder is the run's campaign any more."""
+    ours = (root / run_root.CAMPAIGN).read_bytes()
+    candidates = [file for pattern in ("*.yaml", "*.yml", "*.json") for file in home.glob(pattern)]
+    return bool(candidates) and not any(file.is_file() and file.read_bytes() == ours for file in candidates)
+
+
+def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[SourceChange]) -> Refreshed:
+    source = root / "source"
+    for change in wanted:
+        target = source / change.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copyfile(found.folder / change.path, beside)
+            shutil.copymode(found.folder / change.path, beside)
+            os.replace(beside, target)
+        except OSError as error:
+            raise RunRootError(f"source/{change.path}: cannot be written: {error.strerror}") from None
+    sources = {}
+    for file in sorted(set(store.sources()) | {change.path for change in wanted}):
+        sources[file] = (run_root.sha256_of(source / file), (source / file).stat().st_size)
+    digest = run_root.digest_of_listing({file: sha for file, (sha, _) in sources.items()})
+    with store.transaction():
+        store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
+    return Refreshed(found.changes, found.folder, found.campaign_changed, True, digest)

@@ -1,0 +1,53 @@
+"""Readiness applied to the ledger: what settles decides what stands below it, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from matterstack.core.model import TaskChange
+from matterstack.core.states import TaskState
+from matterstack.storage.state_store import SQLiteStateStore
+
+
+def settle_frontier(store: SQLiteStateStore, made: Iterable[TaskChange], now: float) -> list[TaskChange]:
+    """Decide, in the open transaction, the tasks that changes upstream concern; give all changes of tasks.
+
+    Looks at tasks nobody has looked at, at those that watch a settled task, and at all directly below a failure
+    for good. What is decided may settle again, until nothing is left.
+    """
+    changes = list(made)
+    candidates = set(store.unresolved()) | _concerned(store, changes)
+    while candidates:
+        decided = _decide(store, candidates, now)
+        changes += decided
+        candidates = _concerned(store, decided)
+    return changes
+
+
+def _concerned(store: SQLiteStateStore, changes: Iterable[TaskChange]) -> set[str]:
+    settled = [change for change in changes if change.state.is_settled]
+    if not settled:
+        return set()
+    bad = [
+        change.task_id
+        for change in settled
+        if change.state in (TaskState.BLOCKED, TaskState.CANCELLED)
+        or (change.state is TaskState.FAILED and not change.soft)
+    ]
+    below = store.successors(bad) if bad else []
+    return set(store.watchers(change.task_id for change in settled)).union(below)
+
+
+def _decide(store: SQLiteStateStore, task_ids: set[str], now: float) -> list[TaskChange]:
+    from matterstack.core.readiness import WaitingTask, settle
+
+    rows = [row for row in store.tasks(task_ids) if row.state is TaskState.PENDING and row.retry_at is None]
+    entries = store.entries(row.task_id for row in rows)
+    upstreams = store.upstreams(name for pairs in entries.values() for _, name in pairs)
+    waiting = []
+    for row in rows:
+        spec = store.campaign(row.campaign_version).tasks[row.group]
+        waiting.append(
+            WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries[row.task_id]))
+        )
+    return store.apply([(None, change) for change in settle(waiting, upstreams)], now)

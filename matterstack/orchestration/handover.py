@@ -1,0 +1,285 @@
+"""From a READY task to an attempt in the hands of an operator.
+
+`choose` and `intend` run inside the step's transaction and record intents; `prepare` makes the folders after the
+commit; the step then hands over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.launch import Rendered, RunFacts, render_attempt, source_path
+from matterstack.core.model import (
+    AttemptChange,
+    Instance,
+    Launch,
+    OperatorSpec,
+    ResolvedInput,
+    Resources,
+    TaskChange,
+    to_json,
+)
+from matterstack.core.states import AttemptState, FailureClass, TaskState
+from matterstack.core.times import to_text
+from matterstack.errors import SubmissionRejected, TemplateError
+from matterstack.operators.base import Operator
+from matterstack.storage import run_root
+from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
+
+RETRY_LATER_S = 30.0  # after a refusal of the moment
+_OF_THE_MOMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A recorded attempt that is to be handed over."""
+
+    instance: Instance
+    attempt: int
+    rendered: Rendered
+    env: Mapping[str, str]
+    task_json: Mapping[str, Any]
+    copies: Mapping[str, Path]
+    origin: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.instance.task_id, self.attempt
+
+
+class Slots:
+    """What an operator may still take: `max_active`, cpus and memory in sum.
+
+    The first task that does not fit ends the choice: nothing of lower priority overtakes it, so a large task cannot
+    starve. One that is larger than everything runs alone.
+    """
+
+    def __init__(self, spec: OperatorSpec, operator: Operator, usage: tuple[int, int, int]) -> None:
+        self.most = spec.max_active
+        self.cpus, self.memory = operator.slots()
+        self.active, self.used_cpus, self.used_memory = usage
+
+    def full(self) -> bool:
+        """Say that not even the smallest task fits."""
+        if self.most is not None and self.active >= self.most:
+            return True
+        return self.cpus is not None and self.active > 0 and self.used_cpus >= self.cpus
+
+    def fits(self, resources: Resources) -> bool:
+        if self.full():
+            return False
+        if self.active == 0:
+            return True
+        cpus = self.cpus is None or self.used_cpus + resources.cpus <= self.cpus
+        return cpus and (self.memory is None or self.used_memory + (resources.memory or 0) <= self.memory)
+
+    def take(self, resources: Resources) -> None:
+        self.active += 1
+        self.used_cpus += resources.cpus
+        self.used_memory += resources.memory or 0
+
+    def describe(self) -> str:
+        parts = [f"{self.active} of {self.most} active"] if self.most is not None else [f"{self.active} active"]
+        if self.cpus is not None:
+            parts.append(f"{self.used_cpus} of {self.cpus} cpus in use")
+        return ", ".join(parts)
+
+
+class HandOver:
+    """Chooses, renders and records what is handed over in one step."""
+
+    def __init__(self, root: Path, store: SQLiteStateStore, run: RunRow, operators: Mapping[str, Operator], now: float):
+        self.root = root
+        self.store = store
+        self.run = run
+        self.operators = operators
+        self.now = now
+        self.facts = RunFacts(run.run_id, run.name)
+
+    def intend(self) -> tuple[list[Intent], list[TaskChange]]:
+        """Record an intent for each READY task that fits; give them, and the tasks that failed before they could."""
+        intents: list[Intent] = []
+        failed: list[TaskChange] = []
+        for name in self.store.ready_operators():
+            operator = self.operators[name]
+            slots = Slots(operator.spec, operator, self.store.usage(name))
+            if slots.full():
+                continue
+            # The rows change while they are read: take a bounded piece at a time.
+            for task_id in list(_bounded(self.store.ready(name), slots)):
+                if slots.full():
+                    break
+                row = self.store.tasks([task_id])[0]
+                try:
+                    intent = self._render(row, operator)
+                except (TemplateError, ValueError, SubmissionRejected) as error:
+                    failed.append(self._fail(row, operator, error))
+                    continue
+                if not slots.fits(intent.rendered.resources):
+                    break
+                slots.take(intent.rendered.resources)
+                self._record(intent, operator)
+                intents.append(intent)
+        return intents, failed
+
+    def _render(self, row: TaskRow, operator: Operator) -> Intent:
+        instance = self.store.instance(row.task_id)
+        campaign = self.store.campaign(row.campaign_version)
+        attempt = row.attempts + 1
+        inputs = InputFinder(self.store, self.root, instance)
+        values = {name: inputs.resolve(item) for name, item in instance.inputs.items()}
+        failures = self.store.counted_failures(row.task_id, row.tries)
+        rendered = render_attempt(campaign, instance, attempt, self.facts, values, failures)
+        env = self._env(rendered, instance.task_id, attempt)
+        task_json = {
+            "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
+            "run": {"id": self.run.run_id, "name": self.run.name}, "operator": row.operator,
+            "command": rendered.command, "shell": list(rendered.argv[:-1]),
+            "matrix": instance.matrix, "params": rendered.params,
+            "inputs": {name: {"path": values[name], "files": inputs.files[name]} for name in instance.inputs},
+            "outputs": {name: to_json(item) for name, item in instance.outputs.items()},
+            "resources": rendered.resources.as_written,
+            "source": source_path(row.task_id), "source_digest": self.run.source_digest,
+            "env": sorted(env), "created_at": to_text(self.now),
+        }  # fmt: skip
+        return Intent(instance, attempt, rendered, env, task_json, inputs.copies, operator.origin())
+
+    def _env(self, rendered: Rendered, task_id: str, attempt: int) -> dict[str, str]:
+        env = dict(rendered.env)
+        for name, origin in rendered.env_from.items():
+            if origin not in os.environ:
+                raise SubmissionRejected(f"the environment variable {origin} is not set where the step runs")
+            env[name] = os.environ[origin]
+        root = self.root.resolve()
+        return {
+            **env,
+            "MATTERSTACK_RUN": str(root),
+            "MATTERSTACK_SOURCE": str(root / "source"),
+            "MATTERSTACK_TASK": task_id,
+            "MATTERSTACK_ATTEMPT": str(attempt),
+        }
+
+    def _record(self, intent: Intent, operator: Operator) -> None:
+        attempt = self.store.add_attempt(
+            intent.instance.task_id,
+            operator.spec.name,
+            intent.origin,
+            intent.rendered.resources,
+            self.run.source_digest,
+            _upstream_attempts(intent.task_json),
+            self.now,
+        )
+        assert attempt == intent.attempt
+
+    def _fail(self, row: TaskRow, operator: Operator, error: Exception) -> TaskChange:
+        """Record an attempt that failed before it was handed over: its templates or its environment are wrong."""
+        failure = FailureClass.REJECTED if isinstance(error, SubmissionRejected) else FailureClass.TEMPLATE
+        attempt = self.store.add_attempt(
+            row.task_id, operator.spec.name, "", Resources(), self.run.source_digest, {}, self.now
+        )
+        spec = self.store.campaign(row.campaign_version).tasks[row.group]
+        task = TaskChange(row.task_id, TaskState.FAILED, f"attempt {attempt}: {error}", soft=spec.allow_failure)
+        change = AttemptChange(
+            row.task_id, attempt, AttemptState.FAILED, failure, str(error), ended_at=self.now
+        )
+        self.store.apply([(change, task)], self.now)
+        return task
+
+    def prepare(self, intent: Intent) -> Launch:
+        """Make the attempt's folder. Raises SubmissionRejected if it cannot be made."""
+        folder = self.root.resolve() / run_root.attempt_folder(*intent.key)
+        try:
+            run_root.create_attempt_folder(
+                folder, intent.task_json, intent.rendered.script, intent.instance.outputs.values()
+            )
+            run_root.place_inputs(folder, intent.copies)
+        except OSError as error:
+            path = os.path.relpath(error.filename or folder, self.root)
+            raise SubmissionRejected(
+                f"{path} cannot be written: {error.strerror or error}", retry_later=error.errno in _OF_THE_MOMENT
+            ) from None
+        return Launch(
+            task_id=intent.instance.task_id,
+            attempt=intent.attempt,
+            folder=str(folder),
+            argv=intent.rendered.argv,
+            env=intent.env,
+            resources=intent.rendered.resources,
+            outputs=tuple(output.file for output in intent.instance.outputs.values()),
+            origin=intent.origin,
+        )
+
+
+def _bounded(ready: Iterator[str], slots: Slots) -> Iterator[str]:
+    """Give at most as many tasks as could possibly fit."""
+    most = [10_000]
+    if slots.most is not None:
+        most.append(slots.most - slots.active)
+    if slots.cpus is not None:
+        most.append(max(1, slots.cpus - slots.used_cpus))
+    for _, task_id in zip(range(min(most)), ready, strict=False):
+        yield task_id
+
+
+def _upstream_attempts(task_json: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        file["task"]: file["attempt"]
+        for item in task_json["inputs"].values()
+        for file in item["files"]
+        if "task" in file
+    }
+
+
+class InputFinder:
+    """Finds the files behind an instance's inputs: of the attempts that made them, never a link in results/."""
+
+    def __init__(self, store: SQLiteStateStore, root: Path, instance: Instance) -> None:
+        self.store = store
+        self.root = root
+        self.up = source_path(instance.task_id).removesuffix("source")
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.copies: dict[str, Path] = {}
+        self._names = {id(item): name for name, item in instance.inputs.items()}
+        wanted = {source.task for item in instance.inputs.values() for source in item.sources if source.task}
+        self._completed = {row.task_id for row in store.tasks(wanted) if row.state is TaskState.COMPLETED}
+        self._sources = store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}
+
+    def resolve(self, item: ResolvedInput) -> str | list[str] | None:
+        """Give the path, the list of paths, or None for the file of a failed task; remember digests and origins."""
+        files: list[dict[str, Any]] = []
+        for source in item.sources:
+            if source.task is None:
+                digest = self._sources.get(source.path)
+                files.append({"path": f"{self.up}source/{source.path}", "sha256": digest})
+            else:
+                files += self._of_task(source.task, str(source.output), source.path)
+        self.files[self._names[id(item)]] = files
+        paths = [file["path"] for file in files]
+        if item.is_list:
+            return paths
+        if item.as_name is not None and paths:
+            self.copies[item.as_name] = self.root / paths[0].removeprefix(self.up)
+            return item.as_name
+        return paths[0] if paths else None
+
+    def _of_task(self, task_id: str, output: str, inside: str) -> list[dict[str, Any]]:
+        found = self.store.published(task_id) if task_id in self._completed else None
+        if found is None or output not in found[1]:
+            return []
+        attempt, outputs = found
+        file, digest = outputs[output]
+        base = f"{run_root.attempt_folder(task_id, attempt)}/{file.rstrip('/')}"
+        origin = {"task": task_id, "attempt": attempt, "output": output}
+        if not inside:
+            return [{"path": self.up + base, "sha256": digest, **origin}]
+        matches: Sequence[Path] = sorted((self.root / base).glob(inside))
+        return [
+            {"path": self.up + path.relative_to(self.root).as_posix(), "sha256": run_root.sha256_of(path), **origin}
+            for path in matches
+            if path.is_file()
+        ]

@@ -1,0 +1,380 @@
+"""What reading commands say of a run. Nothing here locks or writes; the ledger is read in one short transaction."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.core.template import did_you_mean
+from matterstack.core.times import to_text
+from matterstack.core.values import format_duration
+from matterstack.errors import UsageError
+from matterstack.orchestration.handover import Slots
+from matterstack.orchestration.run_lifecycle import Operators, open_ledger, state_of_run
+from matterstack.storage import run_root
+from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as people see it: a pause or a retry's delay shows as PENDING."""
+
+    task_id: str
+    group: str
+    state: TaskState
+    operator: str
+    attempts: int
+    reason: str
+    soft: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run at one moment."""
+
+    root: Path
+    run_id: str
+    name: str
+    state: RunState
+    counts: Mapping[TaskState, int]
+    tasks: tuple[TaskView, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the form of `status --json` (docs/architecture.md)."""
+        return {
+            "run": {"id": self.run_id, "name": self.name, "state": str(self.state), "root": str(self.root)},
+            "counts": {str(state): count for state, count in self.counts.items() if count},
+            "tasks": [
+                {
+                    "id": task.task_id, "state": str(task.state), "operator": task.operator,
+                    "attempts": task.attempts, "reason": task.reason,
+                }
+                for task in self.tasks
+            ],
+        }  # fmt: skip
+
+
+@contextmanager
+def _reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
+    path = run_root.require_run_root(Path(root))
+    with open_ledger(path, read_only=True) as store:
+        store.db.execute("BEGIN")  # one snapshot for all that is read
+        yield path, store
+
+
+def open_run(root: str | Path) -> RunView:
+    """Read a run root. Raises UsageError if it is none, LedgerError for a ledger that is refused."""
+    with _reading(root) as (path, store):
+        run = store.run()
+        stale = store.stale()
+        tasks = tuple(_view(run, row, stale) for row in store.tasks())
+        counts: dict[TaskState, int] = {}
+        for task in tasks:
+            counts[task.state] = counts.get(task.state, 0) + 1
+        ordered = {state: counts[state] for state in TaskState if state in counts}
+        return RunView(path, run.run_id, run.name, state_of_run(store, store.counts()), ordered, tasks)
+
+
+def _view(run: RunRow, row: TaskRow, stale: Mapping[str, tuple[str, int, int]]) -> TaskView:
+    state, reason = row.state, row.reason
+    if state in (TaskState.READY, TaskState.PENDING) and (run.paused or row.paused):
+        state, reason = TaskState.PENDING, "paused"
+    elif state is TaskState.PENDING and row.retry_at is not None:
+        reason = f"{row.reason}; due {to_text(row.retry_at)[:19].replace('T', ' ')} UTC"
+    elif state is TaskState.PENDING and row.watch is not None:
+        reason = f"waits for {row.watch}"
+    elif row.task_id in stale:
+        upstream, used, newest = stale[row.task_id]
+        reason = f"stale: made from attempt {used} of {upstream}, which has a newer one ({newest})"
+    return TaskView(row.task_id, row.group, state, row.operator, row.attempts, reason, row.soft)
+
+
+# --- which tasks ----------------------------------------------------------------------------------------------------
+
+
+def select_tasks(known: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Give the tasks that ids or globs name, in the order of the campaign.
+
+    The name of a group stands for all of its instances. Raises UsageError for one that names nothing.
+    """
+    import re
+
+    ids = list(known)
+    as_set = set(ids)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern in as_set:
+            found = {pattern}
+        elif any(char in pattern for char in "*?["):
+            match = re.compile(translate(pattern)).match
+            found = {task_id for task_id in ids if match(task_id)}
+        else:
+            found = {task_id for task_id in ids if task_id.startswith(f"{pattern}/")}
+        if not found:
+            raise UsageError(f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; `matterstack status` lists them")
+        chosen |= found
+    return [task_id for task_id in ids if task_id in chosen]
+
+
+def one_task(known: Iterable[str], name: str) -> str:
+    """Give the one task that an id or a glob names. Raises UsageError for none or several."""
+    found = select_tasks(known, [name])
+    if len(found) > 1:
+        raise UsageError(f"'{name}' names {len(found)} tasks ({', '.join(found[:3])}, …); name one")
+    return found[0]
+
+
+# --- explain --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task is not COMPLETED: its last cause, where to look, and what to type next."""
+
+    task_id: str
+    state: TaskState
+    reason: str
+    path: str | None  # below the run root
+    command: str | None
+    soft: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.task_id, "state": str(self.state), "reason": self.reason, "path": self.path,
+            "command": self.command,
+        }  # fmt: skip
+
+
+def explain(root: str | Path, patterns: Iterable[str] = (), *, shown_root: str | None = None) -> list[Explanation]:
+    """Explain every task that is not COMPLETED, or the named ones whatever their state."""
+    with _reading(root) as (path, store):
+        return _Explainer(path, store, shown_root or str(root)).explain(list(patterns))
+
+
+class _Explainer:
+    def __init__(self, root: Path, store: SQLiteStateStore, shown_root: str) -> None:
+        self.root = root
+        self.store = store
+        self.run = store.run()
+        self.rows = {row.task_id: row for row in store.tasks()}
+        self.last = store.last_attempts()
+        self.stale = store.stale()
+        self.operators = Operators(store, self.run)
+        self.shown_root = shlex.quote(shown_root)
+        self.now = time.time()
+
+    def explain(self, patterns: list[str]) -> list[Explanation]:
+        if patterns:
+            wanted = select_tasks(self.rows, patterns)
+        else:
+            wanted = [row.task_id for row in self.rows.values() if row.state is not TaskState.COMPLETED]
+        return [self._one(self.rows[task_id]) for task_id in wanted]
+
+    def _type(self, command: str, task_id: str, rest: str = "") -> str:
+        return f"matterstack {command} {self.shown_root} {shlex.quote(task_id)}{rest}"
+
+    def _one(self, row: TaskRow) -> Explanation:
+        state = row.state
+        if state in (TaskState.PENDING, TaskState.READY) and (self.run.paused or row.paused):
+            what = f"matterstack resume {self.shown_root}" + (f" {shlex.quote(row.task_id)}" if row.paused else "")
+            whose = "the task" if row.paused else "the run"
+            return Explanation(row.task_id, TaskState.PENDING, f"{whose} is paused", None, what)
+        handlers = {
+            TaskState.FAILED: self._failed,
+            TaskState.BLOCKED: self._below,
+            TaskState.SKIPPED: self._below,
+            TaskState.CANCELLED: self._cancelled,
+            TaskState.PENDING: self._pending,
+            TaskState.READY: self._ready,
+            TaskState.COMPLETED: self._completed,
+        }
+        return handlers.get(state, self._live)(row)
+
+    def _log_of(self, task_id: str) -> str | None:
+        attempt = self.last.get(task_id)
+        if attempt is None:
+            return None
+        folder = run_root.attempt_folder(task_id, attempt.attempt)
+        for name in ("defect.txt", "stderr.log"):
+            if (self.root / folder / name).exists():
+                return f"{folder}/{name}"
+        return folder
+
+    def _failed(self, row: TaskRow) -> Explanation:
+        reason = row.reason + (" (allowed)" if row.soft else "")
+        return Explanation(
+            row.task_id, row.state, reason, self._log_of(row.task_id), self._type("rerun", row.task_id), row.soft
+        )
+
+    def _below(self, row: TaskRow) -> Explanation:
+        cause = self.rows.get(row.cause or "")
+        if cause is None:
+            return Explanation(row.task_id, row.state, row.reason, None, None)
+        if cause.state is TaskState.FAILED:
+            softly = " (allowed)" if cause.soft else ""
+            reason = f"{cause.task_id} failed{softly}, {cause.reason}"
+        elif cause.state is TaskState.CANCELLED:
+            reason = f"{cause.task_id} was cancelled"
+        else:
+            reason = f"{cause.task_id} is {cause.state}: {cause.reason}"
+        if row.reason and not row.reason.startswith((f"{cause.task_id} ",)) and "is blocked" not in row.reason:
+            reason = f"{row.reason}; {reason}"
+        return Explanation(
+            row.task_id, row.state, reason, self._log_of(cause.task_id), self._type("rerun", cause.task_id)
+        )
+
+    def _cancelled(self, row: TaskRow) -> Explanation:
+        return Explanation(
+            row.task_id, row.state, row.reason, self._log_of(row.task_id), self._type("rerun", row.task_id)
+        )
+
+    def _pending(self, row: TaskRow) -> Explanation:
+        if row.retry_at is not None:
+            wait = format_duration(row.retry_at - self.now)
+            when = f"in {wait}" if row.retry_at > self.now else "at the next step"
+            return Explanation(
+                row.task_id, row.state, f"{row.reason}; due {when}", self._log_of(row.task_id),
+                f"matterstack step {self.shown_root}",
+            )  # fmt: skip
+        if row.watch is None:
+            return Explanation(
+                row.task_id, row.state, "the next step looks at it", None, f"matterstack step {self.shown_root}"
+            )
+        last = self._last_cause(row)
+        below = self._one(last)
+        between = "" if row.watch == last.task_id else f"{row.watch}, which waits for "
+        reason = f"waits for {between}{last.task_id}, {below.state}: {below.reason}"
+        return Explanation(row.task_id, row.state, reason, below.path, below.command)
+
+    def _last_cause(self, row: TaskRow) -> TaskRow:
+        """Follow what is waited for to the task that does not itself wait for another."""
+        seen = {row.task_id}
+        while row.state is TaskState.PENDING and row.watch is not None and row.retry_at is None:
+            following = self.rows.get(row.watch)
+            if following is None or following.task_id in seen:
+                break
+            seen.add(following.task_id)
+            row = following
+        return row
+
+    def _ready(self, row: TaskRow) -> Explanation:
+        operator = self.operators[row.operator]
+        slots = Slots(operator.spec, operator, self.store.usage(row.operator))
+        if slots.active:
+            reason = f"ready; operator '{row.operator}' has {slots.describe()}"
+        else:
+            reason = "ready; the next step starts it"
+        return Explanation(row.task_id, row.state, reason, None, f"matterstack step {self.shown_root}")
+
+    def _live(self, row: TaskRow) -> Explanation:
+        attempt = self.last[row.task_id]
+        folder = run_root.attempt_folder(row.task_id, attempt.attempt)
+        since = format_duration(self.now - (attempt.started_at or attempt.created_at))
+        if attempt.state is AttemptState.SUBMITTING:
+            reason = "its hand-over was interrupted; the next step finds out whether it runs"
+            return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
+        handle = _handle(attempt)
+        where = f", pid {handle['pid']} on {handle.get('host', '?')}" if "pid" in handle else ""
+        more = f"; {attempt.reason}" if attempt.reason else ""
+        wish = "; it is being cancelled" if attempt.wish else ""
+        reason = f"attempt {attempt.attempt} runs for {since}{where}{more}{wish}"
+        return Explanation(
+            row.task_id, row.state, reason, f"{folder}/stdout.log", self._type("logs", row.task_id, " --follow")
+        )
+
+    def _completed(self, row: TaskRow) -> Explanation:
+        if row.task_id in self.stale:
+            upstream, used, newest = self.stale[row.task_id]
+            reason = f"stale: made from attempt {used} of {upstream}, which has a newer one ({newest})"
+            return Explanation(row.task_id, row.state, reason, None, self._type("rerun", row.task_id))
+        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded", None, None)
+
+
+def _handle(attempt: AttemptRow) -> dict[str, Any]:
+    try:
+        data = json.loads(attempt.handle)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+# --- attempts, results, logs ----------------------------------------------------------------------------------------
+
+
+def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
+    """Give a task's id and its attempts, oldest first, as `attempts --json` prints them."""
+    with _reading(root) as (_, store):
+        task_id = one_task(store.task_ids(), task)
+        return task_id, [_attempt_json(row) for row in store.attempts(task_id)]
+
+
+def _attempt_json(row: AttemptRow) -> dict[str, Any]:
+    return {
+        "attempt": row.attempt,
+        "state": str(row.state),
+        "class": str(row.failure) if row.failure else None,
+        "reason": row.reason,
+        "exit_code": row.exit_code,
+        "operator": row.operator,
+        "created_at": to_text(row.created_at),
+        "started_at": to_text(row.started_at) if row.started_at else None,
+        "ended_at": to_text(row.ended_at) if row.ended_at else None,
+        "cpus": row.cpus,
+        "memory": row.memory,
+        "time_limit_s": row.time_s,
+        "source_digest": row.source_digest,
+        "folder": run_root.attempt_folder(row.task_id, row.attempt),
+    }
+
+
+def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Give one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
+    chosen_patterns = list(patterns)
+    with _reading(root) as (_, store):
+        rows = store.tasks()
+        if chosen_patterns:
+            chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
+            rows = [row for row in rows if row.task_id in chosen]
+        matrices, found = store.matrices(), store.metrics()
+        out = []
+        for row in rows:
+            attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
+            out.append(
+                {
+                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(row.state),
+                    "attempt": attempt, "metrics": metrics, "response": response,
+                }
+            )  # fmt: skip
+        return out
+
+
+def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
+    """Give (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
+    with _reading(root) as (path, store):
+        task_id = one_task(store.task_ids(), task)
+        rows = store.attempts(task_id)
+        if not rows:
+            raise UsageError(f"{task_id} has no attempt yet; `matterstack explain {path} {task_id}` says why")
+        numbers = {row.attempt: row for row in rows}
+        number = attempt if attempt is not None else rows[-1].attempt
+        if number not in numbers:
+            raise UsageError(f"{task_id} has no attempt {number}; it has 1 to {rows[-1].attempt}")
+        return path, task_id, number, numbers[number].state.is_live
+
+
+def is_live(root: Path, task_id: str, attempt: int) -> bool:
+    with _reading(root) as (_, store):
+        row = store.attempt(task_id, attempt)
+        return row is not None and row.state.is_live
+
+
+def soft_failures(view: RunView) -> int:
+    return sum(task.state is TaskState.FAILED and task.soft for task in view.tasks)

@@ -1,0 +1,567 @@
+"""The life of a run: `initialize_run`, `step_run`, `run_until_done`.
+
+One step: lock, open the ledger, finish what a killed step left, observe, reconcile, decide what is ready, record
+intents, hand over, record outcomes. Data goes one way; a kill between any two of these leaves what the next step
+can carry on from (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import select
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matterstack import __version__
+from matterstack.core.model import (
+    AttemptChange,
+    AttemptFacts,
+    Evidence,
+    Launch,
+    LiveAttempt,
+    LoadedCampaign,
+    Observation,
+    Sighting,
+    Submission,
+    TaskChange,
+)
+from matterstack.core.reconcile import reconcile
+from matterstack.core.states import (
+    TASK_STATE_OF_ATTEMPT,
+    AttemptState,
+    FailureClass,
+    RunState,
+    TaskState,
+    run_state,
+)
+from matterstack.core.times import to_text
+from matterstack.core.values import dump_json, dump_json_lines
+from matterstack.errors import (
+    OperatorUnavailable,
+    RunLockedError,
+    RunRootError,
+    SubmissionRejected,
+    UsageError,
+)
+from matterstack.operators.base import Key, Operator
+from matterstack.operators.registry import make_operator
+from matterstack.orchestration.frontier import settle_frontier
+from matterstack.orchestration.handover import RETRY_LATER_S, HandOver, Intent
+from matterstack.storage import run_root
+from matterstack.storage.journal import Journal
+from matterstack.storage.run_lock import LOCK_FILE, run_lock, somebody_waits
+from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
+
+log = logging.getLogger("matterstack")
+
+_LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
+_PATIENCE_S = 1.0  # for which a loop stays away from the lock when somebody waits for it
+
+
+# --- init -----------------------------------------------------------------------------------------------------------
+
+
+def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
+    """Make the run root of a campaign, whole or not at all; give its path.
+
+    It is built beside and moved in place. Raises UsageError if the folder exists and is not empty, RunLockedError
+    if a process works in it, RunRootError if it cannot be written.
+    """
+    root = root if root is not None else Path("runs") / campaign.campaign.name
+    _require_free(root)
+    beside = root.parent / f".{root.name}.init-{os.getpid()}"
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        _build(campaign, beside, root)
+        try:
+            os.rename(beside, root)
+        except OSError:
+            _require_free(root)
+            raise
+        _sync_folder(root.parent)
+    except OSError as error:
+        name = error.filename or root
+        raise RunRootError(f"{name}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    log.info("run root made: %s", root)
+    return root
+
+
+def _require_free(root: Path) -> None:
+    try:
+        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+            return
+    except OSError as error:
+        raise RunRootError(f"{root}: cannot be read: {error.strerror}") from None
+    if (root / LOCK_FILE).exists():
+        with run_lock(root):
+            pass
+    if (root / run_root.RUN).exists():
+        raise UsageError(f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder")
+    raise UsageError(f"{root} exists and is not empty; --root DIR takes another folder")
+
+
+def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
+    now = time.time()
+    run_id = f"{loaded.campaign.name}-{secrets.token_hex(4)}"
+    for name in ("source", "tasks", "results"):
+        (folder / name).mkdir()
+    shutil.copyfile(loaded.file, folder / run_root.CAMPAIGN)
+    operators = "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
+    run_root.write_beside(folder / run_root.OPERATORS, operators)
+    run_root.write_beside(folder / ".gitignore", run_root.GITIGNORE)
+    run_root.write_beside(folder / ".gitattributes", run_root.GITATTRIBUTES)
+    sources = run_root.copy_source(loaded.folder, loaded.files, folder / "source")
+    source_digest = run_root.digest_of_listing({path: digest for path, (digest, _) in sources.items()})
+    record = {
+        "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
+        "version": __version__, "set": loaded.overrides,
+    }  # fmt: skip
+    run_root.write_beside(folder / run_root.RUN, dump_json_lines(record))
+    (folder / LOCK_FILE).touch()
+    run = RunRow(
+        run_id, loaded.campaign.name, loaded.digest, to_text(now), False, False, 1,
+        os.path.relpath(loaded.folder.resolve(), root.resolve()), source_digest,
+    )  # fmt: skip
+    home = (os.uname().nodename, str(root.resolve()))
+    details = {
+        "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
+        "tasks": len(loaded.instances), "source_digest": source_digest, "campaign_path": run.campaign_path,
+    }  # fmt: skip
+    with SQLiteStateStore(folder / run_root.LEDGER, create=True, journal=Journal(folder / run_root.JOURNAL)) as store:
+        store.create_run(run, loaded.campaign, loaded.instances, sources, home, now, details)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# --- one step -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that ended in a step; ``task_state`` is what became of its task."""
+
+    task_id: str
+    attempt: int
+    state: AttemptState
+    task_state: TaskState
+    reason: str
+    seconds: float | None
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step did. Counts are those of the tick line."""
+
+    run_id: str
+    state: RunState
+    ready: int = 0
+    active: int = 0
+    counts: dict[TaskState, int] = field(default_factory=dict)
+    submitted: list[tuple[str, int]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    retried: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    next_retry: float | None = None
+    running: list[tuple[str, float]] = field(default_factory=list)  # live attempts: task, since when
+
+    @property
+    def completed(self) -> int:
+        return sum(item.state is AttemptState.COMPLETED for item in self.ended)
+
+    @property
+    def failed(self) -> int:
+        return sum(item.state in (AttemptState.FAILED, AttemptState.LOST) for item in self.ended)
+
+    def line(self) -> str:
+        """Give the tick line."""
+        return (
+            f"Tick: {self.ready} ready, {len(self.submitted)} submitted, {self.completed} completed, "
+            f"{self.failed} failed, {self.active} active, {self.counts.get(TaskState.PENDING, 0)} pending"
+        )
+
+
+def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
+    """Carry a run one step further.
+
+    With ``dry_run`` nothing is written, handed over or locked: the report says what a step would do.
+    Raises RunLockedError at once if another process works on the run, LedgerError for a ledger that is refused,
+    UsageError if ``root`` is no run root, RunRootError if it cannot be written.
+    """
+    path = run_root.require_run_root(Path(root))
+    if dry_run:
+        with open_ledger(path, read_only=True) as store, store.copy_to_memory() as copy:
+            return Step(path, copy, dry_run=True).take()
+    with run_lock(path), open_ledger(path) as store:
+        return _take_step(path, store)
+
+
+def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
+    """Open the ledger of a run root; the writer's is brought up to date with its journal first."""
+    path = root / run_root.LEDGER
+    if read_only:
+        return SQLiteStateStore(path, read_only=True)
+    store = SQLiteStateStore(path, journal=Journal(root / run_root.JOURNAL))
+    try:
+        mended = store.mend_journal()
+        if mended:
+            log.warning("%s: %d lines that a killed step left out were added", root / run_root.JOURNAL, mended)
+    except OSError as error:
+        store.close()
+        raise RunRootError(f"{root / run_root.JOURNAL}: cannot be written: {error.strerror}") from None
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _take_step(root: Path, store: SQLiteStateStore) -> StepReport:
+    report = Step(root, store).take()
+    for warning in report.warnings:
+        log.warning("%s", warning)
+    return report
+
+
+class Operators(dict[str, Operator]):
+    """The operators of a campaign, made when they are asked for."""
+
+    def __init__(self, store: SQLiteStateStore, run: RunRow) -> None:
+        super().__init__()
+        self._specs = store.campaign(run.campaign_version).operators
+
+    def __missing__(self, name: str) -> Operator:
+        self[name] = made = make_operator(self._specs[name])
+        return made
+
+
+class Step:
+    def __init__(self, root: Path, store: SQLiteStateStore, *, dry_run: bool = False) -> None:
+        self.root = root
+        self.store = store
+        self.dry_run = dry_run
+        self.now = time.time()
+        self.run = store.run()
+        self.operators = Operators(store, self.run)
+        self.report = StepReport(self.run.run_id, RunState.PENDING)
+
+    def take(self) -> StepReport:
+        rows = self.store.live_attempts()
+        seen = self._look(rows)
+        changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
+        changes = [change for change in changes if change != (None, None)]
+        intents: list[Intent] = []
+        hand_over = HandOver(self.root, self.store, self.run, self.operators, self.now)
+        with self.store.transaction():
+            made = self.store.apply(changes, self.now)
+            made += self.store.apply(self._due_retries(), self.now)
+            settle_frontier(self.store, made, self.now)
+            self._publish(changes)
+            self.report.ready = self.store.counts().get(TaskState.READY, 0)
+            if not self.run.paused:
+                intents, failed = hand_over.intend()
+                settle_frontier(self.store, failed, self.now)
+        if intents and self.dry_run:
+            self.report.submitted = [intent.key for intent in intents]
+        elif intents:
+            self._hand_over(hand_over, intents)
+        return self._finish()
+
+    def end_wished(self) -> None:
+        """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
+        rows = [row for row in self.store.live_attempts() if row.wish]
+        seen = self._look(rows)
+        changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
+        with self.store.transaction():
+            made = self.store.apply([change for change in changes if change != (None, None)], self.now)
+            settle_frontier(self.store, made, self.now)
+            self._publish(changes)
+
+    # --- observe and reconcile ---
+
+    def _look(self, rows: Sequence[AttemptRow]) -> dict[Key, Observation]:
+        """Ask each operator once about its live attempts. No transaction is open meanwhile."""
+        out: dict[Key, Observation] = {}
+        by_operator: dict[str, list[AttemptRow]] = {}
+        for row in rows:
+            by_operator.setdefault(row.operator, []).append(row)
+        for name, its_rows in by_operator.items():
+            operator = self.operators[name]
+            submitting = [self._live(r) for r in its_rows if r.state is AttemptState.SUBMITTING and not r.wish]
+            others = [self._live(r) for r in its_rows if r.state is not AttemptState.SUBMITTING and not r.wish]
+            wished = [self._live(r) for r in its_rows if r.wish]
+            if self.dry_run:
+                out.update(self._ask(name, operator.observe, [*others, *wished]))
+                continue
+            seen = self._ask(name, operator.observe, others)
+            unclaimed = [live for live in others if _sighting(seen, live) is Sighting.UNCLAIMED]
+            seen = {key: found for key, found in seen.items() if found.sighting is not Sighting.UNCLAIMED}
+            out.update(seen)
+            out.update(self._ask(name, operator.recover, [*submitting, *unclaimed]))
+            out.update(self._ask(name, operator.cancel, wished))
+        return out
+
+    def _ask(
+        self, name: str, question: Callable[[Sequence[LiveAttempt]], Mapping[Key, Observation]], live: list[LiveAttempt]
+    ) -> dict[Key, Observation]:
+        if not live:
+            return {}
+        try:
+            return dict(question(live))
+        except OperatorUnavailable as error:
+            self.report.warnings.append(f"operator '{name}' is away: {error}; its {len(live)} attempts stay as they are")
+        except Exception as error:
+            # A defect of one operator must not stop the others: nothing was seen, so nothing changes.
+            log.debug("operator '%s'", name, exc_info=True)
+            self.report.warnings.append(
+                f"operator '{name}' could not be asked: {type(error).__name__}: {error}; its {len(live)} attempts stay as they are"
+            )
+        return {}
+
+    def _live(self, row: AttemptRow) -> LiveAttempt:
+        return _as_live(self.root, row)
+
+    def _reconcile(self, row: AttemptRow, seen: Observation) -> tuple[AttemptChange | None, TaskChange | None]:
+        task = self.store.tasks([row.task_id])[0]
+        spec = self.store.campaign(task.campaign_version).tasks[task.group]
+        live = self._live(row)
+        evidence = Evidence()
+        if seen.sighting is Sighting.ENDED and seen.failure is None and seen.exit_code == 0:
+            evidence = run_root.gather_evidence(Path(live.folder), self.store.outputs_of(row.task_id))
+            if evidence.remark:
+                self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
+        facts = AttemptFacts(
+            live=live,
+            operator=row.operator,
+            wish=row.wish,
+            wished_at=row.wished_at,
+            reason=row.reason,
+            retries=spec.retries,
+            tries=task.tries,
+            not_started=self.store.consecutive_not_started(row.task_id, row.attempt),
+            allow_failure=spec.allow_failure,
+        )
+        attempt, change = reconcile(facts, seen, evidence, self.now)
+        if attempt is not None and not attempt.state.is_live:
+            seconds = seen.elapsed_s
+            if seconds is None and seen.started_at is not None and seen.ended_at is not None:
+                seconds = seen.ended_at - seen.started_at
+            task_state = change.state if change is not None else task.state
+            self.report.ended.append(
+                Ended(row.task_id, row.attempt, attempt.state, task_state, attempt.reason, seconds)
+            )
+        return attempt, change
+
+    def _due_retries(self) -> list[tuple[None, TaskChange]]:
+        due = self.store.retries_due(self.now)
+        self.report.retried = due
+        return [(None, TaskChange(task_id, TaskState.READY)) for task_id in due]
+
+    def _publish(self, changes: Iterable[tuple[AttemptChange | None, TaskChange | None]]) -> None:
+        # Within the transaction, just before its commit: a link that is swapped too early is swapped again by the
+        # next step, one that is swapped too late would be forgotten.
+        if self.dry_run:
+            return
+        for attempt, _ in changes:
+            if attempt is not None and attempt.state is AttemptState.COMPLETED and attempt.evidence is not None:
+                outputs = attempt.evidence.outputs
+                for remark in run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs):
+                    self.report.warnings.append(f"{attempt.task_id}: {remark}")
+
+    # --- hand over ---
+
+    def _hand_over(self, hand_over: HandOver, intents: list[Intent]) -> None:
+        outcomes: dict[Key, Submission | SubmissionRejected] = {}
+        batches: dict[str, list[Launch]] = {}
+        for intent in intents:
+            try:
+                batches.setdefault(intent.instance.operator, []).append(hand_over.prepare(intent))
+            except SubmissionRejected as error:
+                outcomes[intent.key] = error
+        defects: dict[Key, str] = {}
+        for name, launches in batches.items():
+            try:
+                outcomes.update(self.operators[name].submit(launches))
+            except OperatorUnavailable as error:
+                self.report.warnings.append(f"operator '{name}' is away: {error}; the next step finds out what it took")
+            except Exception as error:
+                log.debug("operator '%s'", name, exc_info=True)
+                self.report.warnings.append(f"operator '{name}' failed: {type(error).__name__}: {error}")
+                text = traceback.format_exc()
+                defects.update({(launch.task_id, launch.attempt): text for launch in launches})
+        changes = [self._outcome(intent, outcomes.get(intent.key)) for intent in intents]
+        fenced = self._fence([i for i in intents if i.key in defects and i.key not in outcomes], defects)
+        with self.store.transaction():
+            made = self.store.apply([c for c in changes if c != (None, None)] + fenced, self.now)
+            settle_frontier(self.store, made, self.now)
+        self._raise_if_the_disk_refuses(outcomes)
+
+    def _outcome(
+        self, intent: Intent, outcome: Submission | SubmissionRejected | None
+    ) -> tuple[AttemptChange | None, TaskChange | None]:
+        task_id, attempt = intent.key
+        if outcome is None:
+            return None, None  # unknown: it stays SUBMITTING, and the next step recovers it
+        if isinstance(outcome, Submission):
+            self.report.submitted.append(intent.key)
+            started = time.time() if outcome.state is AttemptState.RUNNING else None
+            return (
+                AttemptChange(task_id, attempt, outcome.state, handle=outcome.handle, started_at=started),
+                TaskChange(task_id, TASK_STATE_OF_ATTEMPT[outcome.state]),
+            )
+        reason = str(outcome)
+        if outcome.retry_later:
+            return (
+                AttemptChange(
+                    task_id, attempt, AttemptState.CANCELLED, FailureClass.NOT_STARTED, reason, ended_at=self.now
+                ),
+                TaskChange(task_id, TaskState.PENDING, f"not accepted: {reason}", retry_at=self.now + RETRY_LATER_S),
+            )
+        return self._failed(intent, FailureClass.REJECTED, reason)
+
+    def _failed(self, intent: Intent, failure: FailureClass, reason: str) -> tuple[AttemptChange, TaskChange]:
+        task_id, attempt = intent.key
+        soft = self.store.campaign(self.run.campaign_version).tasks[intent.instance.group].allow_failure
+        self.report.ended.append(Ended(task_id, attempt, AttemptState.FAILED, TaskState.FAILED, reason, None))
+        return (
+            AttemptChange(task_id, attempt, AttemptState.FAILED, failure, reason, ended_at=self.now),
+            TaskChange(task_id, TaskState.FAILED, f"attempt {attempt}: {reason}", soft=soft),
+        )
+
+    def _fence(
+        self, intents: list[Intent], defects: Mapping[Key, str]
+    ) -> list[tuple[AttemptChange | None, TaskChange | None]]:
+        """Fail attempts whose operator raised a defect, once it is certain that they never start."""
+        changes: list[tuple[AttemptChange | None, TaskChange | None]] = []
+        for intent in intents:
+            row = self.store.attempt(*intent.key)
+            assert row is not None
+            live = self._live(row)
+            seen = self._ask(row.operator, self.operators[row.operator].recover, [live])
+            if _sighting(seen, live) is Sighting.NOT_STARTED:
+                with suppress(OSError):
+                    (Path(live.folder) / "defect.txt").write_text(defects[intent.key], encoding="utf-8")
+                reason = f"the operator failed: {defects[intent.key].strip().splitlines()[-1]}; defect.txt has the traceback"
+                changes.append(self._failed(intent, FailureClass.DEFECT, reason))
+        return changes
+
+    @staticmethod
+    def _raise_if_the_disk_refuses(outcomes: Mapping[Key, Submission | SubmissionRejected]) -> None:
+        refused = [o for o in outcomes.values() if isinstance(o, SubmissionRejected) and o.retry_later]
+        if refused and len(refused) == len(outcomes):
+            raise RunRootError(f"nothing could be handed over: {refused[0]}; the next step tries again")
+
+    # --- report ---
+
+    def _finish(self) -> StepReport:
+        report = self.report
+        report.counts = self.store.counts()
+        report.active = self.store.active() - (0 if not self.dry_run else len(report.submitted))
+        report.state = state_of_run(self.store, report.counts)
+        report.next_retry = self.store.next_retry()
+        live = self.store.live_attempts() if not self.dry_run else []
+        report.running = [(row.task_id, row.started_at or row.created_at) for row in live]
+        return report
+
+
+def _as_live(root: Path, row: AttemptRow) -> LiveAttempt:
+    folder = root.resolve() / run_root.attempt_folder(row.task_id, row.attempt)
+    return LiveAttempt(row.task_id, row.attempt, str(folder), row.state, row.handle, row.time_s, row.started_at)
+
+
+def _sighting(seen: Mapping[Key, Observation], live: LiveAttempt) -> Sighting | None:
+    return seen[live.key].sighting if live.key in seen else None
+
+
+def state_of_run(store: SQLiteStateStore, counts: Mapping[TaskState, int]) -> RunState:
+    run = store.run()
+    return run_state(
+        counts,
+        hard_ends=store.hard_ends(),
+        can_move=store.can_move(),
+        paused=run.paused,
+        cancelled=run.cancelled,
+    )
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:
+    """Step a run until it is over, paused, or waits for people alone; give the last report.
+
+    ``on_tick`` gets each report. Between steps the lock is free for other commands. Raises what `step_run` raises;
+    a lock that is held later than at the start is waited for.
+    """
+    path = run_root.require_run_root(Path(root))
+    campaigns: dict[int, Any] = {}
+    first = True
+    while True:
+        try:
+            with run_lock(path, wait_s=0.0 if first else 3600.0), open_ledger(path) as store:
+                store.keep_campaigns(campaigns)
+                report = _take_step(path, store)
+                fds = _wake_fds(path, store)
+        except RunLockedError:
+            if first:
+                raise
+            continue
+        first = False
+        try:
+            if on_tick is not None:
+                on_tick(report)
+            if report.state.is_over or (report.state in (RunState.PAUSED, RunState.WAITING) and not fds):
+                if report.state is not RunState.PAUSED or report.active == 0:
+                    return report
+            _wait(fds, _patience(report))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        _give_way(path)
+
+
+def _wake_fds(root: Path, store: SQLiteStateStore) -> list[int]:
+    operators = Operators(store, store.run())
+    by_operator: dict[str, list[LiveAttempt]] = {}
+    for row in store.live_attempts():
+        by_operator.setdefault(row.operator, []).append(_as_live(root, row))
+    return [fd for name, attempts in by_operator.items() for fd in operators[name].wake_fds(attempts)]
+
+
+def _patience(report: StepReport) -> float:
+    wait = _LONGEST_WAIT_S
+    if report.next_retry is not None:
+        wait = min(wait, max(0.0, report.next_retry - time.time()) + 0.001)
+    return wait
+
+
+def _wait(fds: Sequence[int], wait_s: float) -> None:
+    """Wait until one of the descriptors becomes readable, at most ``wait_s``."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    poll.poll(max(0, round(wait_s * 1000)))
+
+
+def _give_way(root: Path) -> None:
+    """Stay away from the lock while somebody waits for it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while somebody_waits(root) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,594 @@
+"""A `Campaign` to its instances: matrices multiplied out, labels, paths and globs resolved, edges inferred.
+
+Everything here is known at `init`; nothing is evaluated that an attempt decides. All problems are collected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.globs import WILDCARD
+from matterstack.core.graph import Graph, build, find_cycle
+from matterstack.core.model import (
+    Campaign,
+    Edge,
+    Instance,
+    OutputSpec,
+    ResolvedInput,
+    ResolvedOutput,
+    Source,
+    TaskSpec,
+)
+from matterstack.core.template import (
+    Hole,
+    Name,
+    did_you_mean,
+    is_template,
+    parse,
+    references,
+    render,
+    render_pattern,
+    render_text,
+)
+from matterstack.core.values import as_text
+from matterstack.errors import CampaignError, TemplateError
+from matterstack.spec.campaign import BUILT_IN_KINDS, KINDS_WITH_COMMAND, Builder
+from matterstack.spec.files import glob_files
+from matterstack.spec.paths import PathTree, path_problem
+from matterstack.spec.tables import read_table
+
+MOST_INSTANCES = 250_000
+LONGEST_LABEL = 200  # bytes
+RESERVED_FILES = frozenset(
+    "task.json command.sh claim stdout.log stderr.log exit.json outputs.sha256 response.json status.json "
+    "experiment_request.json experiment_result.json instructions.md response_schema.json heartbeat.json cancel.json"
+    .split()
+)  # fmt: skip
+_LITERAL_PATH = re.compile(r"/([\w./+@%=,-]+)")
+
+Where = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class Match:
+    """What a pattern matched, for the summary of `validate`: count of sources by task, and of files."""
+
+    by_task: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+
+
+@dataclass(slots=True)
+class Expansion:
+    instances: list[Instance]
+    files: tuple[str, ...]  # of the campaign folder, to be copied to source/
+    graph: Graph | None  # None if there were problems
+    group_nodes: frozenset[str]  # groups that something waits for as a whole
+    matches: dict[tuple[str, str], Match]  # (task id, input) -> what matched
+
+
+def make_label(text: str) -> str:
+    """Make a label safe as the name of a folder; the rule is part of the format, labels are identities."""
+    safe = "".join(char if char.isalnum() or char in "._+-" else "_" for char in text)
+    if safe[:1] in (".", "-"):
+        safe = "_" + safe[1:]
+    data = safe.encode("utf-8", errors="replace")
+    if len(data) > LONGEST_LABEL:
+        cut = data[:LONGEST_LABEL].decode("utf-8", errors="ignore")
+        return f"{cut}-{hashlib.sha256(data).hexdigest()[:8]}"
+    return safe or "_"
+
+
+class Expander:
+    def __init__(self, campaign: Campaign, folder: Path, builder: Builder) -> None:
+        self.campaign = campaign
+        self.folder = folder
+        self.builder = builder
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.drafts: list[_Draft] = []
+        self.outputs = PathTree()
+        self.ids = PathTree()
+        self.files: set[str] = set()
+        self.matches: dict[tuple[str, str], Match] = {}
+        self._globbed: dict[str, list[str]] = {}
+        self._reported: set[tuple[Where, str]] = set()
+
+    def expand(self) -> Expansion:
+        for index, pattern in enumerate(self.campaign.files):
+            self._take_files(pattern, ("files", index))
+        for spec in self.campaign.tasks.values():
+            self._draft_instances(spec)
+        for draft in self.drafts:
+            self._resolve_outputs(draft)
+        for draft in self.drafts:
+            self._resolve_inputs(draft)
+            self._resolve_needs(draft)
+        self._check_source_paths()
+        return self._finish()
+
+    # --- matrices and labels ---
+
+    def _draft_instances(self, spec: TaskSpec) -> None:
+        where: Where = ("tasks", spec.name)
+        rows = [{}] if spec.matrix is None else self._rows(spec, (*where, "matrix"))
+        self.rows[spec.name] = rows
+        if len(self.drafts) + len(rows) > MOST_INSTANCES:
+            self.builder.add(where, f"{len(rows)} instances; a campaign may have {MOST_INSTANCES}")
+            return
+        labels: dict[str, Mapping[str, Any]] = {}
+        for row in rows:
+            label = self._label(spec, row, where)
+            if label is None:
+                return
+            if label in labels:
+                what = f"{_row_text(labels[label])} and {_row_text(row)} have the same label '{label}'"
+                self.builder.add((*where, "label" if spec.label else "matrix"), f"{what}; set `label`")
+                return
+            labels[label] = row
+            task_id = spec.name if spec.matrix is None else f"{spec.name}/{label}"
+            draft = _Draft(spec, task_id, label, row, len(self.drafts))
+            self.drafts.append(draft)
+            self.ids.add(task_id, draft)
+            self._resolve_choice(draft, where)
+
+    def _rows(self, spec: TaskSpec, where: Where) -> list[dict[str, Any]]:
+        assert spec.matrix is not None
+        axes: list[list[dict[str, Any]]] = []
+        for name, values in spec.matrix.items():
+            if name == "table":
+                axes.append(self._table(str(values), (*where, "table")))
+            elif name not in ("include", "exclude"):
+                axes.append([{name: value} for value in self._axis(name, values, (*where, name), spec.label)])
+        total = 1
+        for axis in axes:
+            total *= len(axis)
+        if total > MOST_INSTANCES:
+            self.builder.add(where, f"{total} instances; a campaign may have {MOST_INSTANCES}")
+            return []
+        rows: list[dict[str, Any]] = []
+        for combination in itertools.product(*axes) if axes else ():
+            row: dict[str, Any] = {}
+            for part in combination:
+                double = next((key for key in part if key in row), None)
+                if double is not None:
+                    self.builder.add(where, f"'{double}' is both an axis and a column of the table")
+                    return []
+                row.update(part)
+            rows.append(row)
+        rows = self._exclude(rows, spec.matrix.get("exclude", []), (*where, "exclude"))
+        return self._include(rows, spec.matrix.get("include", []), (*where, "include"), spec.label)
+
+    def _axis(self, name: str, values: Any, where: Where, label: str | None) -> list[Any]:
+        if isinstance(values, str):
+            try:
+                values = render(values, {"params": self.campaign.params})
+            except TemplateError as error:
+                self.builder.add(where, str(error))
+                return []
+        if not isinstance(values, list):
+            self.builder.add(where, f"'{name}' must be a list of values")
+            return []
+        if not values:
+            self.builder.add(where, f"'{name}' is empty: it gives no instances")
+        return values if self._values_have_labels(values, where, label) else []
+
+    def _values_have_labels(self, values: Iterable[Any], where: Where, label: str | None) -> bool:
+        for value in values:
+            if value is None or (isinstance(value, list | dict) and not label):
+                kind = "null" if value is None else "a list or mapping"
+                self.builder.add(where, f"{kind} as a value needs a `label`" if value is not None else "null is no value")
+                return False
+        return True
+
+    def _table(self, name: str, where: Where) -> list[dict[str, Any]]:
+        problem = path_problem(name)
+        if problem:
+            self.builder.add(where, problem)
+            return []
+        shown = str(Path(self.builder.document.file).parent / name)
+        try:
+            rows = read_table(self.folder / name, shown)
+        except CampaignError as error:
+            self.builder.problems.extend(error.problems)
+            return []
+        self.files.add(name)
+        return rows
+
+    def _exclude(self, rows: list[dict[str, Any]], excluded: list[Any], where: Where) -> list[dict[str, Any]]:
+        for index, pattern in enumerate(excluded):
+            names = set(rows[0]) if rows else set(pattern)
+            unknown = next((key for key in pattern if key not in names), None)
+            if unknown is not None:
+                self.builder.add((*where, index, unknown), f"'{unknown}' is no axis{did_you_mean(unknown, names)}")
+                continue
+            kept = [row for row in rows if not all(_same(row[key], value) for key, value in pattern.items())]
+            if len(kept) == len(rows):
+                self.builder.add((*where, index), "removes nothing", severity="warning")
+            rows = kept
+        return rows
+
+    def _include(
+        self, rows: list[dict[str, Any]], included: list[Any], where: Where, label: str | None
+    ) -> list[dict[str, Any]]:
+        for index, extra in enumerate(included):
+            first = rows[0] if rows else extra
+            if set(extra) != set(first):
+                lacks = ", ".join(sorted(set(first) - set(extra))) or "nothing"
+                more = ", ".join(sorted(set(extra) - set(first))) or "nothing"
+                self.builder.add((*where, index), f"does not fit the other rows: it lacks {lacks} and adds {more}")
+                continue
+            if self._values_have_labels(extra.values(), (*where, index), label):
+                rows.append({key: extra[key] for key in first})
+        if not rows and not self.builder.problems:
+            self.builder.add(where[:-1], "gives no instances")
+        return rows
+
+    def _label(self, spec: TaskSpec, row: Mapping[str, Any], where: Where) -> str | None:
+        if spec.matrix is None:
+            return spec.name
+        try:
+            if spec.label:
+                scope = {"params": self.campaign.params, "matrix": row, "task": {"name": spec.name}}
+                return make_label(render_text(spec.label, scope))
+            columns = self._label_columns(spec, row)
+            return make_label("-".join(as_text(row[name]) for name in columns))
+        except (TemplateError, ValueError) as error:
+            self.builder.add((*where, "label" if spec.label else "matrix"), str(error))
+            return None
+
+    @staticmethod
+    def _label_columns(spec: TaskSpec, row: Mapping[str, Any]) -> list[str]:
+        """Give the axes in order; of a table only its first column."""
+        assert spec.matrix is not None
+        axes = [name for name in spec.matrix if name not in ("include", "exclude")]
+        if not axes:
+            return list(row)
+        if "table" not in axes:
+            return axes
+        columns = [name for name in row if name not in axes]
+        return [columns[0] if name == "table" else name for name in axes if name != "table" or columns]
+
+    # --- per instance ---
+
+    def _attempt(self, where: Where, draft: _Draft, function: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (TemplateError, ValueError) as error:
+            message = str(error)
+            if (where, message) not in self._reported:
+                self._reported.add((where, message))
+                of = f"{draft.task_id}: " if draft.spec.matrix is not None else ""
+                self.builder.add(where, f"{of}{message}")
+            return None
+
+    def _resolve_choice(self, draft: _Draft, where: Where) -> None:
+        spec = draft.spec
+        operator = self._attempt((*where, "operator"), draft, render_text, spec.operator, self.scope(draft))
+        if operator is not None and operator not in self.campaign.operators:
+            known = self.campaign.operators
+            message = f"there is no operator '{operator}'{did_you_mean(operator, known)}; there are {', '.join(known)}"
+            self.builder.add((*where, "operator"), message)
+            operator = None
+        draft.operator = operator or "local"
+        priority = self._attempt((*where, "priority"), draft, render, spec.priority, self.scope(draft))
+        if isinstance(priority, str) and re.fullmatch(r"[-+]?[0-9]{1,9}", priority):
+            priority = int(priority)
+        if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
+            self.builder.add((*where, "priority"), f"expected a whole number, got {priority}")
+            priority = 0
+        draft.priority = int(priority or 0)
+        kind = self.campaign.operators[draft.operator].kind
+        if spec.command is None and kind in KINDS_WITH_COMMAND:
+            self.builder.add(where, f"'command' is missing (operator '{draft.operator}' is of kind {kind})", at_key=True)
+        elif spec.command is not None and kind == "human":
+            self.builder.add((*where, "command"), "a person runs no command; use `instructions`", at_key=True)
+
+    def scope(self, draft: _Draft) -> dict[str, Any]:
+        task = {"id": draft.task_id, "name": draft.spec.name, "label": draft.label}
+        return {"params": self.campaign.params, "matrix": draft.matrix, "task": task}
+
+    def _resolve_outputs(self, draft: _Draft) -> None:
+        scope = self.scope(draft)
+        files: set[str] = set()
+        for name, spec in draft.spec.outputs.items():
+            where: Where = ("tasks", draft.spec.name, "outputs", name)
+            path = self._attempt(where, draft, render_pattern, spec.path, scope, escape=False)
+            file = self._attempt(where, draft, render_pattern, spec.file or spec.path, scope, escape=False)
+            if path is None or file is None:
+                continue
+            problem = self._output_problem(draft, spec, path, file, files)
+            if problem:
+                self.builder.add(where, problem)
+                continue
+            if path.endswith("/") or file.endswith("/"):
+                path, file = path.rstrip("/") + "/", file.rstrip("/") + "/"
+            files.add(file.rstrip("/"))
+            self.outputs.add(path, (draft, name))
+            draft.outputs[name] = ResolvedOutput(path, file, spec.optional)
+
+    def _output_problem(self, draft: _Draft, spec: OutputSpec, path: str, file: str, files: set[str]) -> str:
+        problem = path_problem(path) or path_problem(file)
+        if problem:
+            return problem
+        if WILDCARD.search("".join(part for part in parse(spec.path) if isinstance(part, str))):
+            return f"'{path}' is a pattern; an output is one file, or a folder with a trailing /"
+        if file.rstrip("/").split("/")[0] in RESERVED_FILES:
+            return f"'{file}' is a file that MatterStack writes; take another name"
+        if file.rstrip("/") in files:
+            return f"two outputs of {draft.task_id} are the file '{file}'"
+        other: Any = self.outputs.conflict(path)
+        if other is not None:
+            theirs = other[0].outputs[other[1]].path
+            same = "also declares it" if theirs.rstrip("/") == path.rstrip("/") else f"declares '{theirs}'"
+            return f"'{path}' of {draft.task_id}: {other[0].task_id} {same}; outputs cannot be or contain each other"
+        return ""
+
+    # --- inputs and needs ---
+
+    def _resolve_inputs(self, draft: _Draft) -> None:
+        scope = self.scope(draft)
+        taken: set[str] = set()
+        for name, spec in draft.spec.inputs.items():
+            where: Where = ("tasks", draft.spec.name, "inputs", name)
+            is_list = is_pattern(spec.pattern)
+            pattern = self._attempt(where, draft, render_pattern, spec.pattern, scope, escape=is_list)
+            if pattern is None:
+                continue
+            as_name = None
+            if spec.as_name is not None:
+                as_name = self._attempt(where, draft, render_pattern, spec.as_name, scope, escape=False)
+                problem = self._as_problem(as_name, is_list, taken) if as_name is not None else ""
+                if problem:
+                    self.builder.add((*where, "as"), problem)
+                    continue
+            problem = path_problem(pattern)
+            if problem:
+                self.builder.add(where, problem)
+                continue
+            sources = self._sources(draft, pattern, is_list)
+            if not sources:
+                self.builder.add(where, self._no_match(pattern, is_list))
+                continue
+            draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
+            self._record(draft, name, sources)
+
+    def _as_problem(self, as_name: str, is_list: bool, taken: set[str]) -> str:
+        if is_list:
+            return "`as` names one file; the path is a pattern"
+        problem = path_problem(as_name)
+        if not problem and as_name.split("/")[0] in RESERVED_FILES:
+            problem = f"'{as_name}' is a file that MatterStack writes; take another name"
+        if not problem and as_name in taken:
+            problem = f"two inputs are named '{as_name}'"
+        taken.add(as_name)
+        return problem
+
+    def _record(self, draft: _Draft, name: str, sources: list[Source]) -> None:
+        match = self.matches.setdefault((draft.task_id, name), Match())
+        for source in sources:
+            if source.task is None:
+                match.files += 1
+                self.files.add(source.path)
+            else:
+                group = source.task.split("/")[0]
+                match.by_task[group] = match.by_task.get(group, 0) + 1
+                draft.edges[Edge(source.task, f"inputs.{name}")] = None
+
+    def _sources(self, draft: _Draft, pattern: str, is_list: bool) -> list[Source]:
+        if is_list:
+            found: list[tuple[Any, str]] = list(self.outputs.glob(pattern))  # type: ignore[arg-type]
+        else:
+            single: Any = self.outputs.find(pattern)
+            found = [single] if single is not None else []
+        found = [(owner, rest) for owner, rest in found if owner[0] is not draft]
+        # An output inside a folder counts only if that output is a folder.
+        found = [(o, rest) for o, rest in found if not rest or o[0].outputs[o[1]].is_folder]
+        if found:
+            found.sort(key=lambda item: (item[0][0].position, list(item[0][0].outputs).index(item[0][1])))
+            return [Source(owner[0].task_id, owner[1], rest) for owner, rest in found]
+        if is_list:
+            return [Source(None, None, path) for path in self._glob(pattern)]
+        path = self.folder / pattern
+        try:
+            if path.is_dir():
+                self.files.update(self._glob(pattern))
+                return [Source(None, None, pattern.rstrip("/"))] if self._glob(pattern) else []
+            return [Source(None, None, pattern)] if path.is_file() else []
+        except OSError:
+            return []
+
+    def _glob(self, pattern: str) -> list[str]:
+        if pattern not in self._globbed:
+            self._globbed[pattern] = glob_files(self.folder, pattern)
+        return self._globbed[pattern]
+
+    def _no_match(self, pattern: str, is_list: bool) -> str:
+        if is_list:
+            return f"'{pattern}' matches no declared output and no file of the campaign folder"
+        known = [output.path for draft in self.drafts[:2000] for output in draft.outputs.values()]
+        near = did_you_mean(pattern, known)
+        return f"'{pattern}' is no declared output and no file of the campaign folder{near}"
+
+    def _resolve_needs(self, draft: _Draft) -> None:
+        expand_groups = draft.spec.allow_dependency_failure is not None
+        for index, need in enumerate(draft.spec.needs):
+            where: Where = ("tasks", draft.spec.name, "needs", index)
+            pattern = self._attempt(where, draft, render_pattern_of_id, need, self.scope(draft))
+            if pattern is None:
+                continue
+            group = self.campaign.tasks.get(pattern)
+            if group is not None and group.matrix is not None and not expand_groups:
+                draft.edges[Edge(pattern, f"needs[{index}]")] = None
+                continue
+            if group is not None and group.matrix is not None:
+                pattern = f"{pattern}/*"
+            found: list[Any] = [owner for owner, rest in self.ids.glob(pattern) if not rest]
+            if is_pattern(need):
+                found = [other for other in found if other is not draft]
+            if not found and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
+                continue  # its matrix has a problem of its own
+            if not found:
+                known = [*self.campaign.tasks, *(d.task_id for d in self.drafts[:2000])]
+                self.builder.add(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
+            for other in sorted(found, key=lambda d: d.position):
+                draft.edges[Edge(other.task_id, f"needs[{index}]")] = None
+
+    # --- files and the whole ---
+
+    def _take_files(self, pattern: str, where: Where) -> None:
+        problem = path_problem(pattern)
+        if not problem and is_template(pattern):
+            problem = "templates cannot be used here"
+        found = [] if problem else self._glob(pattern)
+        if not problem and not found:
+            problem = f"'{pattern}' matches no file of {self.folder}"
+        if problem:
+            self.builder.add(where, problem)
+        self.files.update(found)
+
+    def _check_source_paths(self) -> None:
+        """Report literal paths after `${{ source }}/` that neither `files` nor an input brings."""
+        folders = {parent for file in self.files for parent in _parents(file)}
+        for spec in self.campaign.tasks.values():
+            texts = [spec.command] if isinstance(spec.command, str) else list(spec.command or ())
+            for text in [*texts, *spec.setup, *(v for v in spec.env.values() if isinstance(v, str))]:
+                for path in _source_paths(text):
+                    if path not in self.files and path not in folders:
+                        exists = (self.folder / path).exists()
+                        what = "is not in `files`; add it" if exists else f"does not exist in {self.folder}"
+                        near = did_you_mean(path, self.files)
+                        self.builder.add(("tasks", spec.name, "command"), f"source/{path} {what}{near}")
+
+    def _finish(self) -> Expansion:
+        instances = [draft.finish() for draft in self.drafts]
+        group_nodes = frozenset(
+            edge.upstream
+            for instance in instances
+            for edge in instance.edges
+            if edge.upstream in self.campaign.tasks and self.campaign.tasks[edge.upstream].matrix is not None
+        )
+        graph = None
+        if not any(problem.severity == "error" for problem in self.builder.problems):
+            graph = task_graph(instances, group_nodes)
+            cycle = find_cycle(graph)
+            if cycle:
+                self._report_cycle(cycle)
+                graph = None
+        return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches)
+
+    def _report_cycle(self, cycle: list[str]) -> None:
+        first = min(range(len(cycle)), key=lambda index: cycle[index])
+        ordered = cycle[first:] + cycle[:first]
+        path = " -> ".join([*ordered, ordered[0]]) if len(ordered) <= 12 else " -> ".join(ordered[:12]) + " -> …"
+        self.builder.add(("tasks", ordered[0].split("/")[0]), f"a cycle: {path}", at_key=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Draft:
+    spec: TaskSpec
+    task_id: str
+    label: str
+    matrix: Mapping[str, Any]
+    position: int
+    operator: str = "local"
+    priority: int = 0
+    inputs: dict[str, ResolvedInput] = field(default_factory=dict)
+    outputs: dict[str, ResolvedOutput] = field(default_factory=dict)
+    edges: dict[Edge, None] = field(default_factory=dict)
+
+    def finish(self) -> Instance:
+        return Instance(
+            self.task_id, self.spec.name, self.label, self.matrix, self.operator, self.priority,
+            self.inputs, self.outputs, tuple(self.edges),
+        )  # fmt: skip
+
+
+def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Graph:
+    """Give the graph of instances; a group that something needs as a whole is a node behind its members."""
+    groups = set(group_nodes)
+    edges: list[tuple[str, str]] = []
+    nodes = []
+    for instance in instances:
+        nodes.append(instance.task_id)
+        edges += [(edge.upstream, instance.task_id) for edge in instance.edges]
+        if instance.group in groups:
+            edges.append((instance.task_id, instance.group))
+    return build(edges, nodes)
+
+
+def is_pattern(text: str) -> bool:
+    """Say whether a path has wildcards of its own; values put into it do not count."""
+    if "${{" not in text:
+        return WILDCARD.search(text) is not None
+    return any(isinstance(part, str) and WILDCARD.search(part) for part in parse(text))
+
+
+def render_pattern_of_id(text: str, scope: Mapping[str, Any]) -> str:
+    """Resolve an entry of `needs`; a value becomes part of a label, so it is made safe as labels are."""
+    if "${{" not in text:
+        return text
+    parts = []
+    for part in parse(text):
+        parts.append(part if isinstance(part, str) else render_text(part.source, scope))
+    return "".join(parts)
+
+
+def check_runnable(campaign: Campaign, builder: Builder, runnable_kinds: Iterable[str]) -> None:
+    """Report what this version can check but not run yet."""
+    kinds = set(runnable_kinds)
+    used = {spec.operator for spec in campaign.tasks.values() if not is_template(spec.operator)}
+    for name, operator in campaign.operators.items():
+        if operator.kind not in kinds and name in used:
+            place: Where = ("operators", name, "kind")
+            if operator.kind in BUILT_IN_KINDS:
+                builder.add(place, f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet")
+            else:
+                known = (*BUILT_IN_KINDS, *kinds)
+                builder.add(place, f"there is no operator of kind '{operator.kind}'{did_you_mean(operator.kind, known)}")
+    for spec in campaign.tasks.values():
+        for key in ("when", "bundle"):
+            if key in spec.people:
+                builder.add(("tasks", spec.name, key), f"this version of MatterStack cannot run '{key}' yet")
+        for reference in references([spec.command, spec.env, spec.params, spec.resources, spec.setup]):
+            if reference[0] in ("response", "metrics"):
+                message = f"this version of MatterStack cannot use '{reference[0]}' yet"
+                builder.add(("tasks", spec.name), message)
+
+
+def _source_paths(text: str) -> Iterable[str]:
+    parts = parse(text) if "${{" in text else ()
+    for index, part in enumerate(parts):
+        if isinstance(part, Hole) and part.expression == Name("source") and index + 1 < len(parts):
+            following = parts[index + 1]
+            match = _LITERAL_PATH.match(following) if isinstance(following, str) else None
+            if match is None or not isinstance(following, str):
+                continue
+            if match.end() == len(following) and index + 2 < len(parts):
+                continue  # another template follows: the path is not literal
+            path = match[1].rstrip("/.,")
+            if path:
+                yield path
+
+
+def _parents(path: str) -> Iterable[str]:
+    while "/" in path:
+        path = path.rsplit("/", 1)[0]
+        yield path
+
+
+def _same(left: Any, right: Any) -> bool:
+    if left == right:
+        return True
+    try:
+        return as_text(left) == as_text(right)
+    except ValueError:
+        return False
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in row.items()) + "}"

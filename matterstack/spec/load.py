@@ -1,0 +1,208 @@
+"""`load_campaign`: a campaign file, checked and expanded, or all of its problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.graph import shape
+from matterstack.core.launch import RunFacts, render_attempt, source_path
+from matterstack.core.model import Campaign, Instance, LoadedCampaign
+from matterstack.core.template import references
+from matterstack.core.values import as_text, dump_json, format_memory, resolve_scalar
+from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
+from matterstack.spec.campaign import Builder
+from matterstack.spec.expand import Expander, Expansion, check_runnable
+from matterstack.spec.loader import Document, load_document, parse_document, plain
+from matterstack.spec.schema import check_campaign, check_operators
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` settings, VALUE as YAML. Raises UsageError."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting}: expected NAME=VALUE")
+        try:
+            value = plain(parse_document(text, f"--set {name}").root) if text.strip() else resolve_scalar(text)
+        except CampaignError as error:
+            raise UsageError(str(error)) from None
+        overrides[name] = value
+    return overrides
+
+
+def load_campaign(
+    file: str | Path,
+    *,
+    operators: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    runnable_kinds: Iterable[str] | None = None,
+    folder: Path | None = None,
+) -> LoadedCampaign:
+    """Read, check and expand a campaign file (YAML or JSON).
+
+    ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
+    With ``runnable_kinds`` also what this version cannot run is a problem. ``folder`` is the campaign folder,
+    by default the file's. Raises CampaignError with all problems, sorted by position.
+    """
+    path = Path(file)
+    document = load_document(path)
+    site = load_document(Path(operators)) if operators is not None else None
+    problems = check_campaign(document) + (check_operators(site) if site is not None else [])
+    if problems:
+        raise CampaignError(_sorted(problems))
+    overrides = dict(overrides or {})
+    builder = Builder(document, site, overrides)
+    home = folder if folder is not None else path.parent
+    campaign = builder.build()
+    expansion = Expander(campaign, home, builder).expand()
+    # A sample is only worth rendering where inputs and outputs are known to be right.
+    if not _errors(builder.problems):
+        _check_samples(campaign, expansion, builder)
+    if runnable_kinds is not None:
+        check_runnable(campaign, builder, runnable_kinds)
+    if _errors(builder.problems):
+        raise CampaignError(_sorted([*builder.problems, *document.warnings]))
+    assert expansion.graph is not None
+    return LoadedCampaign(
+        campaign=campaign,
+        instances=tuple(expansion.instances),
+        folder=home,
+        file=path,
+        files=expansion.files,
+        operators_file=Path(operators) if operators is not None else None,
+        overrides=overrides,
+        digest=_digest(document, site, overrides),
+        operators_json={**_operators_json(document), **(_operators_json(site) if site is not None else {})},
+        warnings=tuple(_sorted([*builder.problems, *document.warnings])),
+        summary=_summary(campaign, expansion),
+    )
+
+
+def differences(loaded: LoadedCampaign, root: Path) -> str:
+    """Say what of a campaign differs from the run in ``root``, "" if it is the same one.
+
+    Raises UsageError if ``root`` cannot be read as a run root.
+    """
+    try:
+        record = json.loads((root / "run.json").read_text(encoding="utf-8"))
+        old = plain(load_document(root / "campaign.yaml").root)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{root} cannot be read as a run root: {error}") from None
+    if record.get("digest") == loaded.digest:
+        return ""
+    if plain(load_document(loaded.file).root) != old:
+        return f"{loaded.file} differs from {root / 'campaign.yaml'}"
+    before, now = record.get("set") or {}, json.loads(dump_json(loaded.overrides))
+    if before != now:
+        return f"--set was {json.dumps(before)} and is {json.dumps(now)}"
+    return f"the operators differ from {root / 'operators.yaml'}"
+
+
+def _errors(problems: list[Problem]) -> list[Problem]:
+    return [problem for problem in problems if problem.severity == "error"]
+
+
+def _sorted(problems: list[Problem]) -> list[Problem]:
+    unique = list(dict.fromkeys(problems))
+    return sorted(unique, key=lambda problem: (problem.file, problem.line, problem.column))
+
+
+def _digest(document: Document, site: Document | None, overrides: Mapping[str, Any]) -> str:
+    """Give the sha256 of what defines a run; comments and layout of the files do not count."""
+    content = [plain(document.root), plain(site.root) if site is not None else None, dict(overrides)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _operators_json(document: Document) -> dict[str, str]:
+    """Give the operators of a campaign or an operators.yaml, each as JSON text in which numbers keep their text."""
+    root = plain(document.root)
+    found = root.get("operators", {}) if "matterstack" in root else root
+    return {"local": '{"kind": "local"}', **{name: dump_json(value) for name, value in found.items()}}
+
+
+def _check_samples(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
+    """Render the first instance of each task, and check every instance's slots, as an attempt would."""
+    seen: set[str] = set()
+    for instance in expansion.instances:
+        if instance.group in seen:
+            continue
+        seen.add(instance.group)
+        spec = campaign.tasks[instance.group]
+        where = ("tasks", instance.group)
+        late = any(
+            reference[0] in ("response", "metrics")
+            for reference in references([spec.command, spec.env, spec.params, spec.resources, spec.setup])
+        )
+        if late:
+            continue  # nothing is known of answers and metrics before they exist
+        inputs = {
+            name: [_sample_path(instance, name)] if item.is_list else _sample_path(instance, name)
+            for name, item in instance.inputs.items()
+        }
+        try:
+            rendered = render_attempt(campaign, instance, 1, RunFacts("run", "run"), inputs, [])
+        except (TemplateError, ValueError) as error:
+            key = "resources" if str(error).startswith("resources.") else "command" if spec.command else None
+            builder.add((*where, key) if key else where, f"{instance.task_id}: {error}")
+            continue
+        operator = campaign.operators[instance.operator]
+        resources = rendered.resources
+        if operator.slot_cpus is not None and resources.cpus > operator.slot_cpus:
+            message = f"{resources.cpus} cpus do not fit the {operator.slot_cpus} of operator '{operator.name}'"
+            builder.add((*where, "resources"), message)
+        if operator.slot_memory is not None and (resources.memory or 0) > operator.slot_memory:
+            message = (
+                f"{format_memory(resources.memory or 0)} do not fit the {format_memory(operator.slot_memory)} "
+                f"of operator '{operator.name}'"
+            )
+            builder.add((*where, "resources"), message)
+
+
+def _sample_path(instance: Instance, name: str) -> str:
+    as_name = instance.inputs[name].as_name
+    return as_name or f"{source_path(instance.task_id)}/{name}"
+
+
+def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
+    assert expansion.graph is not None
+    form = shape(expansion.graph, expansion.group_nodes)
+    patterns = {
+        f"{task_id}.{name}": ", ".join(
+            [f"{count} of {group}" for group, count in match.by_task.items()]
+            + ([f"{match.files} file{'s' if match.files > 1 else ''}"] if match.files else [])
+        )
+        for (task_id, name), match in expansion.matches.items()
+    }
+    counts: dict[str, int] = {}
+    for instance in expansion.instances:
+        counts[instance.group] = counts.get(instance.group, 0) + 1
+    return {
+        "name": campaign.name,
+        "tasks": len(campaign.tasks),
+        "instances": len(expansion.instances),
+        "depth": form.depth,
+        "width": form.width,
+        "edges": sum(len(instance.edges) for instance in expansion.instances),
+        "files": len(expansion.files),
+        "instances_of": counts,
+        "patterns": patterns,
+        "labels": {
+            instance.task_id: "-".join(_shown(value) for value in instance.matrix.values())
+            for instance in expansion.instances
+            if campaign.tasks[instance.group].matrix is not None and campaign.tasks[instance.group].label is None
+            and instance.label != "-".join(_shown(value) for value in instance.matrix.values())
+            and "table" not in (campaign.tasks[instance.group].matrix or {})
+        },
+    }  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    try:
+        return as_text(value)
+    except ValueError:
+        return str(value)

@@ -1,0 +1,350 @@
+"""YAML and JSON files to plain values with the position of every key and item.
+
+Driven by the events of libyaml's parser, not by its node loaders: that is several times faster, keeps positions,
+and is the place to refuse what would be dangerous or silently wrong: duplicate keys, alias bombs, tags of other
+languages, infinities, a depth that no campaign has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matterstack.core.values import resolve_scalar
+from matterstack.errors import CampaignError, Problem
+
+LARGEST_FILE = 64 * 2**20
+_DEEPEST = 60
+_MOST_EXPANDED = 2_000_000  # nodes that aliases may add
+
+_TAGS = {
+    f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")
+}
+_Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Mark = tuple[int, int]  # 1-based line and column
+
+
+class Map(dict[str, Any]):
+    """A mapping that knows where its keys and values stand."""
+
+    __slots__ = ("at", "keys_at", "values_at")
+
+    def __init__(self, at: Mark) -> None:
+        super().__init__()
+        self.at = at
+        self.keys_at: dict[str, Mark] = {}
+        self.values_at: dict[str, Mark] = {}
+
+
+class Seq(list[Any]):
+    """A list that knows where its items stand."""
+
+    __slots__ = ("at", "items_at")
+
+    def __init__(self, at: Mark) -> None:
+        super().__init__()
+        self.at = at
+        self.items_at: list[Mark] = []
+
+
+class Document:
+    """A parsed file: its root value, and the position of every path in it."""
+
+    def __init__(self, file: str, root: Any, at: Mark, warnings: list[Problem]) -> None:
+        self.file = file
+        self.root = root
+        self.at = at
+        self.warnings = warnings
+
+    def position(self, path: tuple[str | int, ...], *, at_key: bool = False) -> Mark:
+        """Give line and column of a path, or of the nearest ancestor that the file holds."""
+        node, mark = self.root, self.at
+        for index, part in enumerate(path):
+            if isinstance(node, Map) and part in node.values_at:
+                last = index == len(path) - 1
+                mark = node.keys_at[str(part)] if at_key and last else node.values_at[str(part)]
+            elif isinstance(node, Seq) and isinstance(part, int) and part < len(node.items_at):
+                mark = node.items_at[part]
+            else:
+                return mark
+            node = node[part]  # type: ignore[index]
+        return mark
+
+    def problem(
+        self, path: tuple[str | int, ...], message: str, *, at_key: bool = False, severity: str = "error"
+    ) -> Problem:
+        """Give the problem of a path, its place in words written `tasks.fit.inputs[0]`."""
+        line, column = self.position(path, at_key=at_key)
+        return Problem(self.file, line, column, dotted(path), message, severity)
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    out = ""
+    for part in path:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out
+
+
+def read_text(path: Path, shown: str) -> str:
+    """Read a file of text for people. Raises CampaignError if it is absent, too large, or not UTF-8."""
+
+    def refuse(message: str, line: int = 0, column: int = 0) -> CampaignError:
+        return CampaignError([Problem(shown, line, column, "", message)])
+
+    try:
+        if path.is_dir():
+            raise refuse("is a folder; give the campaign file in it")
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise refuse(f"has {size} bytes; a campaign file may have {LARGEST_FILE} (use a matrix or a table)")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise refuse("no such file") from None
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:  # an embedded NUL in the name
+        raise refuse(f"cannot be read: {error}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        raise refuse(f"is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8", line, column) from None
+
+
+def load_document(path: Path, shown: str | None = None) -> Document:
+    """Read a YAML or JSON file. Raises CampaignError with one Problem for a file that cannot be parsed."""
+    name = shown or str(path)
+    text = read_text(path, name)
+    if path.suffix == ".json":
+        _check_json(text, name)
+    return parse_document(text, name)
+
+
+def _check_json(text: str, file: str) -> None:
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        raise CampaignError([Problem(file, error.lineno, error.colno, "", f"is not JSON: {error.msg}")]) from None
+    except RecursionError:
+        raise CampaignError([Problem(file, 1, 1, "", f"is nested deeper than {_DEEPEST} levels")]) from None
+
+
+def parse_document(text: str, file: str) -> Document:
+    """Parse YAML text (JSON is YAML). Raises CampaignError with one Problem."""
+    return _Builder(text, file).document()
+
+
+class _Builder:
+    def __init__(self, text: str, file: str) -> None:
+        self.text = text
+        self.file = file
+        self.lines: list[str] | None = None
+        self.anchors: dict[str, tuple[Any, int]] = {}  # value and number of nodes in it
+        self.open_anchors: set[str] = set()
+        self.nodes = 0
+        self.expanded = 0
+        self.warnings: list[Problem] = []
+
+    def refuse(self, mark: Any, message: str) -> CampaignError:
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+        return CampaignError([Problem(self.file, line, column, "", message)])
+
+    def line(self, number: int) -> str:
+        if self.lines is None:
+            self.lines = self.text.splitlines()
+        return self.lines[number] if number < len(self.lines) else ""
+
+    def document(self) -> Document:
+        parser = None
+        try:
+            parser = _Parser(self.text)
+            events = self._events(parser)
+            next(events)  # stream start
+            event = next(events)
+            if isinstance(event, yaml.StreamEndEvent):
+                raise CampaignError([Problem(self.file, 1, 1, "", "is empty")])
+            first = next(events)
+            root = self._node(first, events, 0)
+            next(events)  # document end
+            event = next(events)
+            if not isinstance(event, yaml.StreamEndEvent):
+                raise self.refuse(event.start_mark, "a second document; a file holds one")
+        except yaml.reader.ReaderError as error:
+            raise self._unreadable(error) from None
+        except yaml.MarkedYAMLError as error:
+            raise self._syntax_error(error) from None
+        finally:
+            if parser is not None:
+                parser.dispose()
+        mark = (first.start_mark.line + 1, first.start_mark.column + 1)
+        return Document(self.file, root, mark, self.warnings)
+
+    @staticmethod
+    def _events(parser: Any) -> Iterator[Any]:
+        while parser.check_event():
+            yield parser.get_event()
+
+    def _unreadable(self, error: yaml.reader.ReaderError) -> CampaignError:
+        position = error.position if isinstance(error.position, int) else 0
+        before = self.text[:position]
+        line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
+        code = error.character if isinstance(error.character, int) else ord(str(error.character)[:1] or "?")
+        message = f"is not text: character U+{code:04X} cannot stand in YAML"
+        return CampaignError([Problem(self.file, line, column, "", message)])
+
+    def _syntax_error(self, error: yaml.MarkedYAMLError) -> CampaignError:
+        mark = error.problem_mark or error.context_mark
+        text = self.line(mark.line) if mark is not None else ""
+        what = (error.problem or "cannot be parsed").replace("did not find expected", "expected").strip()
+        near = text[: mark.column + 1] if mark is not None else ""
+        hint = ""
+        if "${{" in text and ("{" in near.replace("${{", "") or "[" in near):
+            hint = ' (put "${{ … }}" in double quotes inside { } and [ ])'
+        elif "\t" in text[: max(len(text) - len(text.lstrip()), 0)] or "'\\t'" in what:
+            hint = " (a tab cannot indent YAML; use spaces)"
+        elif "alias" in str(error.context) or "alias" in what:
+            hint = " (a value with a leading * must be quoted)"
+        elif "mapping values are not allowed" in what:
+            hint = " (a text with ': ' must be quoted, or the indentation is off)"
+        return self.refuse(mark, f"is not YAML: {what}{hint}")
+
+    def _node(self, event: Any, events: Iterator[Any], depth: int) -> Any:
+        self.nodes += 1
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        if depth > _DEEPEST:
+            raise self.refuse(event.start_mark, f"is nested deeper than {_DEEPEST} levels")
+        anchor, before = event.anchor, self.nodes + self.expanded
+        if anchor:
+            self.open_anchors.add(anchor)
+        value: Any
+        if isinstance(event, yaml.ScalarEvent):
+            value = self._scalar(event)
+        elif isinstance(event, yaml.MappingStartEvent):
+            self._check_tag(event, "map")
+            value = self._mapping(event, events, depth)
+        else:
+            self._check_tag(event, "seq")
+            value = self._sequence(event, events, depth)
+        if anchor:
+            self.open_anchors.discard(anchor)
+            self.anchors[anchor] = (value, self.nodes + self.expanded - before + 1)
+        return value
+
+    def _alias(self, event: Any) -> Any:
+        if event.anchor in self.open_anchors:
+            raise self.refuse(event.start_mark, f"*{event.anchor} stands inside the value that &{event.anchor} names")
+        if event.anchor not in self.anchors:
+            raise self.refuse(
+                event.start_mark, f"*{event.anchor} refers to no anchor (a value with a leading * must be quoted)"
+            )
+        value, size = self.anchors[event.anchor]
+        self.expanded += size
+        if self.expanded > _MOST_EXPANDED:
+            raise self.refuse(event.start_mark, f"aliases expand to more than {_MOST_EXPANDED} values")
+        return value
+
+    def _check_tag(self, event: Any, kind: str) -> None:
+        if event.tag not in (None, "!") and _TAGS.get(event.tag) != kind:
+            raise self.refuse(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
+
+    def _scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if event.tag not in (None, "!"):
+            kind = _TAGS.get(event.tag)
+            if kind in (None, "map", "seq"):
+                raise self.refuse(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
+            if kind == "str":
+                return text
+        elif not event.implicit[0]:
+            return text
+        if not event.style and "#" in self._rest_of_line(event):
+            self._warn_of_comment(event)
+        try:
+            return resolve_scalar(text)
+        except ValueError as error:
+            raise self.refuse(event.start_mark, str(error)) from None
+
+    def _rest_of_line(self, event: Any) -> str:
+        if event.start_mark.line != event.end_mark.line or " " not in event.value:
+            return ""
+        return self.line(event.end_mark.line)[event.end_mark.column :]
+
+    def _warn_of_comment(self, event: Any) -> None:
+        line, column = event.end_mark.line + 1, event.end_mark.column + 1
+        rest = self._rest_of_line(event).strip()
+        self.warnings.append(
+            Problem(self.file, line, column, "", f"'{rest[:40]}' is a comment of YAML, not part of the text "
+                    "(quote the text, or write it below `|`, if it belongs to it)", "warning")
+        )  # fmt: skip
+
+    def _mapping(self, event: Any, events: Iterator[Any], depth: int) -> Map:
+        start = event.start_mark
+        out = Map((start.line + 1, start.column + 1))
+        merges: list[tuple[Any, Any]] = []
+        for key_event in events:
+            if isinstance(key_event, yaml.MappingEndEvent):
+                break
+            if isinstance(key_event, yaml.AliasEvent):
+                key: Any = self._alias(key_event)
+            elif isinstance(key_event, yaml.ScalarEvent):
+                key = key_event.value
+                if key_event.anchor:
+                    self.anchors[key_event.anchor] = (key, 1)
+            else:
+                raise self.refuse(key_event.start_mark, "a key must be a text")
+            if not isinstance(key, str):
+                raise self.refuse(key_event.start_mark, "a key must be a text")
+            value_event = next(events)
+            mark = value_event.start_mark
+            value = self._node(value_event, events, depth + 1)
+            if key == "<<" and not getattr(key_event, "style", None):
+                merges.append((value, mark))
+                continue
+            if key in out:
+                line = out.keys_at[key][0]
+                raise self.refuse(key_event.start_mark, f"the key '{key}' stands here again (first in line {line})")
+            out[key] = value
+            out.keys_at[key] = (key_event.start_mark.line + 1, key_event.start_mark.column + 1)
+            out.values_at[key] = (mark.line + 1, mark.column + 1)
+        for value, mark in merges:
+            self._merge(out, value, mark)
+        return out
+
+    def _merge(self, out: Map, value: Any, mark: Any) -> None:
+        for item in value if isinstance(value, Seq) else [value]:
+            if not isinstance(item, Map):
+                raise self.refuse(mark, "<< takes a mapping, or a list of mappings")
+            self.expanded += len(item)
+            if self.expanded > _MOST_EXPANDED:
+                raise self.refuse(mark, f"aliases expand to more than {_MOST_EXPANDED} values")
+            for key in item:
+                if key not in out:
+                    out[key] = item[key]
+                    out.keys_at[key] = item.keys_at[key]
+                    out.values_at[key] = item.values_at[key]
+
+    def _sequence(self, event: Any, events: Iterator[Any], depth: int) -> Seq:
+        start = event.start_mark
+        out = Seq((start.line + 1, start.column + 1))
+        for item_event in events:
+            if isinstance(item_event, yaml.SequenceEndEvent):
+                break
+            out.items_at.append((item_event.start_mark.line + 1, item_event.start_mark.column + 1))
+            out.append(self._node(item_event, events, depth + 1))
+        return out
+
+
+def plain(value: Any) -> Any:
+    """Give a copy of a parsed value made of plain dicts and lists, without `x-` keys."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if not key.startswith("x-")}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value

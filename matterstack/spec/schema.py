@@ -1,0 +1,107 @@
+"""The JSON Schemas that ship with MatterStack, and a campaign file checked against them.
+
+The frame of a campaign is checked once and each distinct *shape* of task once: thousands of tasks that differ in
+their commands and paths alone cost no more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.validation import find_errors
+from matterstack.core.values import dump_json
+from matterstack.errors import Problem, UsageError
+from matterstack.spec.loader import Document, Map
+
+RESERVED = ("quorum", "repeat", "tasks", "limits", "container", "notify", "include")
+_FREE_TEXT = ("description", "command", "instructions", "label", "when")
+
+
+def _folder() -> Path:
+    """Give the folder of the schemas: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "schemas"
+    return inside if inside.is_dir() else package.parent / "schemas"
+
+
+def schema_names() -> list[str]:
+    """Give the names that `read_schema` takes."""
+    return sorted(path.name.removesuffix(".schema.json") for path in _folder().glob("*.schema.json"))
+
+
+@cache
+def read_schema(name: str) -> str:
+    """Give the text of a schema. Raises UsageError for an unknown name."""
+    if name not in schema_names():
+        raise UsageError(f"there is no schema '{name}'; there are {', '.join(schema_names())}")
+    return (_folder() / f"{name}.schema.json").read_text(encoding="utf-8")
+
+
+@cache
+def _all_schemas() -> str:
+    return "[" + ",".join(read_schema(name) for name in schema_names()) + "]"
+
+
+def check_campaign(document: Document) -> list[Problem]:
+    """Give everything in a campaign file that its schema does not allow."""
+    root = document.root
+    if not isinstance(root, Mapping):
+        return [document.problem((), "is not a campaign: expected a mapping with matterstack, name and tasks")]
+    tasks = root.get("tasks")
+    problems: list[Problem] = []
+    if isinstance(tasks, Mapping) and tasks:
+        frame = {**root, "tasks": dict.fromkeys(tasks, {})}
+        seen: dict[str, bool] = {}
+        for name, task in tasks.items():
+            if str(name).startswith("x-"):
+                continue
+            shape = _shape(task)
+            if shape not in seen:
+                found = _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
+                seen[shape] = bool(found)
+                problems += found
+            elif seen[shape]:
+                problems += _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
+        frame["tasks"] = {name: {} for name in tasks if not str(name).startswith("x-")} or tasks
+    else:
+        frame = dict(root)
+    return _check(document, frame, "campaign.schema.json", ()) + problems
+
+
+def check_operators(document: Document) -> list[Problem]:
+    """Give everything in an operators.yaml that its schema does not allow."""
+    return _check(document, document.root, "operators.schema.json", ())
+
+
+def _check(document: Document, value: Any, entry: str, prefix: tuple[str | int, ...]) -> list[Problem]:
+    problems = []
+    for path, message, at_key in find_errors(_all_schemas(), entry, value):
+        key = str(path[-1]) if path else ""
+        if message.startswith("unknown key") and key in RESERVED:
+            message = f"'{key}' is reserved for a later version of MatterStack"
+        problems.append(document.problem((*prefix, *path), message, at_key=at_key))
+    return problems
+
+
+def _shape(task: Any) -> str:
+    """Give a text that is equal for tasks which the schema cannot tell apart."""
+    if not isinstance(task, Mapping):
+        return repr(type(task))
+    masked: dict[str, Any] = {}
+    for key, value in task.items():
+        if key in _FREE_TEXT:
+            masked[key] = "text" if isinstance(value, str) and value else value
+        elif key in ("inputs", "outputs") and isinstance(value, Mapping):
+            masked[key] = {k: "text" if isinstance(v, str) and v else v for k, v in value.items()}
+        elif key == "needs" and isinstance(value, list):
+            masked[key] = sorted({"text" if isinstance(v, str) and v else dump_json(v) for v in value})
+        else:
+            masked[key] = value
+    return dump_json(masked)
+
+
+def is_map(value: object) -> bool:
+    return isinstance(value, Map)

@@ -1,0 +1,79 @@
+"""Rows of a `matrix.table`: CSV, TSV, JSON or YAML."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.values import resolve_scalar
+from matterstack.errors import CampaignError, Problem
+from matterstack.spec.loader import Seq, load_document, plain, read_text
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
+    """Give the rows of a table, each {column: value}, with the columns in their order.
+
+    Cells of CSV and TSV follow the rule for scalars of a campaign file; an empty one is "". Raises CampaignError
+    for a file that cannot be read, an empty table, and rows that do not fit the header.
+    """
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    if delimiter:
+        return _read_delimited(path, shown, delimiter)
+    if path.suffix.lower() not in (".json", ".yaml", ".yml"):
+        raise _refuse(shown, 0, f"'{path.suffix}' is no kind of table (.csv, .tsv, .json, .yaml)")
+    document = load_document(path, shown)
+    if not isinstance(document.root, Seq) or not all(isinstance(row, Mapping) for row in document.root):
+        raise _refuse(shown, document.at[0], "is no table: expected a list of rows (mappings)")
+    rows: list[dict[str, Any]] = plain(document.root)
+    for index, row in enumerate(rows):
+        if list(row) != list(rows[0]) and set(row) != set(rows[0]):
+            line = document.root.items_at[index][0]
+            raise _refuse(shown, line, f"row {index + 1} has other columns ({', '.join(row)}) than the first")
+    return _checked(rows, shown)
+
+
+def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, Any]]:
+    lines = read_text(path, shown).splitlines(keepends=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows: list[dict[str, Any]] = []
+    try:
+        header = next(reader, None)
+        if not header:
+            raise _refuse(shown, 1, "has no header line")
+        double = next((name for name in header if header.count(name) > 1), None)
+        if double is not None or "" in header:
+            what = f"two columns '{double}'" if double else "a column without a name"
+            raise _refuse(shown, 1, f"has {what}")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise _refuse(shown, reader.line_num, f"has {len(cells)} cells, the header {len(header)} columns")
+            rows.append({name: _cell(cell, shown, reader.line_num) for name, cell in zip(header, cells, strict=True)})
+    except csv.Error as error:
+        raise _refuse(shown, reader.line_num, f"is not {path.suffix[1:].upper()}: {error}") from None
+    return _checked(rows, shown)
+
+
+def _cell(text: str, shown: str, line: int) -> Any:
+    if text == "":
+        return ""
+    try:
+        value = resolve_scalar(text)
+    except ValueError as error:
+        raise _refuse(shown, line, str(error)) from None
+    return text if value is None else value
+
+
+def _checked(rows: list[dict[str, Any]], shown: str) -> list[dict[str, Any]]:
+    if not rows:
+        raise _refuse(shown, 0, "has no rows")
+    return rows
+
+
+def _refuse(shown: str, line: int, message: str) -> CampaignError:
+    return CampaignError([Problem(shown, line, 1 if line else 0, "", message)])

@@ -1,0 +1,116 @@
+"""`journal.jsonl`: one line for each event of the ledger, append-only; the mirror that git keeps.
+
+The ledger commits first, then its events are appended here and synced, before anything is handed over. So a kill
+leaves the journal short by the events of one commit, perhaps with a torn last line: `mend` completes it from the
+ledger. A journal that is *ahead* of the ledger is never a crash: the ledger is an old or foreign one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matterstack.errors import JournalError
+
+_TAIL = 1 << 16
+
+
+class Event(NamedTuple):
+    """A row of the ledger's table `events`; ``data`` is a JSON object as text."""
+
+    seq: int
+    at: str
+    epoch: int
+    kind: str
+    data: str
+
+    def line(self) -> str:
+        """Give the line of the journal, without its newline."""
+        head = f'{{"seq": {self.seq}, "at": "{self.at}", "epoch": {self.epoch}, "kind": "{self.kind}"'
+        return head + (f", {self.data[1:]}" if self.data != "{}" else "}")
+
+
+class Journal:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Append lines and sync them."""
+        text = "".join(event.line() + "\n" for event in events)
+        if not text:
+            return
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            data = text.encode()
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def mend(self, last_seq: int, event: Callable[[int], Event | None], after: Callable[[int], list[Event]]) -> int:
+        """Bring the journal up to the ledger's ``last_seq``; give the number of lines that were missing.
+
+        ``event`` gives one event of the ledger, ``after`` those behind a number. Raises JournalError if the
+        journal knows events that the ledger does not, or other ones.
+        """
+        tail, torn_at = self._tail()
+        found = _seq_of(tail) if tail is not None else 0
+        if found is None:
+            raise JournalError(f"{self.path}: its last line is no event; restore the file from git or a backup")
+        if found > last_seq:
+            raise JournalError(
+                f"{self.path} knows event {found}, the ledger only {last_seq}: state.sqlite is an old or foreign "
+                "one; put the newer ledger back, or move it away and run `matterstack doctor --fix`"
+            )
+        if tail is not None:
+            ours = event(found)
+            if ours is None or ours.line() != tail:
+                raise JournalError(
+                    f"{self.path} and state.sqlite are of different histories (event {found}); "
+                    "put back the two that belong together"
+                )
+        if torn_at is not None:
+            # A torn line is the head of an event that the ledger holds; it is written again, whole, below.
+            os.truncate(self.path, torn_at)
+        missing = after(found) if found < last_seq else []
+        self.append(missing)
+        return len(missing)
+
+    def _tail(self) -> tuple[str | None, int | None]:
+        """Give the last whole line, and where a torn one behind it begins."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return None, None
+        length = _TAIL
+        with open(self.path, "rb") as file:
+            while True:
+                start = max(0, size - length)
+                file.seek(start)
+                data = file.read(size - start)
+                end = data.rfind(b"\n")
+                begin = data.rfind(b"\n", 0, end) if end > 0 else -1
+                if begin >= 0 or start == 0:
+                    break
+                length *= 8
+        torn_at = start + end + 1 if start + end + 1 < size else None
+        if end < 0:
+            return None, torn_at if size else None
+        return data[begin + 1 : end].decode("utf-8", errors="replace"), torn_at
+
+
+def _seq_of(line: str) -> int | None:
+    try:
+        seq = json.loads(line)["seq"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return seq if isinstance(seq, int) else None
+
+
+def encode(data: dict[str, Any]) -> str:
+    """Give the JSON text of an event's data; empty values are left out."""
+    return json.dumps({k: v for k, v in data.items() if v is not None and v != ""}, ensure_ascii=False)

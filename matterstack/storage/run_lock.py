@@ -1,0 +1,133 @@
+"""`run.lock`: one process at a time works on a run. A kernel lock (flock), which dies with its holder.
+
+The file also says who holds it, for people: pid, host, path, since when, and when it was released.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from matterstack.errors import RunLockedError, RunRootError
+from matterstack.core.times import to_text
+
+log = logging.getLogger("matterstack")
+
+LOCK_FILE = "run.lock"
+_WAITING_ROOM = "run.json"  # those who wait for the lock hold a shared flock on it; a loop gives way to them
+
+
+def read_holder(root: Path) -> dict[str, Any]:
+    """Give what the lock file says of its last holder; an empty dict if it says nothing."""
+    try:
+        data = json.loads((root / LOCK_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _holder_text(root: Path) -> str:
+    holder = read_holder(root)
+    if not holder:
+        return "its lock is held"
+    since = str(holder.get("since", "?"))
+    return f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since[:19].replace('T', ' ')} UTC"
+
+
+@contextmanager
+def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run root, waiting at most ``wait_s``.
+
+    Raises RunLockedError with the holder if it is not free by then.
+    """
+    lock = FileLock(str(root / LOCK_FILE), fallback_to_soft=False)
+    waiting_room: int | None = None
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if wait_s <= 0:
+                raise
+            log.info("waiting up to %.0f s for the lock: %s", wait_s, _holder_text(root))
+            waiting_room = _enter_waiting_room(root)
+            lock.acquire(timeout=wait_s, poll_interval=0.01)
+    except Timeout:
+        log.info("lock refused: %s", root / LOCK_FILE)
+        raise RunLockedError(
+            f"{root}: another process is running: {_holder_text(root)}; wait for it to end"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise RunRootError(f"{root / LOCK_FILE}: cannot be locked: {error}") from None
+    finally:
+        if waiting_room is not None:
+            os.close(waiting_room)
+    before = read_holder(root)
+    if before and not before.get("released") and before.get("host") not in (None, socket.gethostname()):
+        log.warning(
+            "%s was last held by pid %s on %s and never released; if a step still runs there, stop it",
+            root / LOCK_FILE, before.get("pid"), before.get("host"),
+        )  # fmt: skip
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(root.resolve()), "since": to_text(time.time())}
+    try:
+        _write_holder(root, holder)
+        log.info("lock taken: %s", root / LOCK_FILE)
+        yield
+    finally:
+        try:
+            _write_holder(root, {**holder, "released": to_text(time.time())})
+        except OSError as error:
+            log.warning("%s: %s", root / LOCK_FILE, error.strerror)
+        lock.release()
+        log.info("lock released: %s", root / LOCK_FILE)
+
+
+def _write_holder(root: Path, holder: dict[str, Any]) -> None:
+    # In place, never by a rename: the lock is on this inode.
+    fd = os.open(root / LOCK_FILE, os.O_WRONLY)
+    try:
+        data = (json.dumps(holder, ensure_ascii=False) + "\n").encode()
+        os.pwrite(fd, data, 0)
+        os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)
+
+
+def _enter_waiting_room(root: Path) -> int | None:
+    try:
+        fd = os.open(root / _WAITING_ROOM, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def somebody_waits(root: Path) -> bool:
+    """Say whether a command waits for the lock; a loop then stays away from it for a moment."""
+    try:
+        fd = os.open(root / _WAITING_ROOM, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
+    finally:
+        os.close(fd)

@@ -1,0 +1,227 @@
+"""The folders and files of a run root, and how they are written.
+
+Files that others read are written beside and moved over. Everything is relative to the root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
+from matterstack.core.values import dump_json_lines
+from matterstack.errors import RunRootError, UsageError
+
+LEDGER = "state.sqlite"
+JOURNAL = "journal.jsonl"
+CAMPAIGN = "campaign.yaml"
+OPERATORS = "operators.yaml"
+RUN = "run.json"
+DIGESTS = "outputs.sha256"
+METRICS = "metrics.json"
+_LARGEST_METRICS = 1 << 20
+
+GITIGNORE = "/state.sqlite*\n/run.lock\n"
+GITATTRIBUTES = "journal.jsonl text eol=lf\n/tasks/** -text\n/source/** -text\n/results/** -text\n"
+
+
+def require_run_root(root: Path) -> Path:
+    """Give the root if it is one. Raises UsageError in words if not."""
+    if (root / RUN).is_file():
+        return root
+    if not root.exists():
+        raise UsageError(f"{root}: no such run root; `matterstack init FILE` makes one")
+    if root.is_file():
+        raise UsageError(f"{root} is a file, not a run root; `matterstack run {root}` starts a campaign file")
+    if (root / LEDGER).exists() or (root / JOURNAL).exists():
+        raise RunRootError(f"{root}: run.json is missing; restore it from git or a backup")
+    raise UsageError(f"{root} is not a run root (it has no run.json); `matterstack init FILE` makes one")
+
+
+def attempt_folder(task_id: str, attempt: int) -> str:
+    """Give the path of an attempt's folder below the run root."""
+    return f"tasks/{task_id}/attempt-{attempt}"
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_listing(digests: Mapping[str, str]) -> str:
+    """Give the digest of many files: of the sorted lines `<sha256>  <path>`."""
+    lines = "".join(f"{digests[path]}  {path}\n" for path in sorted(digests))
+    return hashlib.sha256(lines.encode("utf-8", errors="surrogateescape")).hexdigest()
+
+
+# --- source/ ---
+
+
+def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, tuple[str, int]]:
+    """Copy files of the campaign folder; give {path: (sha256, size)}."""
+    out = {}
+    for path in files:
+        target = source / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / path, target)
+        shutil.copymode(folder / path, target)
+        out[path] = (sha256_of(target), target.stat().st_size)
+    return out
+
+
+# --- attempts ---
+
+
+def create_attempt_folder(folder: Path, task: Mapping[str, Any], script: str, outputs: Iterable[ResolvedOutput]) -> None:
+    """Make an attempt's folder with task.json, command.sh and the folders of its outputs.
+
+    Raises FileExistsError if it exists: a folder is never reused.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    for output in outputs:
+        path = folder / output.file
+        (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+    (folder / "task.json").write_text(dump_json_lines(task), encoding="utf-8")
+    if script:
+        (folder / "command.sh").write_text(script, encoding="utf-8")
+
+
+def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
+    """Copy inputs under their `as` names; a copy, so that a task which writes to it harms no one else's file."""
+    for name, origin in copies.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, target)
+        else:
+            shutil.copyfile(origin, target)
+
+
+def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evidence:
+    """Say which declared outputs an attempt left, with size and digest, and read its metrics."""
+    missing, found = [], []
+    recorded = _recorded_digests(folder)
+    for name, output in outputs.items():
+        path = folder / output.file
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode) != output.is_folder:
+                raise FileNotFoundError
+            size, digest = _measure(path, output, recorded)
+        except OSError:
+            if not output.optional:
+                missing.append(output.file)
+            continue
+        found.append(OutputFile(name, output.path, output.file, size, digest))
+    metrics, remark = read_metrics(folder)
+    return Evidence(tuple(missing), tuple(found), metrics, remark)
+
+
+def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) -> tuple[int, str]:
+    if not output.is_folder:
+        return path.stat().st_size, recorded.get(output.file) or sha256_of(path)
+    size, digests = 0, {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            relative = file.relative_to(path).as_posix()
+            size += file.stat().st_size
+            digests[relative] = recorded.get(output.file + relative) or sha256_of(file)
+    return size, digest_of_listing(digests)
+
+
+def _recorded_digests(folder: Path) -> dict[str, str]:
+    """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
+    out = {}
+    try:
+        text = (folder / DIGESTS).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    for line in text.splitlines():
+        digest, _, name = line.partition(" ")
+        if len(digest) == 64 and not line.startswith("\\"):
+            out[name[1:]] = digest
+    return out
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read metrics.json: a flat object of numbers, texts and booleans. Gives (metrics, remark)."""
+    path = folder / METRICS
+    try:
+        if path.stat().st_size > _LARGEST_METRICS:
+            return None, f"metrics.json is ignored: larger than {_LARGEST_METRICS} bytes"
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"metrics.json is ignored: {str(error).splitlines()[0][:100]}"
+    if not isinstance(data, dict):
+        return None, "metrics.json is ignored: not an object"
+    bad = next((key for key, value in data.items() if isinstance(value, list | dict)), None)
+    if bad is not None:
+        return None, f"metrics.json is ignored: '{bad}' is not a single value"
+    return {key: _finite(value) for key, value in data.items()}, ""
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities are no JSON; keep them as text."""
+    return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+# --- results/ ---
+
+
+def publish(root: Path, task_id: str, attempt: int, outputs: Iterable[OutputFile]) -> list[str]:
+    """Point results/ to the outputs of a successful attempt; give a remark for each that could not be linked."""
+    remarks = []
+    folder = attempt_folder(task_id, attempt)
+    for output in outputs:
+        path = output.path.rstrip("/")
+        link = root / "results" / path
+        target = "../" * (path.count("/") + 1) + f"{folder}/{output.file.rstrip('/')}"
+        try:
+            if os.path.islink(link) and os.readlink(link) == target:
+                continue
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(link) and not os.path.islink(link):
+                remarks.append(f"results/{path} was not linked: something that is no link stands there")
+                continue
+            beside = link.with_name(f".{link.name[:200]}.{os.getpid()}")
+            with suppress(FileNotFoundError):
+                beside.unlink()
+            beside.symlink_to(target)
+            os.replace(beside, link)
+        except OSError as error:
+            remarks.append(f"results/{path} was not linked: {error.strerror or error}")
+    return remarks
+
+
+def find_last_line(path: Path, limit: int = 4096) -> str:
+    """Give the last line of a log that is not empty, "" if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - limit))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,836 @@
+"""The ledger: every SQL statement of MatterStack.
+
+One writer, the holder of `run.lock`. A change and its event are one transaction; the journal gets the events after
+the commit, before anything else happens. Every commit carries the epoch: the first of a step raises it, and it
+fails if another process has committed since this one opened the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matterstack import __version__
+from matterstack.core.model import (
+    AttemptChange,
+    Campaign,
+    Evidence,
+    Instance,
+    ResolvedInput,
+    ResolvedOutput,
+    Resources,
+    TaskChange,
+    campaign_from_json,
+    inputs_from_json,
+    inputs_to_json,
+    outputs_from_json,
+    to_json,
+)
+from matterstack.core.readiness import Upstream
+from matterstack.core.states import ATTEMPT_MOVES, AttemptState, FailureClass, TaskState
+from matterstack.core.values import dump_json, load_json
+from matterstack.errors import (
+    LedgerDamagedError,
+    LedgerError,
+    LedgerForeignError,
+    LedgerMissingError,
+    LedgerNewerError,
+    LedgerTakenOverError,
+    RunRootError,
+)
+from matterstack.core.times import to_text
+from matterstack.storage.journal import Event, Journal, encode
+from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+
+log = logging.getLogger("matterstack")
+
+_LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
+_REBUILD = "`matterstack doctor --fix` rebuilds it from journal.jsonl and tasks/"
+_BUSY_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    run_id: str
+    name: str
+    digest: str
+    created_at: str
+    paused: bool
+    cancelled: bool
+    campaign_version: int
+    campaign_path: str  # relative to the run root
+    source_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    task_id: str
+    position: int
+    group: str
+    label: str
+    campaign_version: int
+    operator: str
+    priority: int
+    state: TaskState
+    reason: str
+    soft: bool
+    cause: str | None
+    watch: str | None
+    retry_at: float | None
+    paused: bool
+    tries: int
+    attempts: int
+    result: int | None  # the newest successful attempt
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    task_id: str
+    attempt: int
+    state: AttemptState
+    operator: str
+    handle: str
+    wish: str | None
+    wished_at: float | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    failure: FailureClass | None
+    reason: str
+    counts: bool
+    cpus: int
+    memory: int | None
+    time_s: float | None
+    source_digest: str
+
+
+_TASK_COLUMNS = (
+    "task_id, position, group_name, label, campaign_version, operator, priority, state, reason, soft, cause, watch, "
+    "retry_at, paused, tries, attempts, result"
+)
+_ATTEMPT_COLUMNS = (
+    "task_id, attempt, state, operator, handle, wish, wished_at, created_at, started_at, ended_at, exit_code, "
+    "failure, reason, counts, cpus, memory, time_s, source_digest"
+)
+
+
+def _task_row(row: tuple[Any, ...]) -> TaskRow:
+    return TaskRow(*row[:7], TaskState(row[7]), row[8], bool(row[9]), *row[10:13], bool(row[13]), *row[14:])
+
+
+def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
+    failure = FailureClass(row[11]) if row[11] else None
+    return AttemptRow(*row[:2], AttemptState(row[2]), *row[3:11], failure, row[12], bool(row[13]), *row[14:])
+
+
+class SQLiteStateStore:
+    """An open ledger.
+
+    ``create`` makes a new one; without it a missing file is refused. ``read_only`` neither locks nor migrates.
+    Raises LedgerMissingError, LedgerNewerError, LedgerForeignError or LedgerDamagedError, each a RuntimeError that
+    says what to do.
+    """
+
+    def __init__(
+        self, path: str | Path, *, create: bool = False, read_only: bool = False, journal: Journal | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.journal = journal
+        self.epoch: int | None = None  # of this process's last commit or of opening; None in an empty ledger
+        self._raised = False
+        self._open_epoch: int | None = None  # of the open transaction
+        self._pending: list[Event] = []
+        self._next_seq = 1
+        self._campaigns: dict[int, Campaign] = {}
+        if not create:
+            _check_header(self.path)
+        mode = "ro" if read_only else "rwc" if create else "rw"
+        try:
+            uri = f"{self.path.resolve().as_uri()}?mode={mode}"
+            self.db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise RunRootError(f"{self.path}: cannot be opened: {error}") from None
+        try:
+            with self._guard():
+                self.db.execute("PRAGMA foreign_keys = ON")
+                self.db.execute("PRAGMA synchronous = FULL")
+                if create:
+                    self._create()
+                else:
+                    self._check_version()
+                row = self.db.execute("SELECT epoch FROM run").fetchone()
+                self.epoch = row[0] if row else None
+        except BaseException:
+            self.db.close()
+            raise
+        log.info("ledger: %s", self.path)
+        log.info("ledger schema version: %s", SCHEMA_VERSION)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def __enter__(self) -> SQLiteStateStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- opening ---
+
+    def _create(self) -> None:
+        if self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            self._check_version()
+            return
+        self.db.execute("BEGIN IMMEDIATE")
+        for statements in MIGRATIONS:
+            for statement in statements:
+                self.db.execute(statement)
+        self.db.execute("INSERT INTO schema_info VALUES (?, ?)", (SCHEMA_VERSION, __version__))
+        self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self.db.execute("COMMIT")
+
+    def _check_version(self) -> None:
+        application_id = self.db.execute("PRAGMA application_id").fetchone()[0]
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in self.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if application_id != APPLICATION_ID and "schema_info" not in tables and tables:
+            raise LedgerForeignError(
+                f"{self.path} is a database of another program (application id {application_id}); "
+                f"put the run's ledger back, or move the file away: {_REBUILD}"
+            )
+        rows = self.db.execute("SELECT version, written_by FROM schema_info").fetchall() if "schema_info" in tables else []
+        recorded, written_by = rows[0] if len(rows) == 1 else (None, "an unknown version")
+        newest = max(version, recorded if isinstance(recorded, int) else 0)
+        if newest > SCHEMA_VERSION and version == recorded:
+            raise LedgerNewerError(
+                f"{self.path} has schema {newest}, written by MatterStack {written_by}; MatterStack {__version__} "
+                f"knows {SCHEMA_VERSION}; use the newer MatterStack"
+            )
+        if application_id != APPLICATION_ID or version < 1 or recorded != version:
+            raise LedgerDamagedError(
+                f"{self.path} is damaged: schema version {version}, schema_info {recorded}, "
+                f"application id {application_id}; {_REBUILD}"
+            )
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Turn SQLite's errors into sentences."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise RunRootError(f"{self.path} is busy: {text}; try again") from None
+            if "readonly" in text:
+                raise RunRootError(
+                    f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
+                    "check its permissions, then run `matterstack step`"
+                ) from None
+            if "no such table" in text or "no such column" in text:
+                raise LedgerDamagedError(f"{self.path} is damaged: {text}; {_REBUILD}") from None
+            raise RunRootError(f"{self.path}: {text}; check the disk, then run `matterstack step`") from None
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise LedgerDamagedError(f"{self.path} is damaged: {error}; {_REBUILD}") from None
+
+    # --- transactions and events ---
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the body does, with its events, and bring the journal up to it; or nothing of it.
+
+        Raises LedgerTakenOverError if another process has committed since this one opened the ledger.
+        """
+        with self._guard():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                self._open_epoch = self._check_epoch()
+                before = self.db.total_changes
+                row = self.db.execute("SELECT MAX(seq) FROM events").fetchone()
+                self._next_seq = (row[0] or 0) + 1
+                yield
+                if not self._pending and self.db.total_changes == before:
+                    self.db.execute("ROLLBACK")  # nothing was written: not a byte changes
+                    return
+                if self._open_epoch is not None:
+                    self.db.execute("UPDATE run SET epoch = ?", (self._open_epoch,))
+                self.db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", self._pending)
+                self.db.execute("COMMIT")
+            except BaseException:
+                self._pending = []
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+        written, self._pending = self._pending, []
+        if self._open_epoch is not None:
+            self.epoch, self._raised = self._open_epoch, True
+        if self.journal is not None:
+            try:
+                self.journal.append(written)
+            except OSError as error:
+                message = f"{self.journal.path}: cannot be written: {error.strerror}; the next step completes it"
+                raise RunRootError(message) from None
+
+    def _check_epoch(self) -> int | None:
+        """Give the epoch that this transaction commits under, None in a ledger without a run."""
+        if self.epoch is None:
+            return None
+        found = self.db.execute("SELECT epoch FROM run").fetchone()
+        if found is None or found[0] != self.epoch:
+            raise LedgerTakenOverError(
+                f"{self.path}: another process has changed the ledger meanwhile; this one stops, nothing of it is lost"
+            )
+        return self.epoch + (0 if self._raised else 1)
+
+    def record(self, kind: str, now: float, **data: Any) -> None:
+        """Add an event to the open transaction."""
+        event = Event(self._next_seq + len(self._pending), to_text(now), self._open_epoch or 1, kind, encode(data))
+        self._pending.append(event)
+
+    def mend_journal(self) -> int:
+        """Append to the journal what a killed process could not; give the number of lines."""
+        assert self.journal is not None
+        with self._guard():
+            last = self.db.execute("SELECT MAX(seq) FROM events").fetchone()[0] or 0
+            return self.journal.mend(last, self.event, self.events_after)
+
+    def event(self, seq: int) -> Event | None:
+        row = self.db.execute("SELECT seq, at, epoch, kind, data FROM events WHERE seq = ?", (seq,)).fetchone()
+        return Event(*row) if row else None
+
+    def events_after(self, seq: int) -> list[Event]:
+        rows = self.db.execute("SELECT seq, at, epoch, kind, data FROM events WHERE seq > ? ORDER BY seq", (seq,))
+        return [Event(*row) for row in rows]
+
+    def copy_to_memory(self) -> SQLiteStateStore:
+        """Give a ledger in memory with the same content, to try things out: nothing of it reaches the disk."""
+        copy = object.__new__(SQLiteStateStore)
+        copy.path, copy.journal, copy.epoch, copy._raised = self.path, None, self.epoch, False
+        copy._open_epoch, copy._pending, copy._next_seq, copy._campaigns = None, [], 1, self._campaigns
+        copy.db = sqlite3.connect(":memory:", isolation_level=None)
+        with self._guard():
+            self.db.backup(copy.db)
+        return copy
+
+    # --- the run ---
+
+    def create_run(
+        self,
+        run: RunRow,
+        campaign: Campaign,
+        instances: Iterable[Instance],
+        sources: Mapping[str, tuple[str, int]],
+        home: tuple[str, str],
+        now: float,
+        details: Mapping[str, Any],
+    ) -> None:
+        """Record a new run with all of its tasks; ``home`` is (host, path)."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO run VALUES (?, ?, ?, ?, 1, 0, 0, ?, ?, ?, ?, ?, ?)",
+                (run.run_id, run.name, run.digest, run.created_at, run.campaign_version, run.campaign_path,
+                 run.source_digest, os.stat(self.path).st_ino, *home),
+            )  # fmt: skip
+            self.db.execute(
+                "INSERT INTO campaign_versions VALUES (?, ?, ?, ?)",
+                (run.campaign_version, run.digest, run.created_at, dump_json(to_json(campaign), exact=True)),
+            )
+            ordered = list(instances)
+            self.db.executemany(
+                "INSERT INTO tasks (task_id, position, group_name, label, campaign_version, matrix, operator, priority, "
+                "inputs, outputs, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                _instance_rows(ordered, run.campaign_version),
+            )
+            self.db.executemany(
+                "INSERT INTO edges VALUES (?, ?, ?)",
+                ((edge.upstream, item.task_id, edge.entry) for item in ordered for edge in item.edges),
+            )
+            self._replace_sources(sources)
+            self.record("run_created", now, run=run.run_id, name=run.name, digest=run.digest, **details)
+        self.epoch = 1
+
+    def run(self) -> RunRow:
+        with self._guard():
+            row = self.db.execute(
+                "SELECT run_id, name, digest, created_at, paused, cancelled, campaign_version, campaign_path, "
+                "source_digest FROM run"
+            ).fetchone()
+        if row is None:
+            raise LedgerDamagedError(f"{self.path} holds no run; {_REBUILD}")
+        return RunRow(*row[:4], bool(row[4]), bool(row[5]), *row[6:])
+
+    def campaign(self, version: int) -> Campaign:
+        """Give a campaign version; kept, since reading a large one costs."""
+        if version not in self._campaigns:
+            row = self.db.execute("SELECT definition FROM campaign_versions WHERE version = ?", (version,)).fetchone()
+            self._campaigns[version] = campaign_from_json(load_json(row[0]))
+        return self._campaigns[version]
+
+    def keep_campaigns(self, campaigns: dict[int, Campaign]) -> None:
+        """Share already read campaign versions (they never change) between the ticks of a loop."""
+        self._campaigns = campaigns
+
+    def set_paused(self, paused: bool, task_ids: Sequence[str] | None, now: float) -> int:
+        """Pause or resume the run (``task_ids`` None) or tasks; give how many changed."""
+        kind = "paused" if paused else "resumed"
+        if task_ids is None:
+            changed = self.db.execute("UPDATE run SET paused = ? WHERE paused <> ?", (paused, paused)).rowcount
+            if changed:
+                self.record(kind, now)
+            return changed
+        changed = 0
+        for task_id in task_ids:
+            done = self.db.execute(
+                "UPDATE tasks SET paused = ? WHERE task_id = ? AND paused <> ?", (paused, task_id, paused)
+            ).rowcount
+            if done:
+                self.record(kind, now, task=task_id)
+            changed += done
+        return changed
+
+    def set_cancelled(self, cancelled: bool, now: float) -> None:
+        if self.db.execute("UPDATE run SET cancelled = ? WHERE cancelled <> ?", (cancelled, cancelled)).rowcount:
+            self.record("cancelled" if cancelled else "uncancelled", now)
+
+    def sources(self) -> dict[str, str]:
+        """Give {path below source/: sha256}."""
+        return dict(self.db.execute("SELECT path, sha256 FROM source_files"))
+
+    def replace_sources(self, sources: Mapping[str, tuple[str, int]], digest: str, now: float, **details: Any) -> None:
+        self._replace_sources(sources)
+        self.db.execute("UPDATE run SET source_digest = ?", (digest,))
+        self.record("refreshed", now, source_digest=digest, **details)
+
+    def _replace_sources(self, sources: Mapping[str, tuple[str, int]]) -> None:
+        self.db.execute("DELETE FROM source_files")
+        self.db.executemany(
+            "INSERT INTO source_files VALUES (?, ?, ?)",
+            ((path, digest, size) for path, (digest, size) in sources.items()),
+        )
+
+    # --- tasks: reading ---
+
+    def counts(self) -> dict[TaskState, int]:
+        with self._guard():
+            rows = self.db.execute("SELECT state, COUNT(*) FROM tasks GROUP BY state").fetchall()
+        return {TaskState(state): count for state, count in rows}
+
+    def hard_ends(self) -> int:
+        """Give how many tasks make the run FAILED."""
+        return int(
+            self.db.execute(
+                "SELECT COUNT(*) FROM tasks WHERE state IN ('BLOCKED', 'CANCELLED') OR (state = 'FAILED' AND soft = 0)"
+            ).fetchone()[0]
+        )
+
+    def can_move(self) -> bool:
+        """Say whether a step could start something, now or after the delay of a retry."""
+        row = self.db.execute(
+            "SELECT EXISTS (SELECT 1 FROM tasks WHERE state = 'READY' AND paused = 0) "
+            "OR EXISTS (SELECT 1 FROM tasks WHERE retry_at IS NOT NULL AND paused = 0) "
+            "OR EXISTS (SELECT 1 FROM tasks WHERE state = 'PENDING' AND watch IS NULL AND retry_at IS NULL)"
+        ).fetchone()
+        return bool(row[0])
+
+    def tasks(self, task_ids: Iterable[str] | None = None) -> list[TaskRow]:
+        """Give tasks in the order of the campaign, all or the named ones."""
+        with self._guard():
+            if task_ids is None:
+                rows = self.db.execute(f"SELECT {_TASK_COLUMNS} FROM tasks ORDER BY position")
+            else:
+                rows = self.db.execute(
+                    f"SELECT {_TASK_COLUMNS} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?)) "
+                    "ORDER BY position",
+                    (json.dumps(list(task_ids)),),
+                )
+            return [_task_row(row) for row in rows]
+
+    def task_ids(self) -> list[str]:
+        return [row[0] for row in self.db.execute("SELECT task_id FROM tasks ORDER BY position")]
+
+    def instance(self, task_id: str) -> Instance:
+        """Give a task as it was expanded; without its edges."""
+        row = self.db.execute(
+            "SELECT group_name, label, matrix, operator, priority, inputs, outputs FROM tasks WHERE task_id = ?",
+            (task_id,),
+        ).fetchone()
+        return Instance(
+            task_id, row[0], row[1], load_json(row[2]), row[3], row[4],
+            inputs_from_json(json.loads(row[5])), outputs_from_json(json.loads(row[6])), (),
+        )  # fmt: skip
+
+    def outputs_of(self, task_id: str) -> dict[str, ResolvedOutput]:
+        row = self.db.execute("SELECT outputs FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return outputs_from_json(json.loads(row[0]))
+
+    def inputs_of(self, task_id: str) -> dict[str, ResolvedInput]:
+        row = self.db.execute("SELECT inputs FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return inputs_from_json(json.loads(row[0]))
+
+    def matrices(self) -> dict[str, dict[str, Any]]:
+        return {row[0]: load_json(row[1]) for row in self.db.execute("SELECT task_id, matrix FROM tasks")}
+
+    def ready(self, operator: str) -> Iterator[str]:
+        """Give READY tasks of an operator, the first to start first."""
+        rows = self.db.execute(
+            "SELECT task_id FROM tasks WHERE operator = ? AND state = 'READY' AND paused = 0 "
+            "ORDER BY priority DESC, position",
+            (operator,),
+        )
+        for row in rows:
+            yield row[0]
+
+    def ready_operators(self) -> list[str]:
+        return [row[0] for row in self.db.execute("SELECT DISTINCT operator FROM tasks WHERE state = 'READY'")]
+
+    def retries_due(self, now: float) -> list[str]:
+        rows = self.db.execute("SELECT task_id FROM tasks WHERE retry_at <= ? AND paused = 0", (now,))
+        return [row[0] for row in rows]
+
+    def next_retry(self) -> float | None:
+        row = self.db.execute("SELECT MIN(retry_at) FROM tasks WHERE retry_at IS NOT NULL AND paused = 0").fetchone()
+        return None if row[0] is None else float(row[0])
+
+    # --- readiness ---
+
+    def unresolved(self) -> list[str]:
+        """Give PENDING tasks that nothing has looked at since something about them changed."""
+        rows = self.db.execute(
+            "SELECT task_id FROM tasks WHERE state = 'PENDING' AND watch IS NULL AND retry_at IS NULL ORDER BY position"
+        )
+        return [row[0] for row in rows]
+
+    def watchers(self, settled: Iterable[str]) -> list[str]:
+        rows = self.db.execute(
+            "SELECT task_id FROM tasks WHERE state = 'PENDING' AND watch IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(settled)),),
+        )
+        return [row[0] for row in rows]
+
+    def successors(self, task_ids: Iterable[str]) -> list[str]:
+        """Give the tasks directly below, also those that wait for a whole group of which one is named."""
+        rows = self.db.execute(
+            "SELECT DISTINCT e.downstream FROM edges e WHERE e.upstream IN (SELECT value FROM json_each(:ids)) "
+            "OR e.upstream IN (SELECT t.group_name FROM tasks t WHERE t.task_id IN (SELECT value FROM json_each(:ids)))",
+            {"ids": json.dumps(list(task_ids))},
+        )
+        return [row[0] for row in rows]
+
+    def entries(self, task_ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+        """Give for each task its (entry, upstream) pairs, upstreams in the order of the campaign."""
+        out: dict[str, list[tuple[str, str]]] = {task_id: [] for task_id in task_ids}
+        rows = self.db.execute(
+            "SELECT e.downstream, e.entry, e.upstream FROM edges e LEFT JOIN tasks t ON t.task_id = e.upstream "
+            "WHERE e.downstream IN (SELECT value FROM json_each(?)) ORDER BY t.position",
+            (json.dumps(list(out)),),
+        )
+        for downstream, entry, upstream in rows:
+            out[downstream].append((entry, upstream))
+        return out
+
+    def upstreams(self, names: Iterable[str]) -> dict[str, Upstream]:
+        """Give the states of tasks, and of groups as a whole, by name."""
+        wanted = set(names)
+        out: dict[str, Upstream] = {}
+        rows = self.db.execute(
+            "SELECT task_id, state, soft, cause FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(wanted)),),
+        )
+        for task_id, state, soft, cause in rows:
+            out[task_id] = Upstream.of_task(task_id, TaskState(state), soft=bool(soft), cause=cause)
+        for group in wanted - set(out):
+            out[group] = self._group(group)
+        return out
+
+    def _group(self, group: str) -> Upstream:
+        counts: dict[TaskState, int] = {}
+        soft_failed = 0
+        for state, soft, count in self.db.execute(
+            "SELECT state, soft, COUNT(*) FROM tasks WHERE group_name = ? GROUP BY state, soft", (group,)
+        ):
+            counts[TaskState(state)] = counts.get(TaskState(state), 0) + count
+            soft_failed += count if soft and state == TaskState.FAILED else 0
+        bad = counts.get(TaskState.BLOCKED, 0) + counts.get(TaskState.CANCELLED, 0)
+        bad += counts.get(TaskState.FAILED, 0) - soft_failed
+        first = self.db.execute(
+            "SELECT task_id, state, cause FROM tasks WHERE group_name = ? AND state IN ('FAILED', 'BLOCKED', "
+            "'CANCELLED', 'SKIPPED') ORDER BY state = 'SKIPPED', soft, position LIMIT 1",
+            (group,),
+        ).fetchone()
+        last = self.db.execute(
+            "SELECT task_id FROM tasks WHERE group_name = ? AND state IN ('PENDING', 'READY', 'SUBMITTED', 'RUNNING', "
+            "'WAITING') ORDER BY position DESC LIMIT 1",
+            (group,),
+        ).fetchone()
+        return Upstream(
+            name=group,
+            total=sum(counts.values()),
+            completed=counts.get(TaskState.COMPLETED, 0),
+            skipped=counts.get(TaskState.SKIPPED, 0),
+            soft_failed=soft_failed,
+            bad=bad,
+            unsettled=sum(count for state, count in counts.items() if not state.is_settled),
+            watch=last[0] if last else None,
+            culprit=first[0] if first and first[1] != TaskState.SKIPPED else None,
+            culprit_state=TaskState(first[1]) if first and first[1] != TaskState.SKIPPED else None,
+            cause=(first[2] or first[0]) if first else None,
+        )
+
+    def all_edges(self) -> list[tuple[str, str]]:
+        """Give (upstream, downstream) pairs, a group that is waited for as a whole spelled out by its members."""
+        rows = self.db.execute(
+            "SELECT DISTINCT e.upstream, e.downstream FROM edges e JOIN tasks t ON t.task_id = e.upstream "
+            "UNION SELECT t.task_id, e.downstream FROM edges e JOIN tasks t ON t.group_name = e.upstream "
+            "AND t.task_id <> e.upstream"
+        )
+        return list(rows)
+
+    # --- attempts: reading ---
+
+    def live_attempts(self) -> list[AttemptRow]:
+        with self._guard():
+            rows = self.db.execute(
+                f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE state IN {_LIVE} ORDER BY created_at, task_id"
+            ).fetchall()
+        return [_attempt_row(row) for row in rows]
+
+    def active(self) -> int:
+        return int(self.db.execute(f"SELECT COUNT(*) FROM attempts WHERE state IN {_LIVE}").fetchone()[0])
+
+    def usage(self, operator: str) -> tuple[int, int, int]:
+        """Give (attempts, cpus, bytes of memory) of an operator's live attempts."""
+        row = self.db.execute(
+            "SELECT COUNT(*), COALESCE(SUM(cpus), 0), COALESCE(SUM(memory), 0) FROM attempts "
+            f"WHERE operator = ? AND state IN {_LIVE}",
+            (operator,),
+        ).fetchone()
+        return int(row[0]), int(row[1]), int(row[2])
+
+    def attempts(self, task_id: str) -> list[AttemptRow]:
+        with self._guard():
+            rows = self.db.execute(
+                f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? ORDER BY attempt", (task_id,)
+            ).fetchall()
+        return [_attempt_row(row) for row in rows]
+
+    def attempt(self, task_id: str, attempt: int) -> AttemptRow | None:
+        row = self.db.execute(
+            f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? AND attempt = ?", (task_id, attempt)
+        ).fetchone()
+        return _attempt_row(row) if row else None
+
+    def last_attempts(self) -> dict[str, AttemptRow]:
+        """Give the newest attempt of each task that has one."""
+        rows = self.db.execute(
+            f"SELECT {_ATTEMPT_COLUMNS} FROM attempts a WHERE attempt = "
+            "(SELECT MAX(attempt) FROM attempts WHERE task_id = a.task_id)"
+        )
+        return {row[0]: _attempt_row(row) for row in rows}
+
+    def metrics(self) -> dict[str, tuple[int, dict[str, Any], dict[str, Any]]]:
+        """Give {task: (attempt, metrics, response)} of the newest successful attempts."""
+        rows = self.db.execute(
+            "SELECT a.task_id, a.attempt, a.metrics, a.response FROM attempts a JOIN tasks t "
+            "ON t.task_id = a.task_id AND t.result = a.attempt"
+        )
+        return {row[0]: (row[1], load_json(row[2] or "{}"), load_json(row[3] or "{}")) for row in rows}
+
+    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
+        """Give (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
+        row = self.db.execute("SELECT result FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        if row is None or row[0] is None:
+            return None
+        rows = self.db.execute(
+            "SELECT name, file, sha256 FROM outputs WHERE task_id = ? AND attempt = ?", (task_id, row[0])
+        )
+        return row[0], {name: (file, sha256) for name, file, sha256 in rows}
+
+    def stale(self) -> dict[str, tuple[str, int, int]]:
+        """Give tasks whose result was made from an older attempt: {task: (upstream, used, newest)}."""
+        rows = self.db.execute(
+            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM attempt_inputs i "
+            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
+            "JOIN tasks u ON u.task_id = i.upstream WHERE u.result > i.upstream_attempt"
+        )
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    def consecutive_not_started(self, task_id: str, attempt: int) -> int:
+        """Give how many attempts in a row just before this one never started."""
+        count = 0
+        for row in self.db.execute(
+            "SELECT failure FROM attempts WHERE task_id = ? AND attempt < ? ORDER BY attempt DESC LIMIT 3",
+            (task_id, attempt),
+        ):
+            if row[0] != FailureClass.NOT_STARTED:
+                break
+            count += 1
+        return count
+
+    def counted_failures(self, task_id: str, tries: int) -> list[tuple[FailureClass, int | None]]:
+        """Give class and exit code of the last ``tries`` failures that count, oldest first."""
+        rows = self.db.execute(
+            "SELECT failure, exit_code FROM attempts WHERE task_id = ? AND counts = 1 ORDER BY attempt DESC LIMIT ?",
+            (task_id, tries),
+        ).fetchall()
+        return [(FailureClass(row[0]), row[1]) for row in reversed(rows)]
+
+    # --- changes ---
+
+    def add_attempt(
+        self,
+        task_id: str,
+        operator: str,
+        origin: str,
+        resources: Resources,
+        source_digest: str,
+        inputs: Mapping[str, int],
+        now: float,
+    ) -> int:
+        """Record the intent to hand a task over; give the number of the attempt."""
+        attempt = int(self.db.execute("SELECT attempts FROM tasks WHERE task_id = ?", (task_id,)).fetchone()[0]) + 1
+        self.db.execute(
+            "INSERT INTO attempts (task_id, attempt, state, operator, handle, created_at, cpus, memory, time_s, "
+            "source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?)",
+            (task_id, attempt, operator, origin, now, resources.cpus, resources.memory, resources.time_s, source_digest),
+        )
+        self.db.executemany(
+            "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",
+            ((task_id, attempt, upstream, number) for upstream, number in inputs.items()),
+        )
+        self.db.execute(
+            "UPDATE tasks SET state = 'SUBMITTED', reason = '', retry_at = NULL, watch = NULL, attempts = ? "
+            "WHERE task_id = ?",
+            (attempt, task_id),
+        )
+        self.record(
+            "attempt", now, task=task_id, attempt=attempt, state="SUBMITTING", task_state="SUBMITTED",
+            operator=operator, source_digest=source_digest,
+        )  # fmt: skip
+        return attempt
+
+    def apply(self, changes: Iterable[tuple[AttemptChange | None, TaskChange | None]], now: float) -> list[TaskChange]:
+        """Apply changes of attempts with those of their tasks, one event each; give the task changes that were made.
+
+        Raises LedgerError for a move that the table of states does not have: a defect.
+        """
+        made = []
+        for attempt, task in changes:
+            task_changed = task is not None and self._change_task(task)
+            if attempt is not None:
+                self._change_attempt(attempt, task if task_changed else None, now)
+            elif task_changed and task is not None:
+                self.record("task", now, task=task.task_id, state=str(task.state), reason=task.reason)
+            if task is not None and task_changed:
+                made.append(task)
+        return made
+
+    def _change_task(self, change: TaskChange) -> bool:
+        """Write a task's row; say whether its state or reason is another now."""
+        before = self.db.execute("SELECT state, reason FROM tasks WHERE task_id = ?", (change.task_id,)).fetchone()
+        self.db.execute(
+            "UPDATE tasks SET state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ? WHERE task_id = ?",
+            (change.state, change.reason, change.soft, change.cause, change.watch, change.retry_at, change.task_id),
+        )
+        return tuple(before) != (str(change.state), change.reason)
+
+    def _change_attempt(self, change: AttemptChange, task: TaskChange | None, now: float) -> None:
+        key = (change.task_id, change.attempt)
+        row = self.db.execute("SELECT state FROM attempts WHERE task_id = ? AND attempt = ?", key).fetchone()
+        before = AttemptState(row[0])
+        if change.state is not before and change.state not in ATTEMPT_MOVES[before]:
+            raise LedgerError(f"{change.task_id}, attempt {change.attempt}: {before} -> {change.state} is no legal move")
+        evidence = change.evidence or Evidence()
+        self.db.execute(
+            "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
+            "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), "
+            "ended_at = COALESCE(?, ended_at), counts = ?, metrics = ? WHERE task_id = ? AND attempt = ?",
+            (change.state, change.failure, change.reason, change.handle, change.exit_code, change.started_at,
+             change.ended_at, change.counts,
+             dump_json(evidence.metrics) if evidence.metrics is not None else None, *key),
+        )  # fmt: skip
+        if change.counts:
+            self.db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (change.task_id,))
+        if change.state is AttemptState.COMPLETED:
+            self.db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (change.attempt, change.task_id))
+            self.db.executemany(
+                "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(*key, item.name, item.path, item.file, item.size, item.sha256) for item in evidence.outputs],
+            )
+        self.record(
+            "attempt", now, task=change.task_id, attempt=change.attempt, state=str(change.state),
+            task_state=str(task.state) if task else None, failure=change.failure, reason=change.reason,
+            task_reason=task.reason if task else None, exit_code=change.exit_code, handle=change.handle,
+            started_at=to_text(change.started_at) if change.started_at else None,
+            ended_at=to_text(change.ended_at) if change.ended_at else None,
+            outputs={item.path: item.sha256 for item in evidence.outputs} or None,
+            metrics=evidence.metrics or None,
+        )  # fmt: skip
+
+    def wish(self, task_id: str, attempt: int, wish: str, now: float) -> None:
+        """Record that a live attempt shall end: ``cancel`` or ``rerun``."""
+        self.db.execute(
+            "UPDATE attempts SET wish = ?, wished_at = COALESCE(wished_at, ?) WHERE task_id = ? AND attempt = ?",
+            (wish, now, task_id, attempt),
+        )
+        self.record("wish", now, task=task_id, attempt=attempt, wish=wish)
+
+    def reset_tries(self, task_id: str) -> None:
+        """Let the retries of a task count anew."""
+        self.db.execute("UPDATE tasks SET tries = 0 WHERE task_id = ?", (task_id,))
+
+    def look_again(self, task_ids: Iterable[str]) -> None:
+        """Let the next step decide these PENDING or READY tasks anew."""
+        self.db.execute(
+            "UPDATE tasks SET state = 'PENDING', watch = NULL WHERE state IN ('PENDING', 'READY') "
+            "AND retry_at IS NULL AND task_id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(task_ids)),),
+        )
+
+
+def _instance_rows(instances: Sequence[Instance], version: int) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of new tasks.
+
+    One without upstream is READY; any other watches the last task that it waits for. Nothing is decided here: when
+    the watched task settles, readiness looks at all.
+    """
+    last: dict[str, int] = {}  # position of a task, or of the last one of a group
+    for position, item in enumerate(instances):
+        last[item.task_id] = last[item.group] = position
+    for position, item in enumerate(instances):
+        watch = max((last[edge.upstream] for edge in item.edges), default=None)
+        yield (
+            item.task_id, position, item.group, item.label, version, dump_json(item.matrix, exact=True), item.operator,
+            item.priority, json.dumps(inputs_to_json(item.inputs), ensure_ascii=False),
+            json.dumps(to_json(item.outputs), ensure_ascii=False),
+            TaskState.READY if watch is None else TaskState.PENDING,
+            None if watch is None else instances[watch].task_id,
+        )  # fmt: skip
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no whole SQLite file before SQLite gets to see it. Source: sqlite.org/fileformat, 1.3."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise LedgerMissingError(f"{path} is missing; {_REBUILD}") from None
+    except OSError as error:
+        raise RunRootError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(header) < 100 or header[:16] != b"SQLite format 3\0":
+        raise LedgerDamagedError(f"{path} is damaged: no SQLite database ({size} bytes); {_REBUILD}")
+    page_size = int.from_bytes(header[16:18], "big")
+    page_size = 65536 if page_size == 1 else page_size
+    pages = int.from_bytes(header[28:32], "big")
+    if header[24:28] == header[92:96] and size < pages * page_size:
+        raise LedgerDamagedError(f"{path} is damaged: {size} of {pages * page_size} bytes are left; {_REBUILD}")
