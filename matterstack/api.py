@@ -39,7 +39,11 @@ def initialize_run(
     Raises CampaignError for a file with problems, UsageError if the folder is not empty, RunLockedError if a process
     works in it.
     """
-    loaded = campaign if isinstance(campaign, LoadedCampaign) else load_campaign(campaign, operators=operators, params=params)
+    loaded = (
+        campaign
+        if isinstance(campaign, LoadedCampaign)
+        else load_campaign(campaign, operators=operators, params=params)
+    )
     return open_run(run_lifecycle.initialize_run(loaded, Path(root) if root is not None else None))
 
 
@@ -48,8 +52,6 @@ def step_run(run: RunView | str | Path, *, dry_run: bool = False) -> StepReport:
     return run_lifecycle.step_run(run.root if isinstance(run, RunView) else run, dry_run=dry_run)
 
 
-def run_until_done(
-    run: RunView | str | Path, on_tick: Callable[[StepReport], None] | None = None
-) -> StepReport:
+def run_until_done(run: RunView | str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:
     """Step a run until it is over, paused, or waits for people alone; give the last report."""
     return run_lifecycle.run_until_done(run.root if isinstance(run, RunView) else run, on_tick)

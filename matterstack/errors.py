@@ -49,7 +49,7 @@ class UsageError(MatterStackError):
     exit_code = ExitCode.MISTAKE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Problem:
     """One mistake in a file, at a 1-based line and column (0: the file as a whole)."""
 

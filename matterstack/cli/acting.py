@@ -23,7 +23,11 @@ def pause(run: str, tasks: tuple[str, ...]) -> int:
 
     changed = pause_run(run, tasks)
     what = _what(tasks, changed)
-    click.echo(f"{what} paused; `matterstack resume {shlex.quote(run)}{_words(tasks)}` goes on" if changed else "was paused already")
+    click.echo(
+        f"{what} paused; `matterstack resume {shlex.quote(run)}{_words(tasks)}` goes on"
+        if changed
+        else "was paused already"
+    )
     return ExitCode.FINE
 
 
@@ -37,7 +41,11 @@ def resume(run: str, tasks: tuple[str, ...]) -> int:
 
     changed = pause_run(run, tasks, resume=True)
     what = _what(tasks, changed)
-    click.echo(f"{what} resumed; `matterstack run {shlex.quote(run)}` or `step` starts what is ready" if changed else "was not paused")
+    click.echo(
+        f"{what} resumed; `matterstack run {shlex.quote(run)}` or `step` starts what is ready"
+        if changed
+        else "was not paused"
+    )
     return ExitCode.FINE
 
 
@@ -89,7 +97,9 @@ def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
     many = "1 task runs" if len(done.tasks) == 1 else f"{len(done.tasks)} tasks run"
     click.echo(f"{many} again{below}; `matterstack run {shown}` or `matterstack step {shown}` starts")
     if done.still_alive:
-        echo_remark(f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; the next step tries again")
+        echo_remark(
+            f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; the next step tries again"
+        )
     return ExitCode.FINE
 
 
@@ -111,14 +121,18 @@ def refresh(run: str, yes: bool, folder: str | None) -> int:
         digests = f"{(change.before or '-')[:8]} -> {(change.after or '-')[:8]}"
         click.echo(f"{change.kind:8} {change.path}  {digests}")
     if found.campaign_changed:
-        echo_remark("warning: the campaign file itself has changed; a run keeps its campaign (--root DIR starts a new run)")
+        echo_remark(
+            "warning: the campaign file itself has changed; a run keeps its campaign (--root DIR starts a new run)"
+        )
     if any(change.kind == "gone" for change in found.changes):
         echo_remark("files that are gone stay in the run's source/")
     wanted = [change for change in found.changes if change.kind != "gone"]
     if not wanted:
         click.echo(f"source/ is as in {found.folder}")
     elif found.taken:
-        click.echo(f"taken: {len(wanted)} of source/; later attempts use them (`matterstack rerun {shown} TASK` makes one)")
+        click.echo(
+            f"taken: {len(wanted)} of source/; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
+        )
     else:
         click.echo(f"`matterstack refresh {shown} --yes` takes {len(wanted)} of them from {found.folder}")
     return ExitCode.FINE

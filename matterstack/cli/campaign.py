@@ -9,7 +9,7 @@ import click
 from matterstack.cli.options import campaign_options, common, echo_remark, json_option
 from matterstack.errors import CampaignError, ExitCode, Problem, UsageError
 
-_MOST_PATTERNS = 12
+_MOST_PATTERNS = 40
 
 
 @click.command()
@@ -76,7 +76,9 @@ def init(file: str, root: str | None, settings: tuple[str, ...], operators: str 
     for warning in loaded.warnings:
         echo_remark(str(warning))
     run = initialize_run(loaded, root)
-    click.echo(f"{run.root}: {len(run.tasks)} tasks; `matterstack run {run.root}` runs them, `matterstack step {run.root}` takes one step")
+    click.echo(
+        f"{run.root}: {len(run.tasks)} tasks; `matterstack run {run.root}` runs them, `matterstack step {run.root}` takes one step"
+    )
     return ExitCode.FINE
 
 
@@ -105,5 +107,3 @@ def completion(shell: str) -> int:
         raise UsageError(f"no completion for {shell}")
     click.echo(found(cli, {}, "matterstack", "_MATTERSTACK_COMPLETE").source())
     return ExitCode.FINE
-
-

@@ -74,7 +74,9 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
     def _failure(self, ended: Ended) -> str:
-        what = {TaskState.READY: "is tried again", TaskState.PENDING: "is tried again later"}.get(ended.task_state, "failed")
+        what = {TaskState.READY: "is tried again", TaskState.PENDING: "is tried again later"}.get(
+            ended.task_state, "failed (allowed)" if ended.soft else "failed"
+        )
         log = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}" / "stderr.log"
         return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {ended.reason}; {log}")
 

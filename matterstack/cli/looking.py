@@ -52,7 +52,8 @@ def _show_status(view: Any) -> None:
         counts[task.state] = counts.get(task.state, 0) + 1
     states = [state for state in TaskState if any(state in counts for counts in groups.values())]
     rows = [
-        [name, *[str(counts.get(state, "")) for state in states]] for name, counts in list(groups.items())[:_MOST_GROUPS]
+        [name, *[str(counts.get(state, "")) for state in states]]
+        for name, counts in list(groups.items())[:_MOST_GROUPS]
     ]
     click.echo()
     click.echo(table(["task", *[str(state).lower() for state in states]], rows, right=range(1, len(states) + 1)))
@@ -63,7 +64,10 @@ def _show_status(view: Any) -> None:
         click.echo()
     for task in told[:_MOST_REASONS]:
         state = coloured("stale") if task.state is TaskState.COMPLETED else coloured(str(task.state))
-        click.echo(f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}" + (" (allowed)" if task.soft else ""))
+        click.echo(
+            f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}"
+            + (" (allowed)" if task.soft else "")
+        )
     if len(told) > _MOST_REASONS:
         click.echo(f"… and {len(told) - _MOST_REASONS} more")
 

@@ -76,7 +76,9 @@ def _show_version(ctx: Context, _: Any, wanted: bool) -> None:
     epilog="Exit codes: 0 fine, 1 could not work, 2 a mistake in usage or in a file, 3 the run is FAILED or CANCELLED, "
     "4 nothing left but people or paused, 75 locked.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version."
+)
 def cli() -> None:
     """Run long scientific campaigns from a YAML file. No server, no daemon; every decision is on disk."""
 

@@ -54,8 +54,8 @@ def cell(value: Any) -> str:
     """Print a value for a table."""
     if value is None:
         return ""
-    if isinstance(value, float) and not hasattr(value, "text"):
-        return f"{value:.6g}"
+    if isinstance(value, float) and len(str(value)) > 10:
+        return f"{float(value):.6g}"
     try:
         return harmless(as_text(value)).replace("\n", " ").replace("\t", " ")
     except ValueError:

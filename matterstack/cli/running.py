@@ -26,7 +26,9 @@ def step(run: str, dry_run: bool) -> int:
     report = step_run(run, dry_run=dry_run)
     if dry_run:
         for ended in report.ended:
-            click.echo(f"would record  {ended.task_id}, attempt {ended.attempt}: {ended.state}" + _because(ended.reason))
+            click.echo(
+                f"would record  {ended.task_id}, attempt {ended.attempt}: {ended.state}" + _because(ended.reason)
+            )
         for task_id in report.retried:
             click.echo(f"would retry   {task_id}")
         for task_id, attempt in report.submitted:
@@ -38,7 +40,11 @@ def step(run: str, dry_run: bool) -> int:
         return ExitCode.FINE
     logging.getLogger("matterstack").log(TICK, report.line())
     if report.state.is_over:
-        echo_remark(f"the run is {report.state}; `matterstack explain {shlex.quote(run)}` says why" if report.state is not RunState.COMPLETED else "the run is COMPLETED")
+        echo_remark(
+            f"the run is {report.state}; `matterstack explain {shlex.quote(run)}` says why"
+            if report.state is not RunState.COMPLETED
+            else "the run is COMPLETED"
+        )
     return ExitCode.RUN_FAILED if report.state in (RunState.FAILED, RunState.CANCELLED) else ExitCode.FINE
 
 

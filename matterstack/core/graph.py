@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
-Graph = nx.DiGraph
+if TYPE_CHECKING:
+    Graph = nx.DiGraph[str]
+    MultiGraph = nx.MultiDiGraph[str]
+else:
+    Graph, MultiGraph = nx.DiGraph, nx.MultiDiGraph
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """How deep a graph is (tasks on its longest path) and how wide (tasks that could run at once, by level)."""
 
@@ -24,7 +29,7 @@ class Shape:
 
 def build(edges: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> Graph:
     """Give the directed graph of (upstream, downstream) pairs."""
-    graph = nx.DiGraph()
+    graph: Graph = nx.DiGraph()
     graph.add_nodes_from(nodes)
     graph.add_edges_from(edges)
     return graph
@@ -60,14 +65,15 @@ def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
     return found - start
 
 
-def neighbourhood(entries: Mapping[str, Iterable[tuple[str, str]]]) -> nx.MultiDiGraph:
+def neighbourhood(entries: Mapping[str, Iterable[tuple[str, str]]]) -> MultiGraph:
     """Give the graph of tasks in question and what they wait for.
 
     ``entries`` maps each task to its (entry, upstream) pairs; the entry is the key of the edge, so one pair of
     nodes may have several edges.
     """
-    graph = nx.MultiDiGraph()
+    graph: MultiGraph = nx.MultiDiGraph()
     for task, pairs in entries.items():
         graph.add_node(task)
-        graph.add_edges_from((upstream, task, entry) for entry, upstream in pairs)
+        for entry, upstream in pairs:
+            graph.add_edge(upstream, task, key=entry)
     return graph

@@ -21,13 +21,13 @@ SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunFacts:
     run_id: str
     run_name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rendered:
     """The resolved parts of an attempt. ``env`` holds texts; ``env_from`` names variables of the submitter."""
 
@@ -126,5 +126,7 @@ def _script(
     argv = (*SHELLS[shell], COMMAND_FILE)
     body = command if isinstance(command, str) else "exec " + shlex.join(command)
     # A label may hold letters of any script but no newline, so it is safe in a comment.
-    title = f"#!/usr/bin/env {shell}\n# {instance.task_id}, attempt {attempt}; runs in this folder as: {' '.join(argv)}\n"
+    title = (
+        f"#!/usr/bin/env {shell}\n# {instance.task_id}, attempt {attempt}; runs in this folder as: {' '.join(argv)}\n"
+    )
     return title + "".join(line + "\n" for line in setup) + body.rstrip("\n") + "\n", argv

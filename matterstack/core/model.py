@@ -17,20 +17,20 @@ from matterstack.errors import Problem
 # --- the campaign, as written ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputSpec:
     pattern: str
     as_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputSpec:
     path: str  # below results/
     file: str | None = None  # in the working folder; None: the same as path
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DependencyRule:
     """``allow_dependency_failure``: how many upstream tasks must have COMPLETED (neither: any number)."""
 
@@ -38,14 +38,14 @@ class DependencyRule:
     min_percent: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retries:
     max: int = 0
     delay_s: float = 0.0
     rules: Mapping[str, Any] = field(default_factory=dict)  # failure class or exit_code_N -> "never" or resource rules
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OperatorSpec:
     name: str
     kind: str
@@ -59,7 +59,7 @@ class OperatorSpec:
     options: Mapping[str, Any] = field(default_factory=dict)  # keys of its kind (partition, account, …)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskSpec:
     """One entry of ``tasks``, defaults merged in, templates unresolved."""
 
@@ -85,7 +85,7 @@ class TaskSpec:
     people: Mapping[str, Any] = field(default_factory=dict)  # when, instructions, response_schema, deadline, …
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Campaign:
     name: str
     description: str
@@ -99,7 +99,7 @@ class Campaign:
 # --- its instances --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """Where one file of an input comes from: an output of a task, or a file of ``source/``."""
 
@@ -108,14 +108,14 @@ class Source:
     path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResolvedInput:
     is_list: bool
     as_name: str | None
     sources: tuple[Source, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResolvedOutput:
     path: str
     file: str
@@ -126,7 +126,7 @@ class ResolvedOutput:
         return self.file.endswith("/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Edge:
     """``upstream`` (a task, or the name of a group) must settle first; ``entry`` says which key asks for it."""
 
@@ -134,7 +134,7 @@ class Edge:
     entry: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Instance:
     task_id: str
     group: str
@@ -147,7 +147,7 @@ class Instance:
     edges: tuple[Edge, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resources:
     cpus: int = 1
     memory: int | None = None  # bytes
@@ -156,7 +156,7 @@ class Resources:
     as_written: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedCampaign:
     """A campaign file without errors, with everything that `init` needs."""
 
@@ -176,7 +176,7 @@ class LoadedCampaign:
 # --- what operators are handed and give back ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Launch:
     """One attempt to hand over; its folder is prepared and holds task.json and command.sh."""
 
@@ -190,7 +190,7 @@ class Launch:
     origin: str = ""  # what Operator.origin() gave when the intent was recorded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LiveAttempt:
     """A recorded attempt without an end, as an operator gets it to observe, recover or cancel."""
 
@@ -207,7 +207,7 @@ class LiveAttempt:
         return self.task_id, self.attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Submission:
     """The outcome of one hand-over; ``handle`` finds the work again."""
 
@@ -226,7 +226,7 @@ class Sighting(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
     """What an operator saw of one attempt. Times are POSIX seconds."""
 
@@ -240,7 +240,7 @@ class Observation:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputFile:
     name: str
     path: str  # below results/
@@ -249,7 +249,7 @@ class OutputFile:
     sha256: str | None  # of a folder: of the sorted lines "<sha256>  <relative path>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evidence:
     """What the files of an ended attempt show."""
 
@@ -262,7 +262,7 @@ class Evidence:
 # --- recorded facts that decisions read -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptFacts:
     """A live attempt with what reconciling it needs from its task."""
 
@@ -277,7 +277,7 @@ class AttemptFacts:
     allow_failure: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptChange:
     task_id: str
     attempt: int
@@ -292,7 +292,7 @@ class AttemptChange:
     counts: bool = False  # against the retries
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskChange:
     task_id: str
     state: TaskState

@@ -17,7 +17,7 @@ from matterstack.core.model import DependencyRule, TaskChange
 from matterstack.core.states import TaskState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Upstream:
     """The states of one task, or of all tasks of a group, that something waits for."""
 
@@ -54,7 +54,7 @@ class Upstream:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WaitingTask:
     """A PENDING task with the rules that its own keys set."""
 

@@ -163,11 +163,13 @@ def after_failure(
             text = f"retry {tries} of {facts.retries.max} after {reason}"
             return TaskChange(live.task_id, TaskState.PENDING, text, retry_at=now + facts.retries.delay_s)
         return TaskChange(live.task_id, TaskState.READY, f"retry {tries} of {facts.retries.max} after {reason}")
-    of = "" if failure not in RETRIED or never else f" of {facts.retries.max + 1}"
-    number = tries if of else live.attempt
-    return TaskChange(
-        live.task_id, TaskState.FAILED, f"attempt {number}{of}: {reason}", soft=facts.allow_failure
-    )
+    if failure not in RETRIED or never:
+        which = f"attempt {live.attempt}"
+    elif tries == live.attempt:
+        which = f"attempt {tries} of {facts.retries.max + 1}"
+    else:  # after a rerun, which counts anew
+        which = f"attempt {live.attempt} (try {tries} of {facts.retries.max + 1})"
+    return TaskChange(live.task_id, TaskState.FAILED, f"{which}: {reason}", soft=facts.allow_failure)
 
 
 def _rule(retries: Retries, failure: FailureClass, exit_code: int | None) -> Any:

@@ -57,9 +57,7 @@ class TaskState(StrEnum):
         return self in SETTLED
 
 
-SETTLED = frozenset(
-    {TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED}
-)
+SETTLED = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED})
 ACTIVE = frozenset({TaskState.SUBMITTED, TaskState.RUNNING, TaskState.WAITING})
 
 TASK_STATE_OF_ATTEMPT: dict[AttemptState, TaskState] = {

@@ -76,7 +76,8 @@ def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
                     out.append(((*path, key), f"unknown key{did_you_mean(str(key), known)}", True))
             return
     if error.validator == "required" and isinstance(error.instance, Mapping):
-        for key in error.validator_value:
+        required: Any = error.validator_value
+        for key in required:
             message = f"'{key}' is missing"
             if key not in error.instance and (path, message, False) not in out:
                 out.append((path, message, False))
@@ -115,7 +116,11 @@ def _expected(error: ValidationError) -> str:
     node: ValidationError | None = error
     while expected is None and node is not None and node.parent is not None:
         node = node.parent  # type: ignore[assignment]
-        if node is not None and isinstance(node.schema, Mapping) and tuple(node.absolute_path) == tuple(error.absolute_path):
+        if (
+            node is not None
+            and isinstance(node.schema, Mapping)
+            and tuple(node.absolute_path) == tuple(error.absolute_path)
+        ):
             expected = node.schema.get("x-expected")
     got = show(error.instance)
     if expected is None:

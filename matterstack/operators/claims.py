@@ -18,7 +18,7 @@ from typing import Any
 CLAIM = "claim"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     by: str  # "wrapper", "step", or "torn"
     data: dict[str, Any]

@@ -79,7 +79,9 @@ class LocalOperator:
             )  # fmt: skip
         except (OSError, ValueError) as error:
             # Popen reports a failed fork or exec from the child: for certain nothing was started.
-            raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, BlockingIOError)) from None
+            raise SubmissionRejected(
+                f"cannot be started: {error}", retry_later=isinstance(error, BlockingIOError)
+            ) from None
         _children[child.pid] = child
         handle = {**place, "pid": child.pid, "start": processes.start_of(child.pid) or ""}
         return Submission(json.dumps(handle), AttemptState.RUNNING)

@@ -22,7 +22,7 @@ KILL_AFTER_S = 10.0
 _PROC = sys.platform.startswith("linux")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Place:
     """Where processes live: the same pid means the same process only within one place."""
 

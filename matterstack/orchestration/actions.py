@@ -37,7 +37,7 @@ def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) ->
             return store.set_paused(not resume, chosen, time.time())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cancelled:
     not_started: list[str]
     ended: list[str]
@@ -83,7 +83,7 @@ def _carry_out_wishes(root: Path, store: SQLiteStateStore, live: Iterable[TaskRo
     return {row.task_id for row in store.live_attempts() if row.task_id in wanted and row.state in LIVE}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rerun:
     tasks: list[str]
     reopened: list[str]  # BLOCKED or SKIPPED below, or ended before
@@ -127,7 +127,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceChange:
     path: str
     kind: str  # "changed", "new", or "gone" (from the campaign folder; the run keeps it)
@@ -135,7 +135,7 @@ class SourceChange:
     after: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refreshed:
     changes: tuple[SourceChange, ...]
     folder: Path  # of the campaign

@@ -31,11 +31,10 @@ from matterstack.operators.base import Operator
 from matterstack.storage import run_root
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
 
-RETRY_LATER_S = 30.0  # after a refusal of the moment
 _OF_THE_MOMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Intent:
     """A recorded attempt that is to be handed over."""
 
@@ -184,9 +183,7 @@ class HandOver:
         )
         spec = self.store.campaign(row.campaign_version).tasks[row.group]
         task = TaskChange(row.task_id, TaskState.FAILED, f"attempt {attempt}: {error}", soft=spec.allow_failure)
-        change = AttemptChange(
-            row.task_id, attempt, AttemptState.FAILED, failure, str(error), ended_at=self.now
-        )
+        change = AttemptChange(row.task_id, attempt, AttemptState.FAILED, failure, str(error), ended_at=self.now)
         self.store.apply([(change, task)], self.now)
         return task
 
@@ -247,7 +244,9 @@ class InputFinder:
         self._names = {id(item): name for name, item in instance.inputs.items()}
         wanted = {source.task for item in instance.inputs.values() for source in item.sources if source.task}
         self._completed = {row.task_id for row in store.tasks(wanted) if row.state is TaskState.COMPLETED}
-        self._sources = store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}
+        self._sources = (
+            store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}
+        )
 
     def resolve(self, item: ResolvedInput) -> str | list[str] | None:
         """Give the path, the list of paths, or None for the file of a failed task; remember digests and origins."""

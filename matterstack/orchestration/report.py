@@ -23,7 +23,7 @@ from matterstack.storage import run_root
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore, TaskRow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskView:
     """A task as people see it: a pause or a retry's delay shows as PENDING."""
 
@@ -36,7 +36,7 @@ class TaskView:
     soft: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunView:
     """A run at one moment."""
 
@@ -119,7 +119,9 @@ def select_tasks(known: Iterable[str], patterns: Iterable[str]) -> list[str]:
         else:
             found = {task_id for task_id in ids if task_id.startswith(f"{pattern}/")}
         if not found:
-            raise UsageError(f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; `matterstack status` lists them")
+            raise UsageError(
+                f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; `matterstack status` lists them"
+            )
         chosen |= found
     return [task_id for task_id in ids if task_id in chosen]
 
@@ -135,7 +137,7 @@ def one_task(known: Iterable[str], name: str) -> str:
 # --- explain --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Explanation:
     """Why a task is not COMPLETED: its last cause, where to look, and what to type next."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matterstack import __version__
 from matterstack.core.model import (
@@ -34,7 +34,6 @@ from matterstack.core.model import (
     Submission,
     TaskChange,
 )
-from matterstack.core.reconcile import reconcile
 from matterstack.core.states import (
     TASK_STATE_OF_ATTEMPT,
     AttemptState,
@@ -55,14 +54,17 @@ from matterstack.errors import (
 from matterstack.operators.base import Key, Operator
 from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
-from matterstack.orchestration.handover import RETRY_LATER_S, HandOver, Intent
 from matterstack.storage import run_root
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, somebody_waits
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
 
+if TYPE_CHECKING:
+    from matterstack.orchestration.handover import HandOver, Intent
+
 log = logging.getLogger("matterstack")
 
+RETRY_LATER_S = 30.0  # after a refusal of the moment
 _LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
 _PATIENCE_S = 1.0  # for which a loop stays away from the lock when somebody waits for it
 
@@ -108,7 +110,9 @@ def _require_free(root: Path) -> None:
         with run_lock(root):
             pass
     if (root / run_root.RUN).exists():
-        raise UsageError(f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder")
+        raise UsageError(
+            f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder"
+        )
     raise UsageError(f"{root} exists and is not empty; --root DIR takes another folder")
 
 
@@ -155,7 +159,7 @@ def _sync_folder(folder: Path) -> None:
 # --- one step -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ended:
     """An attempt that ended in a step; ``task_state`` is what became of its task."""
 
@@ -165,6 +169,7 @@ class Ended:
     task_state: TaskState
     reason: str
     seconds: float | None
+    soft: bool = False  # a failure that is allowed
 
 
 @dataclass(slots=True)
@@ -267,22 +272,28 @@ class Step:
         seen = self._look(rows)
         changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
         changes = [change for change in changes if change != (None, None)]
-        intents: list[Intent] = []
-        hand_over = HandOver(self.root, self.store, self.run, self.operators, self.now)
         with self.store.transaction():
             made = self.store.apply(changes, self.now)
             made += self.store.apply(self._due_retries(), self.now)
             settle_frontier(self.store, made, self.now)
             self._publish(changes)
             self.report.ready = self.store.counts().get(TaskState.READY, 0)
-            if not self.run.paused:
-                intents, failed = hand_over.intend()
-                settle_frontier(self.store, failed, self.now)
+            hand_over, intents = self._intend()
         if intents and self.dry_run:
             self.report.submitted = [intent.key for intent in intents]
-        elif intents:
+        elif hand_over is not None and intents:
             self._hand_over(hand_over, intents)
         return self._finish()
+
+    def _intend(self) -> tuple[HandOver | None, list[Intent]]:
+        if self.run.paused or not self.report.ready:
+            return None, []
+        from matterstack.orchestration.handover import HandOver  # an idle step has no need of templates
+
+        hand_over = HandOver(self.root, self.store, self.run, self.operators, self.now)
+        intents, failed = hand_over.intend()
+        settle_frontier(self.store, failed, self.now)
+        return hand_over, intents
 
     def end_wished(self) -> None:
         """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
@@ -326,7 +337,9 @@ class Step:
         try:
             return dict(question(live))
         except OperatorUnavailable as error:
-            self.report.warnings.append(f"operator '{name}' is away: {error}; its {len(live)} attempts stay as they are")
+            self.report.warnings.append(
+                f"operator '{name}' is away: {error}; its {len(live)} attempts stay as they are"
+            )
         except Exception as error:
             # A defect of one operator must not stop the others: nothing was seen, so nothing changes.
             log.debug("operator '%s'", name, exc_info=True)
@@ -339,12 +352,16 @@ class Step:
         return _as_live(self.root, row)
 
     def _reconcile(self, row: AttemptRow, seen: Observation) -> tuple[AttemptChange | None, TaskChange | None]:
+        from matterstack.core.reconcile import reconcile  # only where something is live
+
         task = self.store.tasks([row.task_id])[0]
         spec = self.store.campaign(task.campaign_version).tasks[task.group]
         live = self._live(row)
         evidence = Evidence()
-        if seen.sighting is Sighting.ENDED and seen.failure is None and seen.exit_code == 0:
-            evidence = run_root.gather_evidence(Path(live.folder), self.store.outputs_of(row.task_id))
+        if seen.sighting in (Sighting.ENDED, Sighting.GONE):
+            good = seen.failure is None and seen.exit_code == 0
+            outputs = self.store.outputs_of(row.task_id) if good else {}
+            evidence = run_root.gather_evidence(Path(live.folder), outputs)
             if evidence.remark:
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
         facts = AttemptFacts(
@@ -365,7 +382,7 @@ class Step:
                 seconds = seen.ended_at - seen.started_at
             task_state = change.state if change is not None else task.state
             self.report.ended.append(
-                Ended(row.task_id, row.attempt, attempt.state, task_state, attempt.reason, seconds)
+                Ended(row.task_id, row.attempt, attempt.state, task_state, attempt.reason, seconds, spec.allow_failure)
             )
         return attempt, change
 
@@ -439,7 +456,7 @@ class Step:
     def _failed(self, intent: Intent, failure: FailureClass, reason: str) -> tuple[AttemptChange, TaskChange]:
         task_id, attempt = intent.key
         soft = self.store.campaign(self.run.campaign_version).tasks[intent.instance.group].allow_failure
-        self.report.ended.append(Ended(task_id, attempt, AttemptState.FAILED, TaskState.FAILED, reason, None))
+        self.report.ended.append(Ended(task_id, attempt, AttemptState.FAILED, TaskState.FAILED, reason, None, soft))
         return (
             AttemptChange(task_id, attempt, AttemptState.FAILED, failure, reason, ended_at=self.now),
             TaskChange(task_id, TaskState.FAILED, f"attempt {attempt}: {reason}", soft=soft),
@@ -458,7 +475,9 @@ class Step:
             if _sighting(seen, live) is Sighting.NOT_STARTED:
                 with suppress(OSError):
                     (Path(live.folder) / "defect.txt").write_text(defects[intent.key], encoding="utf-8")
-                reason = f"the operator failed: {defects[intent.key].strip().splitlines()[-1]}; defect.txt has the traceback"
+                reason = (
+                    f"the operator failed: {defects[intent.key].strip().splitlines()[-1]}; defect.txt has the traceback"
+                )
                 changes.append(self._failed(intent, FailureClass.DEFECT, reason))
         return changes
 
@@ -527,9 +546,9 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
         try:
             if on_tick is not None:
                 on_tick(report)
-            if report.state.is_over or (report.state in (RunState.PAUSED, RunState.WAITING) and not fds):
-                if report.state is not RunState.PAUSED or report.active == 0:
-                    return report
+            paused = report.state is RunState.PAUSED and report.active == 0
+            if report.state.is_over or paused or (report.state is RunState.WAITING and not fds):
+                return report
             _wait(fds, _patience(report))
         finally:
             for fd in fds:

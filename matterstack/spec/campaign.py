@@ -30,7 +30,19 @@ BUILT_IN_KINDS = ("local", "slurm", "manual", "human", "experiment")
 KINDS_WITH_COMMAND = ("local", "slurm", "manual")
 _OPERATOR_KEYS = ("kind", "max_active", "slots", "setup", "env", "resources", "params")
 
-_ALL = ("params", "matrix", "inputs", "outputs", "source", "resources", "operator", "task", "run", "response", "metrics")
+_ALL = (
+    "params",
+    "matrix",
+    "inputs",
+    "outputs",
+    "source",
+    "resources",
+    "operator",
+    "task",
+    "run",
+    "response",
+    "metrics",
+)
 _EARLY = ("params", "matrix", "task")
 _DECIDED = ("params", "matrix", "task", "response", "metrics")
 ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: which roots each key may use

@@ -46,9 +46,7 @@ from matterstack.spec.tables import read_table
 MOST_INSTANCES = 250_000
 LONGEST_LABEL = 200  # bytes
 RESERVED_FILES = frozenset(
-    "task.json command.sh claim stdout.log stderr.log exit.json outputs.sha256 response.json status.json "
-    "experiment_request.json experiment_result.json instructions.md response_schema.json heartbeat.json cancel.json"
-    .split()
+    ["task.json", "command.sh", "claim", "stdout.log", "stderr.log", "exit.json", "outputs.sha256", "response.json", "status.json", "experiment_request.json", "experiment_result.json", "instructions.md", "response_schema.json", "heartbeat.json", "cancel.json"]
 )  # fmt: skip
 _LITERAL_PATH = re.compile(r"/([\w./+@%=,-]+)")
 
@@ -181,7 +179,9 @@ class Expander:
         for value in values:
             if value is None or (isinstance(value, list | dict) and not label):
                 kind = "null" if value is None else "a list or mapping"
-                self.builder.add(where, f"{kind} as a value needs a `label`" if value is not None else "null is no value")
+                self.builder.add(
+                    where, f"{kind} as a value needs a `label`" if value is not None else "null is no value"
+                )
                 return False
         return True
 
@@ -284,7 +284,9 @@ class Expander:
         draft.priority = int(priority or 0)
         kind = self.campaign.operators[draft.operator].kind
         if spec.command is None and kind in KINDS_WITH_COMMAND:
-            self.builder.add(where, f"'command' is missing (operator '{draft.operator}' is of kind {kind})", at_key=True)
+            self.builder.add(
+                where, f"'command' is missing (operator '{draft.operator}' is of kind {kind})", at_key=True
+            )
         elif spec.command is not None and kind == "human":
             self.builder.add((*where, "command"), "a person runs no command; use `instructions`", at_key=True)
 
@@ -381,7 +383,7 @@ class Expander:
 
     def _sources(self, draft: _Draft, pattern: str, is_list: bool) -> list[Source]:
         if is_list:
-            found: list[tuple[Any, str]] = list(self.outputs.glob(pattern))  # type: ignore[arg-type]
+            found: list[tuple[Any, str]] = list(self.outputs.glob(pattern))
         else:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []
@@ -549,7 +551,9 @@ def check_runnable(campaign: Campaign, builder: Builder, runnable_kinds: Iterabl
                 builder.add(place, f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet")
             else:
                 known = (*BUILT_IN_KINDS, *kinds)
-                builder.add(place, f"there is no operator of kind '{operator.kind}'{did_you_mean(operator.kind, known)}")
+                builder.add(
+                    place, f"there is no operator of kind '{operator.kind}'{did_you_mean(operator.kind, known)}"
+                )
     for spec in campaign.tasks.values():
         for key in ("when", "bundle"):
             if key in spec.people:

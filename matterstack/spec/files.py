@@ -39,9 +39,8 @@ def _walk_files(folder: Path, prefix: str, parts: list[str], found: set[str]) ->
                     _walk_files(folder, f"{prefix}{entry.name}/", parts, found)
             elif not rest and entry.is_file():
                 found.add(f"{prefix}{entry.name}")
-        elif matches(first, entry.name):
-            if rest or entry.is_file():
-                _take(folder, f"{prefix}{entry.name}", rest, found)
+        elif matches(first, entry.name) and (rest or entry.is_file()):
+            _take(folder, f"{prefix}{entry.name}", rest, found)
 
 
 def _take(folder: Path, path: str, rest: list[str], found: set[str]) -> None:

@@ -21,9 +21,7 @@ LARGEST_FILE = 64 * 2**20
 _DEEPEST = 60
 _MOST_EXPANDED = 2_000_000  # nodes that aliases may add
 
-_TAGS = {
-    f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")
-}
+_TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Mark = tuple[int, int]  # 1-based line and column
@@ -72,7 +70,7 @@ class Document:
                 mark = node.items_at[part]
             else:
                 return mark
-            node = node[part]  # type: ignore[index]
+            node = node[part]
         return mark
 
     def problem(

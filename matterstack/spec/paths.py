@@ -52,7 +52,8 @@ class PathTree:
                 return None
             node = node[part]  # type: ignore[assignment]
         while "" not in node:
-            node = next(iter(node.values()))  # type: ignore[assignment]
+            child: object = next(iter(node.values()))
+            node = child  # type: ignore[assignment]
         return node[""]
 
     def find(self, path: str) -> tuple[object, str] | None:

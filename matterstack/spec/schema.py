@@ -14,7 +14,7 @@ from typing import Any
 from matterstack.core.validation import find_errors
 from matterstack.core.values import dump_json
 from matterstack.errors import Problem, UsageError
-from matterstack.spec.loader import Document, Map
+from matterstack.spec.loader import Document
 
 RESERVED = ("quorum", "repeat", "tasks", "limits", "container", "notify", "include")
 _FREE_TEXT = ("description", "command", "instructions", "label", "when")
@@ -53,7 +53,7 @@ def check_campaign(document: Document) -> list[Problem]:
     tasks = root.get("tasks")
     problems: list[Problem] = []
     if isinstance(tasks, Mapping) and tasks:
-        frame = {**root, "tasks": dict.fromkeys(tasks, {})}
+        frame = {**root, "tasks": {}}
         seen: dict[str, bool] = {}
         for name, task in tasks.items():
             if str(name).startswith("x-"):
@@ -101,7 +101,3 @@ def _shape(task: Any) -> str:
         else:
             masked[key] = value
     return dump_json(masked)
-
-
-def is_map(value: object) -> bool:
-    return isinstance(value, Map)

@@ -18,8 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from matterstack.errors import RunLockedError, RunRootError
 from matterstack.core.times import to_text
+from matterstack.errors import RunLockedError, RunRootError
 
 log = logging.getLogger("matterstack")
 
@@ -63,9 +63,7 @@ def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             lock.acquire(timeout=wait_s, poll_interval=0.01)
     except Timeout:
         log.info("lock refused: %s", root / LOCK_FILE)
-        raise RunLockedError(
-            f"{root}: another process is running: {_holder_text(root)}; wait for it to end"
-        ) from None
+        raise RunLockedError(f"{root}: another process is running: {_holder_text(root)}; wait for it to end") from None
     except (OSError, NotImplementedError) as error:
         raise RunRootError(f"{root / LOCK_FILE}: cannot be locked: {error}") from None
     finally:
@@ -77,7 +75,12 @@ def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             "%s was last held by pid %s on %s and never released; if a step still runs there, stop it",
             root / LOCK_FILE, before.get("pid"), before.get("host"),
         )  # fmt: skip
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(root.resolve()), "since": to_text(time.time())}
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "path": str(root.resolve()),
+        "since": to_text(time.time()),
+    }
     try:
         _write_holder(root, holder)
         log.info("lock taken: %s", root / LOCK_FILE)

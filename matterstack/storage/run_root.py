@@ -91,7 +91,9 @@ def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, t
 # --- attempts ---
 
 
-def create_attempt_folder(folder: Path, task: Mapping[str, Any], script: str, outputs: Iterable[ResolvedOutput]) -> None:
+def create_attempt_folder(
+    folder: Path, task: Mapping[str, Any], script: str, outputs: Iterable[ResolvedOutput]
+) -> None:
     """Make an attempt's folder with task.json, command.sh and the folders of its outputs.
 
     Raises FileExistsError if it exists: a folder is never reused.

@@ -35,6 +35,7 @@ from matterstack.core.model import (
 )
 from matterstack.core.readiness import Upstream
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState, FailureClass, TaskState
+from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, load_json
 from matterstack.errors import (
     LedgerDamagedError,
@@ -45,7 +46,6 @@ from matterstack.errors import (
     LedgerTakenOverError,
     RunRootError,
 )
-from matterstack.core.times import to_text
 from matterstack.storage.journal import Event, Journal, encode
 from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
@@ -56,7 +56,7 @@ _REBUILD = "`matterstack doctor --fix` rebuilds it from journal.jsonl and tasks/
 _BUSY_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunRow:
     run_id: str
     name: str
@@ -69,7 +69,7 @@ class RunRow:
     source_digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskRow:
     task_id: str
     position: int
@@ -90,7 +90,7 @@ class TaskRow:
     result: int | None  # the newest successful attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptRow:
     task_id: str
     attempt: int
@@ -123,12 +123,14 @@ _ATTEMPT_COLUMNS = (
 
 
 def _task_row(row: tuple[Any, ...]) -> TaskRow:
-    return TaskRow(*row[:7], TaskState(row[7]), row[8], bool(row[9]), *row[10:13], bool(row[13]), *row[14:])
+    values: list[Any] = [*row[:7], TaskState(row[7]), row[8], bool(row[9]), *row[10:13], bool(row[13]), *row[14:]]
+    return TaskRow(*values)
 
 
 def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
     failure = FailureClass(row[11]) if row[11] else None
-    return AttemptRow(*row[:2], AttemptState(row[2]), *row[3:11], failure, row[12], bool(row[13]), *row[14:])
+    values: list[Any] = [*row[:2], AttemptState(row[2]), *row[3:11], failure, row[12], bool(row[13]), *row[14:]]
+    return AttemptRow(*values)
 
 
 class SQLiteStateStore:
@@ -207,7 +209,9 @@ class SQLiteStateStore:
                 f"{self.path} is a database of another program (application id {application_id}); "
                 f"put the run's ledger back, or move the file away: {_REBUILD}"
             )
-        rows = self.db.execute("SELECT version, written_by FROM schema_info").fetchall() if "schema_info" in tables else []
+        rows = (
+            self.db.execute("SELECT version, written_by FROM schema_info").fetchall() if "schema_info" in tables else []
+        )
         recorded, written_by = rows[0] if len(rows) == 1 else (None, "an unknown version")
         newest = max(version, recorded if isinstance(recorded, int) else 0)
         if newest > SCHEMA_VERSION and version == recorded:
@@ -367,7 +371,8 @@ class SQLiteStateStore:
             ).fetchone()
         if row is None:
             raise LedgerDamagedError(f"{self.path} holds no run; {_REBUILD}")
-        return RunRow(*row[:4], bool(row[4]), bool(row[5]), *row[6:])
+        values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:]]
+        return RunRow(*values)
 
     def campaign(self, version: int) -> Campaign:
         """Give a campaign version; kept, since reading a large one costs."""
@@ -638,10 +643,10 @@ class SQLiteStateStore:
         return {row[0]: _attempt_row(row) for row in rows}
 
     def metrics(self) -> dict[str, tuple[int, dict[str, Any], dict[str, Any]]]:
-        """Give {task: (attempt, metrics, response)} of the newest successful attempts."""
+        """Give {task: (attempt, metrics, response)} of the newest successful attempts, else of the newest."""
         rows = self.db.execute(
             "SELECT a.task_id, a.attempt, a.metrics, a.response FROM attempts a JOIN tasks t "
-            "ON t.task_id = a.task_id AND t.result = a.attempt"
+            "ON t.task_id = a.task_id AND COALESCE(t.result, t.attempts) = a.attempt"
         )
         return {row[0]: (row[1], load_json(row[2] or "{}"), load_json(row[3] or "{}")) for row in rows}
 
@@ -701,7 +706,17 @@ class SQLiteStateStore:
         self.db.execute(
             "INSERT INTO attempts (task_id, attempt, state, operator, handle, created_at, cpus, memory, time_s, "
             "source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?)",
-            (task_id, attempt, operator, origin, now, resources.cpus, resources.memory, resources.time_s, source_digest),
+            (
+                task_id,
+                attempt,
+                operator,
+                origin,
+                now,
+                resources.cpus,
+                resources.memory,
+                resources.time_s,
+                source_digest,
+            ),
         )
         self.db.executemany(
             "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",
@@ -748,7 +763,9 @@ class SQLiteStateStore:
         row = self.db.execute("SELECT state FROM attempts WHERE task_id = ? AND attempt = ?", key).fetchone()
         before = AttemptState(row[0])
         if change.state is not before and change.state not in ATTEMPT_MOVES[before]:
-            raise LedgerError(f"{change.task_id}, attempt {change.attempt}: {before} -> {change.state} is no legal move")
+            raise LedgerError(
+                f"{change.task_id}, attempt {change.attempt}: {before} -> {change.state} is no legal move"
+            )
         evidence = change.evidence or Evidence()
         self.db.execute(
             "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "

@@ -1,0 +1,123 @@
+"""A bench for tests: real campaigns in a folder of their own, real processes, no mocks of our own code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matterstack import initialize_run, open_run, step_run
+from matterstack.orchestration.report import explain
+from matterstack.orchestration.run_lifecycle import StepReport
+from matterstack.storage.run_root import attempt_folder
+
+MATTERSTACK = (sys.executable, "-m", "matterstack")
+HEAD = "matterstack: 1\nname: t\n"
+
+
+class Bench:
+    """One campaign and its run root; ``witness`` is a file outside of it, to which commands may append lines."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "runs" / "t"
+        self.witness = folder / "witness"
+
+    def write(self, text: str, name: str = "campaign.yaml") -> Path:
+        """Write a campaign file; `WITNESS` in it is the path of the witness."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((text if "matterstack:" in text else HEAD + text).replace("WITNESS", str(self.witness)))
+        return path
+
+    def start(self, text: str) -> None:
+        initialize_run(self.write(text), self.root)
+
+    def step(self) -> StepReport:
+        return step_run(self.root)
+
+    def step_until(self, done: Callable[[], bool], limit_s: float = 30.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while not done():
+            assert time.monotonic() < deadline, f"not done after {limit_s} s: {self.states()}"
+            self.step()
+            time.sleep(0.01)
+
+    def step_until_over(self, limit_s: float = 30.0) -> StepReport:
+        deadline = time.monotonic() + limit_s
+        while not (report := self.step()).state.is_over:
+            assert time.monotonic() < deadline, f"not over after {limit_s} s: {self.states()}"
+            time.sleep(0.01)
+        return report
+
+    def states(self) -> dict[str, str]:
+        return {task.task_id: str(task.state) for task in open_run(self.root).tasks}
+
+    def reasons(self) -> dict[str, str]:
+        return {item.task_id: item.reason for item in explain(self.root)}
+
+    def attempt(self, task_id: str, number: int = 1) -> Path:
+        return self.root / attempt_folder(task_id, number)
+
+    def wait_for(self, path: Path, limit_s: float = 10.0) -> Path:
+        deadline = time.monotonic() + limit_s
+        while not path.exists():
+            assert time.monotonic() < deadline, f"{path} did not appear"
+            time.sleep(0.005)
+        return path
+
+    def exit_of(self, task_id: str, number: int = 1) -> dict[str, Any]:
+        data = json.loads(self.wait_for(self.attempt(task_id, number) / "exit.json").read_text())
+        assert isinstance(data, dict)
+        return data
+
+    def witnessed(self) -> list[str]:
+        return self.witness.read_text().split() if self.witness.exists() else []
+
+    def cli(self, *words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": self.folder, "timeout": 120, **options}
+        return subprocess.run(
+            [*MATTERSTACK, *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL, **options
+        )
+
+    def popen(self, *words: object, **options: Any) -> subprocess.Popen[str]:
+        options = {"cwd": self.folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen([*MATTERSTACK, *map(str, words)], text=True, stdin=subprocess.DEVNULL, **options)
+
+    def digest(self) -> dict[str, str]:
+        """Give a digest of every file of the run root but run.lock, with the targets of links."""
+        out = {}
+        for path in sorted(self.root.rglob("*")):
+            name = path.relative_to(self.root).as_posix()
+            if path.is_symlink():
+                out[name] = f"-> {os.readlink(path)}"
+            elif path.is_file() and name != "run.lock":
+                out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return out
+
+    def journal(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.root / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.chdir(tmp_path)
+    bench = Bench(tmp_path)
+    yield bench
+    if (bench.root / "run.json").exists() and (bench.root / "state.sqlite").exists():
+        bench.cli("cancel", bench.root)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False

@@ -1,0 +1,161 @@
+"""A step may be repeated and killed anywhere: each attempt's command starts once, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from matterstack import open_run
+from tests.conftest import Bench
+
+KILLER = Path(__file__).with_name("killer.py")
+
+DIAMOND = """
+operators: {local: {kind: local, slots: {cpus: 4}}}
+tasks:
+  a: {command: "echo a >> WITNESS; echo 1 > out", outputs: {o: {file: out, path: a}}}
+  b: {matrix: {i: [1, 2]}, inputs: {x: a}, command: "echo ${{ task.id }} >> WITNESS; cp ${{ inputs.x }} out", outputs: {o: {file: out, path: "b/${{ matrix.i }}"}}}
+  c: {inputs: {x: "b/*"}, command: "echo c >> WITNESS; cat ${{ inputs.x }} > out", outputs: {o: {file: out, path: c}}}
+"""
+STARTS = ["a", "b/1", "b/2", "c"]
+
+
+def killed_step(bench: Bench, kill_at: int) -> bool:
+    """Take a step that is killed at a boundary; say whether it was."""
+    done = subprocess.run([sys.executable, str(KILLER), str(bench.root), str(kill_at)], capture_output=True, text=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def check_all_is_well(bench: Bench) -> None:
+    assert sorted(bench.witnessed()) == STARTS
+    assert set(bench.states().values()) == {"COMPLETED"}
+    assert (bench.root / "results" / "c").read_text() == "1\n1\n"
+    db = sqlite3.connect(bench.root / "state.sqlite")
+    seqs = [row[0] for row in db.execute("SELECT seq FROM events ORDER BY seq")]
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+    assert [event["seq"] for event in bench.journal()] == seqs
+
+
+def test_ten_steps_without_change_submit_once_and_change_no_byte(bench):
+    bench.start("tasks: {a: {command: 'echo a >> WITNESS; sleep 30'}, b: {needs: [a], command: 'true'}}\n")
+    assert bench.step().line() == "Tick: 1 ready, 1 submitted, 0 completed, 0 failed, 1 active, 1 pending"
+    bench.wait_for(bench.witness)
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    before = bench.digest()
+
+    for _ in range(10):
+        assert bench.cli("step", bench.root).returncode == 0
+
+    assert bench.digest() == before
+    assert bench.witnessed() == ["a"]
+
+
+def test_steps_of_a_run_that_is_over_change_no_byte(bench):
+    bench.start(DIAMOND)
+    bench.step_until_over()
+    before = bench.digest()
+
+    for _ in range(3):
+        bench.step()
+
+    assert bench.digest() == before
+
+
+# The boundaries of one step are counted by the killer itself; a step of this campaign has fewer than this many.
+MOST_BOUNDARIES = 40
+
+
+@pytest.mark.parametrize("kill_at", range(1, MOST_BOUNDARIES + 1))
+def test_a_step_killed_anywhere_starts_each_command_once(bench, kill_at):
+    bench.start(DIAMOND)
+
+    kills = 0
+    while not open_run(bench.root).state.is_over:
+        kills += killed_step(bench, kill_at)  # each step is killed at this boundary, as long as there is one
+        bench.step()
+
+    check_all_is_well(bench)
+    if kill_at <= 10:
+        assert kills
+
+
+def test_no_step_has_more_boundaries_than_are_tried(bench):
+    bench.start(DIAMOND)
+    counts = []
+    while not open_run(bench.root).state.is_over:
+        done = subprocess.run([sys.executable, str(KILLER), str(bench.root), "0"], capture_output=True, text=True)
+        counts.append(int(done.stdout))
+    assert 10 < max(counts) < MOST_BOUNDARIES
+
+
+def test_a_loop_killed_again_and_again_still_finishes_with_one_start_each(bench):
+    bench.start(DIAMOND)
+    for delay in (0.35, 0.45, 0.5, 0.55, 0.6):
+        loop = bench.popen("run", bench.root)
+        try:
+            loop.wait(delay)
+        except subprocess.TimeoutExpired:
+            loop.kill()
+        loop.communicate()
+
+    assert bench.cli("run", bench.root).returncode == 0
+    check_all_is_well(bench)
+
+
+def test_jobs_outlive_the_loop_that_started_them(bench):
+    bench.start("tasks: {a: {command: 'sleep 1; echo a >> WITNESS'}}\n")
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("a") / "claim")
+    loop.kill()
+    loop.communicate()
+
+    bench.exit_of("a")
+
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["a"]
+
+
+def test_the_journal_is_completed_after_a_cut(bench):
+    bench.start(DIAMOND)
+    bench.step_until_over()
+    journal = bench.root / "journal.jsonl"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+
+    for left in (whole[:-7], b"".join(lines[:-3]), b"".join(lines[:-3]) + lines[-3][:9], lines[0], b""):
+        journal.write_bytes(left)
+        bench.step()
+        assert journal.read_bytes() == whole
+
+
+def test_a_journal_ahead_of_the_ledger_is_refused_in_words(bench):
+    bench.start(DIAMOND)
+    old = (bench.root / "state.sqlite").read_bytes()
+    bench.step_until_over()
+    (bench.root / "state.sqlite").write_bytes(old)
+
+    done = bench.cli("step", bench.root)
+
+    assert done.returncode == 1
+    assert "the ledger only 1: state.sqlite is an old or foreign one" in done.stderr
+    assert sorted(bench.witnessed()) == STARTS
+
+
+def test_every_line_of_the_journal_is_an_event_of_the_ledger(bench):
+    bench.start(DIAMOND)
+    bench.step_until_over()
+
+    db = sqlite3.connect(bench.root / "state.sqlite")
+    rows = db.execute("SELECT seq, at, epoch, kind, data FROM events ORDER BY seq").fetchall()
+    db.close()
+
+    expected = [{"seq": s, "at": at, "epoch": e, "kind": k, **json.loads(data)} for s, at, e, k, data in rows]
+    assert bench.journal() == expected
