@@ -126,8 +126,9 @@ class LocalOperator:
             return ended
         if not rebooted and pid and processes.session_members(pid):
             return Observation(Sighting.RUNNING, reason="its wrapper is gone, its command goes on")
-        if read_claim(Path(attempt.folder)) is None:
-            return Observation(Sighting.UNCLAIMED)
+        claim = read_claim(Path(attempt.folder))
+        if claim is None or claim.by != "wrapper":
+            return Observation(Sighting.UNCLAIMED)  # or claimed by a step, or torn: recover tells them apart
         why = "the machine was rebooted" if rebooted else "its process is gone"
         torn = " (an exit.json is there, but not whole or of another attempt)"
         left = torn if (Path(attempt.folder) / "exit.json").exists() else " and left no exit.json"

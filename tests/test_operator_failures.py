@@ -1,0 +1,348 @@
+"""What the local operator does when things go wrong: the attempt gets a class and a sentence, the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from matterstack.core.model import Launch, LiveAttempt, OperatorSpec, Resources, Sighting
+from matterstack.core.states import AttemptState
+from matterstack.operators import processes
+from matterstack.operators.claims import read_claim, take_claim
+from matterstack.operators.local import LocalOperator
+from matterstack.orchestration.report import attempts
+from tests.conftest import is_alive
+
+OTHER = "  other: {command: 'true'}\n"
+
+
+def last(bench, task="a"):
+    return attempts(bench.root, task)[1][-1]
+
+
+def run_one(bench, task):
+    """Run a task `a` beside another one, which must not suffer."""
+    bench.start(f"tasks:\n  a: {task}\n{OTHER}")
+    report = bench.step_until_over()
+    assert bench.states()["other"] == "COMPLETED"
+    return report
+
+
+CASES = {  # task -> (class, sentence)
+    "a non-zero exit": ("{command: 'exit 7'}", "exit_code", "exit code 7"),
+    "a failed pipe": ("{command: 'false | cat'}", "exit_code", "exit code 1"),
+    "a failed first line": ("{command: \"false\\ntrue\"}", "exit_code", "exit code 1"),
+    "an unknown command": ("{command: no-such-program}", "exit_code", "exit code 127 (a command that was not found)"),
+    "an unknown command as a list": ("{command: [no-such-program]}", "exit_code", "exit code 127 (a command that was not found)"),
+    "a command that cannot be executed": ("{command: [/etc/passwd]}", "exit_code", "exit code 126 (a command that cannot be executed)"),
+    "a syntax error": ("{command: 'if then'}", "exit_code", "exit code 2"),
+    "a signal": ("{command: 'kill -SEGV $$'}", "exit_code", "exit code 139 (SIGSEGV)"),
+    "a missing output": ("{command: 'true', outputs: {o: out.json}}", "missing_output", "exit code 0, but out.json was not written"),
+    "two missing outputs": ("{command: 'true', outputs: {o: a, p: b}}", "missing_output", "exit code 0, but a, b were not written"),
+    "a folder instead of a file": ("{command: 'mkdir x', outputs: {o: x}}", "missing_output", "exit code 0, but x was not written"),
+    "a file instead of a folder": ("{command: 'rmdir x; touch x', outputs: {o: x/}}", "missing_output", "exit code 0, but x/ was not written"),
+    "a time limit": ("{command: 'sleep 30', resources: {time: 1s}}", "timeout", "stopped at its time limit of 1.0 s"),
+    "code 124 before the limit": ("{command: 'exit 124', resources: {time: 1h}}", "exit_code", "exit code 124"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "failure", "reason"), CASES.values(), ids=CASES)
+def test_a_failure_gets_its_class_and_sentence(bench, task, failure, reason):
+    report = run_one(bench, task)
+
+    assert report.state == "FAILED"
+    assert (last(bench)["class"], last(bench)["reason"]) == (failure, reason)
+    assert bench.reasons()["a"].endswith(reason)
+
+
+def test_an_optional_output_may_be_missing(bench):
+    assert run_one(bench, "{command: 'true', outputs: {o: {path: out, optional: true}}}").state == "COMPLETED"
+
+
+def test_an_output_without_content_counts_and_its_folder_exists_beforehand(bench):
+    run_one(bench, "{command: ': > deep/er/out', outputs: {o: deep/er/out, f: folder/}}")
+    assert bench.states()["a"] == "COMPLETED"
+    assert (bench.root / "results" / "deep" / "er" / "out").read_text() == ""
+
+
+def test_a_time_limit_ends_the_whole_group_even_what_ignores_term(bench):
+    bench.start(
+        "tasks: {a: {command: \"trap '' TERM; (trap '' TERM; echo $BASHPID > child; sleep 300) & "
+        'echo $! > ../../../pid; wait; sleep 300", resources: {time: 1s}}}\n'
+    )
+    report = bench.step_until_over(limit_s=40)
+
+    assert report.state == "FAILED"
+    assert last(bench)["class"] == "timeout"
+    assert not is_alive(int((bench.attempt("a") / "child").read_text()))
+
+
+def test_a_folder_that_cannot_be_made_fails_that_attempt_alone(bench):
+    bench.start(f"tasks:\n  a: {{command: 'true'}}\n{OTHER}")
+    (bench.root / "tasks" / "a").write_text("in the way")
+
+    bench.step_until_over()
+
+    assert bench.states() == {"a": "FAILED", "other": "COMPLETED"}
+    assert last(bench)["class"] == "rejected"
+    assert last(bench)["reason"] == "tasks/a cannot be written: File exists"
+    assert (bench.root / "tasks" / "a").read_text() == "in the way"
+
+
+def test_what_lies_in_a_new_attempts_folder_is_never_overwritten(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    bench.attempt("a").mkdir(parents=True)
+    (bench.attempt("a") / "notes.txt").write_text("mine")
+
+    bench.step_until_over()
+
+    assert bench.states() == {"a": "FAILED"}
+    assert [path.name for path in bench.attempt("a").iterdir()] == ["notes.txt"]
+
+
+def test_a_killed_wrapper_whose_command_lives_is_still_running_and_then_lost(bench):
+    bench.start("tasks: {a: {command: 'sleep 1.5', retries: 0}}\n")
+    bench.step()
+    claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    time.sleep(0.2)
+    os.kill(claim["pid"], signal.SIGKILL)
+
+    bench.step()
+    assert bench.states() == {"a": "RUNNING"}
+    assert "its wrapper is gone, its command goes on" in bench.reasons()["a"]
+
+    bench.step_until_over()
+    assert (last(bench)["state"], last(bench)["class"]) == ("LOST", "lost")
+    assert last(bench)["reason"] == "its process is gone and left no exit.json"
+
+
+def test_a_vanished_process_is_lost_and_tried_again(bench):
+    bench.start("tasks: {a: {command: 'echo x >> WITNESS; [ $MATTERSTACK_ATTEMPT = 2 ] || sleep 60', retries: 1}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+    session = json.loads((bench.attempt("a") / "claim").read_text())["pid"]
+    for pid in processes.session_members(session):
+        os.kill(pid, signal.SIGKILL)
+
+    report = bench.step_until_over()
+
+    assert report.state == "COMPLETED"
+    assert bench.witnessed() == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"task": "a", "attempt": 1}\n', '{"task": "a", "attempt": 2, "exit_code": 0}\n',
+     '{"task": "b", "attempt": 1, "exit_code": 0}\n', '{"task": "a", "attempt": 1, "exit_code": "0"}\n',
+     '{"task": "a", "attempt": 1, "exit_code": 0}', "x" * 100_000, '{"a":' * 5000],
+    ids=["empty", "torn", "a list", "null", "no code", "another attempt", "another task", "text", "no newline", "huge", "deep"],
+)  # fmt: skip
+def test_an_exit_json_that_is_not_whole_is_never_taken_for_a_result(bench, content):
+    bench.start("tasks: {a: {command: 'sleep 60'}}\n")
+    bench.step()
+    claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
+    (bench.attempt("a") / "exit.json").write_text(content)
+    bench.step()
+    assert bench.states() == {"a": "RUNNING"}
+
+    processes.end_sessions([claim["pid"]])
+    (bench.attempt("a") / "exit.json").write_text(content)
+    bench.step_until_over()
+
+    assert last(bench)["class"] == "lost"
+    assert last(bench)["reason"].endswith("(an exit.json is there, but not whole or of another attempt)")
+    assert (bench.attempt("a") / "exit.json").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"a": [1]}', "\0"], ids=["list", "torn", "nested", "binary"])
+def test_bad_metrics_are_ignored_with_a_warning_and_the_task_is_fine(bench, content):
+    bench.start("tasks: {a: {command: 'cp $MATTERSTACK_SOURCE/m metrics.json'}}\nfiles: [m]\n")
+    (bench.root / "source" / "m").write_text(content)
+    bench.step()
+    bench.exit_of("a")
+    report = bench.step()
+
+    assert report.state == "COMPLETED"
+    assert report.warnings[0].startswith("a, attempt 1: metrics.json is ignored: ")
+
+
+@pytest.fixture(autouse=True)
+def file_m(tmp_path):
+    (tmp_path / "m").write_text("")
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator():
+    return LocalOperator(OperatorSpec("local", "local"))
+
+
+def launch(folder: Path, script: str = "echo ran > ran") -> Launch:
+    folder.mkdir()
+    (folder / "command.sh").write_text(script)
+    return Launch("a", 1, str(folder), ("bash", "-eo", "pipefail", "command.sh"), {}, Resources(), ())
+
+
+def live(folder: Path, handle: str, state: AttemptState = AttemptState.SUBMITTING) -> LiveAttempt:
+    return LiveAttempt("a", 1, str(folder), state, handle, None, None)
+
+
+def test_a_wrapper_that_finds_the_folder_claimed_runs_and_writes_nothing(operator, tmp_path):
+    asked = launch(tmp_path / "x")
+    assert take_claim(tmp_path / "x", "test") is None
+
+    outcome = operator.submit([asked])["a", 1]
+    attempt = live(tmp_path / "x", outcome.handle)
+    while operator.observe([attempt])["a", 1].sighting is Sighting.RUNNING:
+        time.sleep(0.01)
+
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["claim", "command.sh"]
+    assert operator.recover([attempt])["a", 1].sighting is Sighting.NOT_STARTED
+
+
+def test_a_wrapper_whose_folder_is_gone_makes_nothing(operator, tmp_path):
+    asked = launch(tmp_path / "x")
+    (tmp_path / "x" / "command.sh").unlink()
+    (tmp_path / "x").rmdir()
+
+    operator.submit([asked])
+    time.sleep(0.3)
+
+    assert list(tmp_path.iterdir()) == [tmp_path / "m"]
+
+
+def test_an_attempt_that_nobody_claimed_is_fenced_and_never_starts(operator, tmp_path):
+    asked = launch(tmp_path / "x")
+
+    seen = operator.recover([live(tmp_path / "x", operator.origin())])["a", 1]
+    assert seen.sighting is Sighting.NOT_STARTED
+
+    operator.submit([asked])
+    time.sleep(0.3)
+    assert not (tmp_path / "x" / "ran").exists()
+
+
+def test_an_attempt_whose_folder_was_never_made_is_fenced_too(operator, tmp_path):
+    seen = operator.recover([live(tmp_path / "x", operator.origin())])["a", 1]
+
+    assert seen.sighting is Sighting.NOT_STARTED
+    with pytest.raises(FileExistsError):
+        (tmp_path / "x").mkdir()
+
+
+def test_a_running_attempt_that_the_ledger_does_not_know_is_adopted(operator, tmp_path):
+    operator.submit([launch(tmp_path / "x", "sleep 30")])
+    while read_claim(tmp_path / "x") is None:
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+    seen = operator.recover([live(tmp_path / "x", operator.origin())])["a", 1]
+
+    assert seen.sighting is Sighting.RUNNING
+    adopted = live(tmp_path / "x", str(seen.handle), AttemptState.RUNNING)
+    assert operator.observe([adopted])["a", 1].sighting is Sighting.RUNNING
+    assert operator.cancel([adopted])["a", 1].sighting is Sighting.ENDED
+
+
+def test_a_torn_claim_without_a_wrapper_never_started(operator, tmp_path):
+    launch(tmp_path / "x")
+    (tmp_path / "x" / "claim").write_text('{"by": "wrap')
+
+    assert operator.recover([live(tmp_path / "x", operator.origin())])["a", 1].sighting is Sighting.NOT_STARTED
+
+
+@pytest.mark.parametrize(
+    ("change", "sighting", "words"),
+    [
+        ({"machine": "m2", "host": "n7"}, Sighting.UNKNOWN, "runs on n7, unknown here"),
+        ({"pid_ns": "1"}, Sighting.UNKNOWN, "runs in another container"),
+        ({"boot": "b0"}, Sighting.GONE, "the machine was rebooted"),
+        ({"boot": "b0", "pid_ns": "1"}, Sighting.GONE, "the machine was rebooted"),
+        ({"start": "1"}, Sighting.GONE, "its process is gone"),
+    ],
+    ids=["another machine", "another container", "rebooted", "rebooted, new container", "a reused pid"],
+)
+def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sighting, words):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "claim").write_text('{"by": "wrapper"}\n')
+    handle = {**processes.this_place().to_json(), "pid": 1, "start": "0", **change}
+
+    seen = operator.observe([live(folder, json.dumps(handle), AttemptState.RUNNING)])["a", 1]
+
+    assert seen.sighting is sighting
+    assert words in seen.reason
+
+
+def test_three_attempts_in_a_row_that_never_started_fail_the_task(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    for number in (1, 2, 3):  # somebody claims each folder before its wrapper can: the wrapper's claim fails
+        folder = bench.attempt("a", number)
+
+        class Claiming(LocalOperator):
+            def submit(self, launches, folder=folder):
+                take_claim(folder, "test")
+                return super().submit(launches)
+
+        step_with(bench, Claiming)
+        time.sleep(0.2)
+    bench.step()
+
+    assert bench.states() == {"a": "FAILED"}
+    assert "not started, 3 times in a row" in bench.reasons()["a"]
+
+
+def step_with(bench, operator_class):
+    """Take a step with a variant of the local operator, as a plug-in would be."""
+    from matterstack.operators import registry
+
+    original = registry.make_operator
+    module = __import__("matterstack.orchestration.run_lifecycle", fromlist=["x"])
+    module.make_operator = operator_class
+    try:
+        return bench.step()
+    finally:
+        module.make_operator = original
+
+
+class Raising(LocalOperator):
+    def submit(self, launches):
+        raise KeyError("a defect")
+
+
+def test_a_defect_of_an_operator_is_fenced_and_fails_with_its_traceback_in_the_folder(bench):
+    bench.start("tasks: {a: {command: 'echo a >> WITNESS'}}\n")
+
+    report = step_with(bench, Raising)
+
+    assert report.warnings == ["operator 'local' failed: KeyError: 'a defect'"]
+    assert bench.states() == {"a": "FAILED"}
+    assert last(bench)["class"] == "defect"
+    assert "KeyError: 'a defect'" in (bench.attempt("a") / "defect.txt").read_text()
+    assert bench.witnessed() == []
+
+
+class Blind(LocalOperator):
+    def observe(self, attempts):
+        raise OSError("the scheduler does not answer")
+
+
+def test_an_operator_that_cannot_be_asked_changes_nothing(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    bench.step()
+    bench.exit_of("a")
+    before = bench.digest()
+
+    report = step_with(bench, Blind)
+
+    assert "could not be asked: OSError: the scheduler does not answer" in report.warnings[0]
+    assert bench.digest() == before
+    assert bench.step_until_over().state == "COMPLETED"

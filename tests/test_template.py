@@ -1,0 +1,189 @@
+"""The template language: what it can say, what it cannot reach, and that no value escapes its quotes."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from matterstack.core.template import (
+    parse,
+    references,
+    render,
+    render_argv,
+    render_command,
+    render_pattern,
+    render_text,
+    shell_places,
+)
+from matterstack.errors import TemplateError
+
+SCOPE = {
+    "params": {"metals": ["Al", "Cu"], "n": 3, "flag": True, "nothing": None, "e hull": 1, "lambda": 2},
+    "response": {"approve": {"metals": ["Al"], "max": 4}},
+}
+
+EXPRESSIONS = {
+    "params.n": 3,
+    "params.metals[0]": "Al",
+    "params.metals[-1]": "Cu",
+    "params['e hull']": 1,
+    "params.lambda": 2,
+    "'a\\'b'": "a'b",
+    '"}}"': "}}",
+    "-1.5": -1.5,
+    "true": True,
+    "null": None,
+    '"Al" in response.approve.metals': True,
+    '"Au" not in response.approve.metals': True,
+    "len(params.metals) == 2": True,
+    "params.n >= 3 and not params.flag": False,
+    "params.n < 3 or params.flag": True,
+    "(params.n > 1) and (params.n in [1, 2, 3])": True,
+    "not not params.flag": True,
+}
+
+
+@pytest.mark.parametrize(("expression", "value"), EXPRESSIONS.items(), ids=list(EXPRESSIONS))
+def test_an_expression_has_its_value(expression, value):
+    assert render("${{ " + expression + " }}", SCOPE) == value
+
+
+MISTAKES = {
+    "${{ params.metls }}": "'metls' is not in params (did you mean 'metals'?); it has metals, n, flag, nothing, e hull, lambda",
+    "${{ parms.n }}": "'parms' is not known here (did you mean 'params'?); known are params, response",
+    "${{ params.metals[5] }}": "params.metals has 2 items, [5] is beyond its end",
+    "${{ params.metals.x }}": "params.metals is a list: its items are params.metals[0] and so on, not 'x'",
+    "${{ params.n.real }}": "params.n is 3, it has no 'real'",
+    "${{ params.n": "'${{ params.n' has no closing '}}'",
+    "${{ }}": "an empty template",
+    "${{ 1 < 2 < 3 }}": "two comparisons in a row in '1 < 2 < 3'; join them with 'and'",
+    "${{ params.n + 1 }}": "'+ 1' is not part of a template expression",
+    "${{ open('x') }}": "'open(…)' is not a function of templates (only len and raw are)",
+    "${{ params.n params.n }}": "'params' does not belong in 'params.n params.n'",
+    "${{ 1 < 'a' }}": "1 < 'a' cannot be compared",
+    "a ${{ params.metals }}": "${{ params.metals }}: a list cannot stand in a text",
+    "a ${{ params.nothing }}": "${{ params.nothing }}: null cannot stand in a text",
+    "a ${{ params }}": "${{ params }}: a mapping cannot stand in a text",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MISTAKES.items(), ids=list(MISTAKES))
+def test_a_mistake_is_said_in_words(text, message):
+    with pytest.raises(TemplateError) as caught:
+        render(text, SCOPE)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    ["().__class__", "params.__class__", "params.metals.append", "''.join", "params.get('n')", "lambda: 1",
+     "__import__('os')", "[x for x in params]", "params.n.__add__(1)", "{}.x", "f'{params}'", "params['__class__']"],
+)  # fmt: skip
+def test_nothing_of_python_can_be_reached(attempt):
+    with pytest.raises(TemplateError):
+        render("${{ " + attempt + " }}", SCOPE)
+
+
+@given(st.text(max_size=60))
+def test_any_text_parses_or_is_refused_in_words(text):
+    for candidate in (text, "${{" + text + "}}"):
+        try:
+            parse(candidate)
+        except TemplateError as error:
+            assert "\n" not in str(error).replace(text, "")
+
+
+def test_deep_nesting_is_refused():
+    with pytest.raises(TemplateError, match="nested deeper"):
+        parse("${{ " + "(" * 300 + "1" + ")" * 300 + " }}")
+
+
+def test_a_value_that_is_exactly_one_template_keeps_its_type():
+    assert render({"a": ["${{ params.n }}", "x${{ params.n }}"]}, SCOPE) == {"a": [3, "x3"]}
+
+
+def test_a_doubled_dollar_is_literal_and_the_shells_own_dollars_are_left_alone():
+    assert render_text("$${{ x }} $HOME ${HOME} ${{ params.n }}", SCOPE) == "${{ x }} $HOME ${HOME} 3"
+
+
+def test_in_instructions_a_list_is_joined():
+    assert render_text("of ${{ params.metals }}", SCOPE, join_lists=True) == "of Al, Cu"
+
+
+def test_a_list_in_argv_becomes_several_words():
+    assert render_argv(["x", "${{ params.metals }}", "-${{ params.n }}"], SCOPE) == ["x", "Al", "Cu", "-3"]
+
+
+def test_references_are_dotted_names():
+    assert set(references({"a": ["${{ response.approve.metals[0] }} ${{ params['e hull'] }}"]})) == {
+        ("response", "approve", "metals"),
+        ("params", "e hull"),
+    }
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "."])
+def test_a_value_in_a_path_cannot_leave_its_folder(value):
+    with pytest.raises(TemplateError, match=r"use \$\{\{ task.label \}\}"):
+        render_pattern("x/${{ v }}", {"v": value}, escape=False)
+
+
+def test_a_wildcard_in_a_value_is_literal():
+    assert render_pattern("x/${{ v }}/*", {"v": "a*[1]?"}, escape=True) == "x/a[*][[]1][?]/*"
+
+
+X = "${{ x }}"
+PLACES = {  # command -> where each template stands
+    f"a {X} b={X}": [None, None],
+    f"'a {X}'": ["single quotes"],
+    f'"a {X}"': ["double quotes"],
+    f'"$(echo {X})"': [None],
+    f"`echo {X}`": ["backticks"],
+    f"echo # don't\n{X}": [None],
+    f"cat <<EOF\n{X}\nEOF\n{X}": ["a here-document", None],
+    f"cat <<-'E F' > y\n\t{X}\n\tE F\n{X}": ["a here-document", None],
+    f"cat <<A <<B\nA\n{X}\nB\n{X}": ["a here-document", None],
+    f"cat <<< {X}": [None],
+    f"a\\'{X}": [None],
+    f"$'a\\'{X}'": ["single quotes"],
+    f'${{a:-"{X}"}}': ["double quotes"],
+    f"echo $((1 << 2)) {X}": [None],
+    f"x=a#b' {X}'": ["single quotes"],
+    f"# {X}\n{X}": ["a comment", None],
+    f'"a" "{X}" b': ["double quotes"],
+    f'$( echo "$(b)" ) "{X}"': ["double quotes"],
+    f"(a; 'b' {X}) {X}": [None, None],
+}
+
+
+@pytest.mark.parametrize(("text", "places"), PLACES.items(), ids=list(PLACES))
+def test_the_scanner_knows_where_in_the_shells_syntax_a_template_stands(text, places):
+    assert [place for _, place in shell_places(text)] == places
+
+
+def test_inside_quotes_is_an_error_that_says_how_to_write_it():
+    with pytest.raises(TemplateError) as caught:
+        render_command('echo "${{ x }}"', {"x": 1})
+    assert str(caught.value) == (
+        "${{ x }} stands inside double quotes: write it outside the quotes, it is quoted by itself, "
+        "or write ${{ raw(x) }} if it must be inserted as it is"
+    )
+
+
+def test_raw_is_the_explicit_way_out():
+    assert render_command('echo "${{ raw(x) }}"', {"x": "a b"}) == 'echo "a b"'
+
+
+NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NASTY, min_size=1, max_size=4), st.sampled_from(["bash", "sh"]))
+def test_the_shell_gets_every_value_unharmed(values, shell):
+    script = render_command("printf '%s\\0' ${{ x }}\n# ${{ x }}\nprintf '%s\\0' $(printf end)", {"x": values})
+
+    done = subprocess.run([shell, "-e"], input=script.encode(), capture_output=True, check=True)
+
+    assert done.stdout.decode().split("\0")[:-1] == [*values, "end"]
