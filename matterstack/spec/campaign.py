@@ -63,12 +63,19 @@ class Builder:
         self.operators_document = operators
         self.overrides = overrides
         self.problems: list[Problem] = []
+        self._refused: set[Path] = set()
         self.root: Mapping[str, Any] = plain(document.root)
 
     def add(self, path: Path, message: str, *, at_key: bool = False, severity: str = "error") -> None:
         problem = self.document.problem(path, message, at_key=at_key, severity=severity)
+        if severity == "error":
+            self._refused.add(path)
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def has_problem(self, path: Path) -> bool:
+        """Say whether the form of a value was refused, so that evaluating it would only repeat that."""
+        return path in self._refused
 
     def build(self) -> Campaign:
         """Give the campaign; where `problems` is not empty afterwards, it is only good for further checks."""

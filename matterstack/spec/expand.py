@@ -94,7 +94,6 @@ class Expander:
         self.files: set[str] = set()
         self.matches: dict[tuple[str, str], Match] = {}
         self._globbed: dict[str, list[str]] = {}
-        self._reported: set[tuple[Where, str]] = set()
 
     def expand(self) -> Expansion:
         for index, pattern in enumerate(self.campaign.files):
@@ -260,8 +259,7 @@ class Expander:
             return function(*arguments, **options)
         except (TemplateError, ValueError) as error:
             message = str(error)
-            if (where, message) not in self._reported:
-                self._reported.add((where, message))
+            if not self.builder.has_problem(where):
                 of = f"{draft.task_id}: " if draft.spec.matrix is not None else ""
                 self.builder.add(where, f"{of}{message}")
             return None
@@ -375,7 +373,8 @@ class Expander:
         for source in sources:
             if source.task is None:
                 match.files += 1
-                self.files.add(source.path)
+                if not (self.folder / source.path).is_dir():  # of a folder, all files are there already
+                    self.files.add(source.path)
             else:
                 group = source.task.split("/")[0]
                 match.by_task[group] = match.by_task.get(group, 0) + 1
@@ -388,8 +387,10 @@ class Expander:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []
         found = [(owner, rest) for owner, rest in found if owner[0] is not draft]
-        # An output inside a folder counts only if that output is a folder.
-        found = [(o, rest) for o, rest in found if not rest or o[0].outputs[o[1]].is_folder]
+        # What lies inside a folder output is not known yet: that counts only where no declared path matches itself.
+        found = [item for item in found if not item[1]] or [
+            (owner, rest) for owner, rest in found if owner[0].outputs[owner[1]].is_folder
+        ]
         if found:
             found.sort(key=lambda item: (item[0][0].position, list(item[0][0].outputs).index(item[0][1])))
             return [Source(owner[0].task_id, owner[1], rest) for owner, rest in found]

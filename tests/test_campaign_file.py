@@ -1,0 +1,320 @@
+"""The campaign file: what it means, and every mistake said in words, at its place, all at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from matterstack.errors import CampaignError
+from matterstack.spec.expand import make_label
+from matterstack.spec.load import load_campaign, parse_overrides
+
+HEAD = "matterstack: 1\nname: t\n"
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def load(text, **options):
+        (tmp_path / "c.yaml").write_text(HEAD + text)
+        return load_campaign("c.yaml", **options)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """Give the problems of a campaign as lines, the file's name left out."""
+
+    def problems(text, **options):
+        with pytest.raises(CampaignError) as caught:
+            load(text, **options)
+        return [str(problem).removeprefix("c.yaml:") for problem in caught.value.problems]
+
+    return problems
+
+
+def ids(loaded):
+    return [instance.task_id for instance in loaded.instances]
+
+
+def edges(loaded):
+    return {(edge.upstream, item.task_id) for item in loaded.instances for edge in item.edges}
+
+
+# --- matrices and labels ---------------------------------------------------------------------------------------------
+
+
+def test_axes_are_multiplied_and_labels_keep_numbers_as_written(load):
+    loaded = load("tasks: {e: {matrix: {m: [Al, Cu], s: [0.95, 1.00, 1e-3]}, command: x}}\n")
+    assert ids(loaded) == ["e/Al-0.95", "e/Al-1.00", "e/Al-1e-3", "e/Cu-0.95", "e/Cu-1.00", "e/Cu-1e-3"]
+
+
+def test_include_appends_and_exclude_removes(load):
+    loaded = load(
+        "tasks: {e: {matrix: {m: [Al, Cu], s: [1, 2], exclude: [{m: Al, s: 2}], include: [{m: Ni, s: 9}]}, command: x}}\n"
+    )
+    assert ids(loaded) == ["e/Al-1", "e/Cu-1", "e/Cu-2", "e/Ni-9"]
+
+
+def test_an_axis_may_come_from_params_and_set_replaces_them(load):
+    text = 'params: {m: [Al, Cu]}\ntasks: {e: {matrix: {m: "${{ params.m }}"}, command: x}}\n'
+    assert ids(load(text)) == ["e/Al", "e/Cu"]
+    assert ids(load(text, overrides=parse_overrides(["m=[Ni, 1.0]"]))) == ["e/Ni", "e/1.0"]
+
+
+TABLES = {
+    "t.csv": 'id,e hull,n\nmp-1,0.10,007\n"mp,2",-1,\n',
+    "t.tsv": "id\te hull\tn\nmp-1\t0.10\t007\nmp,2\t-1\t\n",
+    "t.json": '[{"id": "mp-1", "e hull": 0.10, "n": "007"}, {"id": "mp,2", "e hull": -1, "n": ""}]',
+    "t.yaml": "- {id: mp-1, e hull: 0.10, n: 007}\n- {id: 'mp,2', e hull: -1, n: ''}\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_gives_a_row_an_instance_labelled_by_its_first_column(load, tmp_path, name):
+    (tmp_path / name).write_text(TABLES[name])
+
+    loaded = load(f"tasks: {{e: {{matrix: {{table: {name}, k: [a, b]}}, command: \"x ${{{{ matrix['e hull'] }}}}\"}}}}\n")
+
+    assert ids(loaded) == ["e/mp-1-a", "e/mp-1-b", "e/mp_2-a", "e/mp_2-b"]
+    assert [str(item.matrix["e hull"]) for item in loaded.instances] == ["0.10", "0.10", "-1", "-1"]
+    assert [item.matrix["n"] for item in loaded.instances] == ["007", "007", "", ""]
+    assert loaded.files == (name,)
+
+
+LABELS = {
+    "Al": "Al", "a b/c": "a_b_c", ".hidden": "_hidden", "-x": "_x", "ß-Ä.1": "ß-Ä.1", "水": "水", "": "_",
+    "x" * 200: "x" * 200, "x" * 201: "x" * 200 + "-eb454ff0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "label"), LABELS.items(), ids=[text[:8] for text in LABELS])
+def test_labels_are_made_safe(text, label):
+    if len(text) > 200:
+        assert make_label(text)[:201] == label[:201]
+        assert len(make_label(text)) == 209
+    else:
+        assert make_label(text) == label
+
+
+@given(st.text(max_size=400))
+def test_every_label_is_the_name_of_a_folder_and_stable(text):
+    label = make_label(text)
+
+    assert 0 < len(label.encode()) <= 209
+    assert "/" not in label
+    assert label[0] not in ".-"
+    assert make_label(label) == label or len(label.encode()) > 200
+
+
+# --- edges -----------------------------------------------------------------------------------------------------------
+
+FAN = """
+params: {m: [Al, Cu]}
+tasks:
+  e: {matrix: {m: "${{ params.m }}", s: [1, 2]}, command: x, outputs: {p: "p/${{ matrix.m }}/${{ matrix.s }}.json", d: "d/${{ matrix.m }}${{ matrix.s }}/"}}
+  f: {matrix: {m: "${{ params.m }}"}, inputs: {p: "p/${{ matrix.m }}/*.json"}, command: x, outputs: {f: "f/${{ matrix.m }}"}}
+"""
+
+
+def test_a_glob_over_outputs_makes_the_edges(load):
+    loaded = load(FAN)
+    assert edges(loaded) == {("e/Al-1", "f/Al"), ("e/Al-2", "f/Al"), ("e/Cu-1", "f/Cu"), ("e/Cu-2", "f/Cu")}
+    assert loaded.summary["patterns"] == {"f/Al.p": "2 of e", "f/Cu.p": "2 of e"}
+    assert (loaded.summary["depth"], loaded.summary["width"]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "upstreams"),
+    [("f/*", ["f/Al", "f/Cu"]), ("f/Al", ["f/Al"]), ("**/1.json", ["e/Al-1", "e/Cu-1"]), ("p/?u/[12].json", ["e/Cu-1", "e/Cu-2"]),
+     ("d/Al1/OUTCAR", ["e/Al-1"]), ("d/Al1/", ["e/Al-1"]), ("d/Al1/*.txt", ["e/Al-1"]), ("p/**", ["e/Al-1", "e/Al-2", "e/Cu-1", "e/Cu-2"])],
+)  # fmt: skip
+def test_what_a_pattern_means(load, pattern, upstreams):
+    loaded = load(FAN + f'  g: {{inputs: {{x: "{pattern}"}}, command: x}}\n')
+    assert [edge.upstream for edge in loaded.instances[-1].edges] == upstreams
+
+
+@pytest.mark.parametrize(
+    ("need", "upstreams"),
+    [("f", ["f"]), ("f/Al", ["f/Al"]), ('"f/*"', ["f/Al", "f/Cu"]), ('"*/Al*"', ["e/Al-1", "e/Al-2", "f/Al"]), ('"f/${{ params.m[1] }}"', ["f/Cu"])],
+)  # fmt: skip
+def test_what_needs_means_one_edge_to_a_group(load, need, upstreams):
+    loaded = load(FAN + f"  g: {{needs: [{need}], command: x}}\n")
+    assert [edge.upstream for edge in loaded.instances[-1].edges] == upstreams
+
+
+def test_files_of_the_campaign_folder_are_inputs_where_no_output_matches(load, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b.txt", "a.txt", ".c.txt"):
+        (tmp_path / "in" / name).write_text("")
+    loaded = load('tasks: {a: {inputs: {x: "in/*.txt", y: in/b.txt, z: in}, command: "x ${{ inputs.x }}"}}\n')
+
+    assert [source.path for source in loaded.instances[0].inputs["x"].sources] == ["in/a.txt", "in/b.txt"]
+    assert loaded.files == ("in/a.txt", "in/b.txt")
+
+
+def test_run_roots_below_the_campaign_folder_are_not_its_files(load, tmp_path):
+    (tmp_path / "runs" / "t").mkdir(parents=True)
+    for name in ("run.json", "operators.yaml", "x.py"):
+        (tmp_path / "runs" / "t" / name).write_text("")
+    (tmp_path / "y.py").write_text("")
+    assert load('files: ["**/*.py"]\ntasks: {a: {command: x}}\n').files == ("y.py",)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "tasks: {}": ["3:8: tasks: expected a mapping of at least one task, got an empty mapping"],
+    "tasks: {a: {comand: x}}": ["3:13: tasks.a.comand: unknown key (did you mean 'command'?)"],
+    "tasks: {a: {}}": ["3:9: tasks.a: 'command' is missing (operator 'local' is of kind local)"],
+    "tasks: {1a: {command: x}}": ["3:9: tasks.1a: expected a name of letters, digits and '_' (at most 100, the first no digit), got '1a'"],
+    "tasks: {a: {command: x, container: y}}": ["3:25: tasks.a.container: 'container' is reserved for a later version of MatterStack"],
+    "tasks: {a: {command: x, needs: [b]}}": ["3:33: tasks.a.needs[0]: 'b' is not defined"],
+    "tasks: {scf_pbe: {command: x}, a: {command: x, needs: [scf]}}": ["3:56: tasks.a.needs[0]: 'scf' is not defined (did you mean 'scf_pbe'?)"],
+    "tasks: {a: {command: x, needs: [a]}}": ["3:9: tasks.a: a cycle: a -> a"],
+    "tasks: {a: {command: x, needs: [b]}, b: {command: x, needs: [c]}, c: {command: x, needs: [a]}}": ["3:9: tasks.a: a cycle: a -> c -> b -> a"],
+    "tasks: {a: {command: x, inputs: {x: y}, outputs: {o: z}}, b: {command: x, inputs: {x: z}, outputs: {o: y}}}": ["3:9: tasks.a: a cycle: a -> b -> a"],
+    "tasks: {a: {command: x, outputs: {o: p}}, b: {command: x, outputs: {o: p}}}": ["3:72: tasks.b.outputs.o: 'p' of b: a also declares it; outputs cannot be or contain each other"],
+    "tasks: {a: {command: x, outputs: {o: p/}}, b: {command: x, outputs: {o: p/q}}}": ["3:73: tasks.b.outputs.o: 'p/q' of b: a declares 'p/'; outputs cannot be or contain each other"],
+    "tasks: {a: {command: x, outputs: {o: ../p}}}": ["3:38: tasks.a.outputs.o: '../p' leaves its folder by '..'"],
+    "tasks: {a: {command: x, outputs: {o: /p}}}": ["3:38: tasks.a.outputs.o: '/p' is absolute; give a path relative to the campaign folder or to results/"],
+    "tasks: {a: {command: x, outputs: {o: exit.json}}}": ["3:38: tasks.a.outputs.o: 'exit.json' is a file that MatterStack writes; take another name"],
+    'tasks: {a: {command: x, outputs: {o: "*.x"}}}': ["3:38: tasks.a.outputs.o: '*.x' is a pattern; an output is one file, or a folder with a trailing /"],
+    "tasks: {a: {command: x, inputs: {i: nothing}}}": ["3:37: tasks.a.inputs.i: 'nothing' is no declared output and no file of the campaign folder"],
+    'tasks: {a: {command: x, inputs: {i: "n/*"}}}': ["3:37: tasks.a.inputs.i: 'n/*' matches no declared output and no file of the campaign folder"],
+    "files: [scripts/**]\ntasks: {a: {command: x}}": ["3:9: files[0]: 'scripts/**' matches no file of ."],
+    "tasks: {a: {command: 'python ${{ source }}/x.py'}}": ["3:22: tasks.a.command: source/x.py does not exist in ."],
+    "tasks: {a: {command: 'cat ${{ source }}/c.yaml'}}": ["3:22: tasks.a.command: source/c.yaml is not in `files`; add it"],
+    "tasks: {a: {command: 'echo ${{ matrix.x }}'}}": ["3:22: tasks.a.command: a: 'x' is not in matrix; it is empty"],
+    "tasks: {a: {command: 'echo ${{ nope }}'}}": ["3:22: tasks.a.command: 'nope' is not known; params, matrix, inputs, outputs, source, resources, operator, task, run, response, metrics can be used in command"],
+    "tasks: {a: {command: 'echo \"${{ task.id }}\"'}}": ["3:22: tasks.a.command: ${{ task.id }} stands inside double quotes: write it outside the quotes, it is quoted by itself, or write ${{ raw(task.id) }} if it must be inserted as it is"],
+    "tasks: {a: {command: x, outputs: {o: '${{ inputs.x }}'}}}": ["3:38: tasks.a.outputs.o: 'inputs' cannot be used in outputs; params, matrix, task can"],
+    "tasks: {a: {command: x, description: '${{ task.id }}'}}": ["3:38: tasks.a.description: templates cannot be used here"],
+    "tasks: {a: {command: x, matrix: {i: []}}}": ["3:37: tasks.a.matrix.i: 'i' is empty: it gives no instances"],
+    "tasks: {a: {command: x, matrix: {i: [a b, a_b]}}}": ["3:33: tasks.a.matrix: {i: a b} and {i: a_b} have the same label 'a_b'; set `label`"],
+    "tasks: {a: {command: x, matrix: {i: [[1], [2]]}}}": ["3:37: tasks.a.matrix.i: a list or mapping as a value needs a `label`"],
+    "tasks: {a: {command: x, matrix: {table: t.csv}}}": ["t.csv: no such file"],
+    "tasks: {a: {command: x, matrix: {i: [1], j: [2], include: [{i: 3}]}}}": ["3:60: tasks.a.matrix.include[0]: does not fit the other rows: it lacks j and adds nothing"],
+    "tasks: {a: {command: x, operator: clstr}}\noperators: {cluster: {kind: slurm}}": ["3:35: tasks.a.operator: there is no operator 'clstr' (did you mean 'cluster'?); there are local, cluster"],
+    "tasks: {a: {command: x, resources: {memory: 5 apples}}}": ["3:45: tasks.a.resources.memory: expected memory with a unit like 500M, 24G or 1.5T, got 5 apples"],
+    "tasks: {a: {command: x, resources: {time: 10}}}": ["3:43: tasks.a.resources.time: expected a time with a unit, like 90s, 10m, 4h, 2d or 24:00:00, got 10"],
+    "tasks: {a: {command: x, resources: {cpus: 4}}}\noperators: {local: {kind: local, slots: {cpus: 2}}}": ["3:36: tasks.a.resources: 4 cpus do not fit the 2 of operator 'local'"],
+    "tasks: {a: {command: x, retries: -1}}": ["3:34: tasks.a.retries: expected a number of retries, or a mapping with max, delay and rules, got -1"],
+    "tasks: {a: {command: x, allow_dependency_failure: {min: some}}}": ["3:57: tasks.a.allow_dependency_failure.min: expected a number like 7 or a share like 90%, got 'some'"],
+    "tasks: {a: {command: x}\n": ["4:1: is not YAML: expected ',' or '}'"],
+    "tasks: {a: {command: x, inputs: {p: ${{ matrix.x }}}}}": ["3:38: is not YAML: expected ',' or '}' (put \"${{ … }}\" in double quotes inside { } and [ ])"],
+    "tasks: {a: {command: x, inputs: {p: *.json}}}": ["3:38: is not YAML: expected alphabetic or numeric character (a value with a leading * must be quoted)"],
+    "tasks:\n\ta: {command: x}": ["4:1: is not YAML: found character that cannot start any token (a tab cannot indent YAML; use spaces)"],
+    "tasks: {a: {command: x}}\ntasks: {b: {command: x}}": ["4:1: the key 'tasks' stands here again (first in line 3)"],
+    "x-a: &a [*a]\ntasks: {a: {command: x}}": ["3:10: *a stands inside the value that &a names"],
+    "params: {a: .nan}\ntasks: {a: {command: x}}": ["3:13: .nan is not a finite number; quote it if it is text"],
+    "params: {a: !!python/name:os.system x}\ntasks: {a: {command: x}}": ["3:13: the tag tag:yaml.org,2002:python/name:os.system is not allowed in a campaign"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES.items(), ids=[str(n) for n in range(len(MISTAKES))])
+def test_a_mistake_is_one_line_with_its_place_and_cure(problems, text, expected):
+    assert problems(text) == expected
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file(problems):
+    found = problems(
+        "tasks:\n  a: {command: x, needs: [b, c]}\n  d: {command: 'x ${{ nope }}', outputs: {o: ../x}}\n"
+        "  e: {command: x, operator: nowhere, inputs: {i: missing}}\n"
+    )
+    assert [line.split(": ")[1] for line in found] == [
+        "tasks.a.needs[0]", "tasks.a.needs[1]", "tasks.d.command", "tasks.d.outputs.o", "tasks.e.operator", "tasks.e.inputs.i",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"\xff\xfe\x00", "is not UTF-8"), (b"\x00\x01\x02", "cannot stand in YAML"), (b"[1]\n", "is not a campaign"), (b"just text\n", "is not a campaign")],
+    ids=["empty", "not UTF-8", "binary", "a list", "text"],
+)  # fmt: skip
+def test_a_file_that_is_no_campaign_is_refused(tmp_path, content, words):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(CampaignError, match=words):
+        load_campaign(tmp_path / "c.yaml")
+
+
+def test_an_alias_bomb_is_refused_at_once(problems):
+    bomb = "x-a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"x-a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    assert "aliases expand to more than" in problems(bomb + "tasks: {a: {command: x}}\n")[0]
+
+
+def test_a_billion_instances_are_refused_at_once(problems):
+    axes = ", ".join(f"x{n}: {list(range(1000))}" for n in range(3))
+    assert "1000000000 instances; a campaign may have 250000" in problems(f"tasks: {{a: {{command: x, matrix: {{{axes}}}}}}}\n")[0]
+
+
+def test_anchors_merges_and_x_keys_work(load):
+    loaded = load("x-r: &r {cpus: 3, time: 1h}\ntasks: {a: {command: x, x-note: y, resources: {<<: *r, cpus: 1}}}\n")
+    assert loaded.campaign.tasks["a"].resources == {"cpus": 1, "time": "1h"}
+
+
+def test_defaults_are_merged_key_by_key_and_setup_is_appended(load):
+    loaded = load(
+        "defaults: {resources: {cpus: 1, memory: 1G}, setup: [one], env: {A: a, B: b}, retries: 2}\n"
+        "tasks: {a: {command: x, resources: {cpus: 2}, setup: [two], env: {B: c}, retries: {max: 1, delay: 5s}}}\n"
+    )
+    spec = loaded.campaign.tasks["a"]
+    assert (spec.resources, spec.setup, spec.env) == ({"cpus": 2, "memory": "1G"}, ("one", "two"), {"A": "a", "B": "c"})
+    assert (spec.retries.max, spec.retries.delay_s) == (1, 5)
+
+
+def test_operators_of_a_site_replace_the_campaigns_whole(load, tmp_path):
+    (tmp_path / "site.yaml").write_text("cluster: {kind: local, max_active: 7}\n")
+    loaded = load("operators: {cluster: {kind: slurm, setup: [x]}}\ntasks: {a: {command: x, operator: cluster}}\n", operators="site.yaml")
+    assert (loaded.campaign.operators["cluster"].kind, loaded.campaign.operators["cluster"].setup) == ("local", ())
+
+
+def test_what_cannot_run_yet_passes_validate_and_is_refused_in_words_by_init(load, problems):
+    text = "operators: {c: {kind: slurm}}\ntasks: {a: {command: x, operator: c}}\n"
+    load(text)
+    assert problems(text, runnable_kinds=["local"]) == [
+        "3:23: operators.c.kind: this version of MatterStack cannot run operators of kind 'slurm' yet"
+    ]
+
+
+def test_json_is_accepted_wherever_yaml_is(tmp_path):
+    (tmp_path / "c.json").write_text('{"matterstack": 1, "name": "t", "tasks": {"a": {"command": ["x", 1.00]}}}')
+    assert load_campaign(tmp_path / "c.json").campaign.tasks["a"].command == ("x", "1.00")
+
+
+KEYS = st.sampled_from(["matterstack", "name", "tasks", "params", "files", "defaults", "operators", "a", "command", "matrix",
+    "needs", "inputs", "outputs", "resources", "retries", "cpus", "env", "label", "include", "table", "kind"])  # fmt: skip
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(
+    ["${{ params.a }}", "${{ x", "a/*", "..", "1G", "local", "true", "${{ matrix.a }}"]))  # fmt: skip
+TREES = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)), max_leaves=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TREES, TREES)
+def test_whatever_the_structure_it_loads_or_is_refused_with_problems(tmp_path_factory, tree, task):
+    path = tmp_path_factory.mktemp("fuzz") / "c.json"
+    for document in (tree, {"matterstack": 1, "name": "t", "tasks": {"a": task, "b": {"command": "x"}}, "params": tree}):
+        path.write_text(json.dumps(document))
+        try:
+            load_campaign(path)
+        except CampaignError as error:
+            assert error.problems
+            assert all("\n" not in problem.message for problem in error.problems)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=80))
+def test_whatever_the_text_it_loads_or_is_refused_with_problems(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("fuzz") / "c.yaml"
+    for content in (text, HEAD + "tasks: {a: {command: " + text + "}}\n"):
+        path.write_text(content, encoding="utf-8", errors="replace")
+        try:
+            load_campaign(path)
+        except CampaignError as error:
+            assert error.problems
