@@ -79,7 +79,9 @@ TABLES = {
 def test_a_table_gives_a_row_an_instance_labelled_by_its_first_column(load, tmp_path, name):
     (tmp_path / name).write_text(TABLES[name])
 
-    loaded = load(f"tasks: {{e: {{matrix: {{table: {name}, k: [a, b]}}, command: \"x ${{{{ matrix['e hull'] }}}}\"}}}}\n")
+    loaded = load(
+        f"tasks: {{e: {{matrix: {{table: {name}, k: [a, b]}}, command: \"x ${{{{ matrix['e hull'] }}}}\"}}}}\n"
+    )
 
     assert ids(loaded) == ["e/mp-1-a", "e/mp-1-b", "e/mp_2-a", "e/mp_2-b"]
     assert [str(item.matrix["e hull"]) for item in loaded.instances] == ["0.10", "0.10", "-1", "-1"]
@@ -251,7 +253,10 @@ def test_an_alias_bomb_is_refused_at_once(problems):
 
 def test_a_billion_instances_are_refused_at_once(problems):
     axes = ", ".join(f"x{n}: {list(range(1000))}" for n in range(3))
-    assert "1000000000 instances; a campaign may have 250000" in problems(f"tasks: {{a: {{command: x, matrix: {{{axes}}}}}}}\n")[0]
+    assert (
+        "1000000000 instances; a campaign may have 250000"
+        in problems(f"tasks: {{a: {{command: x, matrix: {{{axes}}}}}}}\n")[0]
+    )
 
 
 def test_anchors_merges_and_x_keys_work(load):
@@ -271,7 +276,10 @@ def test_defaults_are_merged_key_by_key_and_setup_is_appended(load):
 
 def test_operators_of_a_site_replace_the_campaigns_whole(load, tmp_path):
     (tmp_path / "site.yaml").write_text("cluster: {kind: local, max_active: 7}\n")
-    loaded = load("operators: {cluster: {kind: slurm, setup: [x]}}\ntasks: {a: {command: x, operator: cluster}}\n", operators="site.yaml")
+    loaded = load(
+        "operators: {cluster: {kind: slurm, setup: [x]}}\ntasks: {a: {command: x, operator: cluster}}\n",
+        operators="site.yaml",
+    )
     assert (loaded.campaign.operators["cluster"].kind, loaded.campaign.operators["cluster"].setup) == ("local", ())
 
 
@@ -292,14 +300,21 @@ KEYS = st.sampled_from(["matterstack", "name", "tasks", "params", "files", "defa
     "needs", "inputs", "outputs", "resources", "retries", "cpus", "env", "label", "include", "table", "kind"])  # fmt: skip
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(
     ["${{ params.a }}", "${{ x", "a/*", "..", "1G", "local", "true", "${{ matrix.a }}"]))  # fmt: skip
-TREES = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)), max_leaves=12)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)),
+    max_leaves=12,
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TREES, TREES)
 def test_whatever_the_structure_it_loads_or_is_refused_with_problems(tmp_path_factory, tree, task):
     path = tmp_path_factory.mktemp("fuzz") / "c.json"
-    for document in (tree, {"matterstack": 1, "name": "t", "tasks": {"a": task, "b": {"command": "x"}}, "params": tree}):
+    for document in (
+        tree,
+        {"matterstack": 1, "name": "t", "tasks": {"a": task, "b": {"command": "x"}}, "params": tree},
+    ):
         path.write_text(json.dumps(document))
         try:
             load_campaign(path)

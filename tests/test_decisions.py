@@ -34,7 +34,7 @@ STATES = {  # legend of the tables below
 
 def test_every_live_state_may_go_to_any_end_and_no_end_goes_back_to_life():
     for state in LIVE:
-        assert ENDED <= ATTEMPT_MOVES[state]
+        assert ATTEMPT_MOVES[state] >= ENDED
         assert state not in ATTEMPT_MOVES[state]
     for state in ENDED:
         assert not ATTEMPT_MOVES[state] & LIVE
@@ -147,7 +147,16 @@ def test_what_is_not_seen_changes_nothing():
     assert reconcile(facts(), Observation(Sighting.UNKNOWN), NONE, 100.0) == (None, None)
 
 
-@pytest.mark.parametrize(("code", "text"), [(1, "exit code 1"), (137, "exit code 137 (SIGKILL)"), (159, "exit code 159 (SIGSYS)"), (255, "exit code 255"), (None, "no exit code")])
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (1, "exit code 1"),
+        (137, "exit code 137 (SIGKILL)"),
+        (159, "exit code 159 (SIGSYS)"),
+        (255, "exit code 255"),
+        (None, "no exit code"),
+    ],
+)
 def test_an_exit_code_for_people(code, text):
     assert describe_exit(code) == text
 
@@ -168,7 +177,9 @@ def test_retry_rules_change_the_resources_of_the_next_attempt(resources, rules, 
     assert escalate(resources, Retries(5, rules=rules), past) == expected
 
 
-@pytest.mark.parametrize("resources", [{"cpus": 0}, {"cpus": "two"}, {"cpus": True}, {"memory": "5"}, {"time": 3}, {"gpus": -1}])
+@pytest.mark.parametrize(
+    "resources", [{"cpus": 0}, {"cpus": "two"}, {"cpus": True}, {"memory": "5"}, {"time": 3}, {"gpus": -1}]
+)
 def test_resources_out_of_range_are_refused_by_name(resources):
     with pytest.raises(ValueError, match=rf"resources\.{next(iter(resources))}: "):
         parse_resources(resources)

@@ -55,17 +55,24 @@ def test_every_number_survives_the_ledger_as_written(text):
     assert json.loads(dump_json([value]))[0] == value
 
 
-@pytest.mark.parametrize(("text", "size"), [("500M", 500 * 2**20), ("24G", 24 * 2**30), ("1.5T", 3 * 2**39), ("10k", 10240), ("2GiB", 2**31)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("500M", 500 * 2**20), ("24G", 24 * 2**30), ("1.5T", 3 * 2**39), ("10k", 10240), ("2GiB", 2**31)]
+)
 def test_memory_is_binary(text, size):
     assert parse_memory(text) == size
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("4h", 14400), ("2d", 172800), ("24:00:00", 86400), ("0s", 0), ("1.5h", 5400)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("4h", 14400), ("2d", 172800), ("24:00:00", 86400), ("0s", 0), ("1.5h", 5400)],
+)
 def test_times(text, seconds):
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("value", ["", "10", "5 apples", "-1s", "1:2", "99:99:99", 10, 1.5, True, None, [], "9" * 30 + "d", "1e3s"])
+@pytest.mark.parametrize(
+    "value", ["", "10", "5 apples", "-1s", "1:2", "99:99:99", 10, 1.5, True, None, [], "9" * 30 + "d", "1e3s"]
+)
 def test_a_time_without_a_unit_is_an_error(value):
     with pytest.raises(ValueError, match=r"expected a time|longer than"):
         parse_time(value)
@@ -77,6 +84,9 @@ def test_memory_without_a_unit_is_an_error(value):
         parse_memory(value)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (273600, "3 d 4 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (273600, "3 d 4 h")],
+)
 def test_durations_for_people(seconds, text):
     assert format_duration(seconds) == text

@@ -60,7 +60,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
             made = store.apply(changes, now)
             for row in live:
                 store.wish(row.task_id, row.attempts, "cancel", now)
-            settle_frontier(store, made, now)
+            settle_frontier(store, made, now, unresolved=False)
         alive = _carry_out_wishes(path, store, live)
         names = [row.task_id for row in live]
         return Cancelled(

@@ -9,14 +9,17 @@ from matterstack.core.states import TaskState
 from matterstack.storage.state_store import SQLiteStateStore
 
 
-def settle_frontier(store: SQLiteStateStore, made: Iterable[TaskChange], now: float) -> list[TaskChange]:
+def settle_frontier(
+    store: SQLiteStateStore, made: Iterable[TaskChange], now: float, *, unresolved: bool = True
+) -> list[TaskChange]:
     """Decide, in the open transaction, the tasks that changes upstream concern; give all changes of tasks.
 
     Looks at tasks nobody has looked at, at those that watch a settled task, and at all directly below a failure
-    for good. What is decided may settle again, until nothing is left.
+    for good. What is decided may settle again, until nothing is left. Without ``unresolved``, for commands of people,
+    tasks that nobody has looked at are left to the next step.
     """
     changes = list(made)
-    candidates = set(store.unresolved()) | _concerned(store, changes)
+    candidates = (set(store.unresolved()) if unresolved else set()) | _concerned(store, changes)
     while candidates:
         decided = _decide(store, candidates, now)
         changes += decided

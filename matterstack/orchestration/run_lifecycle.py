@@ -302,7 +302,7 @@ class Step:
         changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
         with self.store.transaction():
             made = self.store.apply([change for change in changes if change != (None, None)], self.now)
-            settle_frontier(self.store, made, self.now)
+            settle_frontier(self.store, made, self.now, unresolved=False)
             self._publish(changes)
 
     # --- observe and reconcile ---

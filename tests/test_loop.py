@@ -1,0 +1,118 @@
+"""`matterstack run`: it reacts when a process ends, lets others in, and leaves the jobs alone when it goes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import time
+
+from matterstack import initialize_run, run_until_done
+
+
+def test_the_loop_reacts_when_a_process_ends_and_does_not_poll_for_it(bench):
+    links = "".join(f"  t{n}: {{needs: [t{n - 1}], command: 'sleep 0.02'}}\n" for n in range(1, 40))
+    initialize_run(bench.write("tasks:\n  t0: {command: 'true'}\n" + links), bench.root)
+    ticks = []
+
+    run_until_done(bench.root, ticks.append)
+
+    # 40 tasks in a row: a step for each end, and hardly any without one.
+    assert len(ticks) <= 45
+    assert sum(bool(tick.ended) for tick in ticks) == 40
+
+
+def test_it_reacts_to_jobs_that_another_process_started(bench):
+    bench.start("tasks: {a: {command: 'sleep 1'}}\n")
+    assert bench.cli("step", bench.root).returncode == 0
+    ticks = []
+
+    assert run_until_done(bench.root, ticks.append).state == "COMPLETED"
+
+    assert len(ticks) <= 3
+
+
+def test_other_commands_act_on_a_run_while_it_loops(bench):
+    bench.start(
+        "operators: {local: {kind: local, max_active: 1}}\n"
+        "tasks: {a: {matrix: {i: [1, 2, 3, 4]}, command: 'sleep 0.5'}, long: {command: 'sleep 300', priority: 1}}\n"
+    )
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("long") / "claim")
+
+    assert bench.cli("pause", bench.root, "a/4").returncode == 0
+    assert bench.cli("cancel", bench.root, "long").returncode == 0
+
+    assert loop.wait(60) == 4
+    loop.communicate()
+    assert bench.states() == {
+        "a/1": "COMPLETED", "a/2": "COMPLETED", "a/3": "COMPLETED", "a/4": "PENDING", "long": "CANCELLED",
+    }  # fmt: skip
+
+
+def test_commands_get_in_beside_a_busy_loop(bench):
+    bench.start("tasks: {a: {matrix: {i: %s}, command: 'true'}}\n" % list(range(300)))
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("a/5") / "claim")
+
+    began = time.monotonic()
+    done = bench.cli("pause", bench.root)
+
+    assert (done.returncode, time.monotonic() - began < 10) == (0, True)
+    assert loop.wait(60) == 4
+    loop.communicate()
+
+
+def test_ctrl_c_says_that_the_jobs_go_on_and_how_to_continue(bench):
+    bench.start("tasks: {a: {command: 'sleep 2; echo a >> WITNESS'}}\n")
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("a") / "claim")
+    time.sleep(0.5)
+
+    loop.send_signal(signal.SIGINT)
+
+    _, err = loop.communicate(timeout=10)
+    assert loop.returncode == 130
+    assert f"interrupted: 1 job goes on without this loop; `matterstack run {bench.root}` continues" in err
+    assert "Traceback" not in err
+    assert bench.cli("run", bench.root).returncode == 0
+    assert bench.witnessed() == ["a"]
+
+
+def test_without_a_terminal_it_prints_plain_lines_and_failures_as_they_happen(bench):
+    bench.start("tasks: {a: {command: 'echo why >&2; exit 3', retries: 1}, b: {command: 'true'}}\n")
+
+    done = bench.cli("run", bench.root)
+
+    assert done.returncode == 3
+    assert f"a is tried again: attempt 1, exit code 3; {bench.root}/tasks/a/attempt-1/stderr.log" in done.stderr
+    assert f"a failed: attempt 2, exit code 3; {bench.root}/tasks/a/attempt-2/stderr.log" in done.stderr
+    assert done.stdout.splitlines()[0] == "FAILED: 1 COMPLETED, 1 FAILED"
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_on_a_terminal_it_shows_progress_and_running_tasks(bench):
+    bench.start("tasks: {a: {command: 'sleep 1.5'}, b: {needs: [a], command: 'true'}}\n")
+    master, slave = pty.openpty()
+    loop = bench.popen(
+        "run", bench.root, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        ready, _, _ = select.select([master], [], [], 30)
+        try:
+            data = os.read(master, 65536) if ready else b""
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    os.close(master)
+
+    assert loop.wait(10) == 0
+    text = shown.decode()
+    assert "0 of 2 tasks done, 1 running" in text
+    assert "  a  " in text
+    assert "COMPLETED" in text
