@@ -52,7 +52,7 @@ def test_other_commands_act_on_a_run_while_it_loops(bench):
 
 
 def test_commands_get_in_beside_a_busy_loop(bench):
-    bench.start("tasks: {a: {matrix: {i: %s}, command: 'true'}}\n" % list(range(300)))
+    bench.start(f"tasks: {{a: {{matrix: {{i: {list(range(300))}}}, command: 'true'}}}}\n")
     loop = bench.popen("run", bench.root)
     bench.wait_for(bench.attempt("a/5") / "claim")
 
