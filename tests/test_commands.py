@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from matterstack.orchestration.actions import cancel, rerun
 from tests.conftest import is_alive
 
 CHAIN = """
@@ -224,6 +225,17 @@ def test_cancel_really_ends_processes_and_blocks_what_is_below(bench):
     assert bench.cli("cancel", bench.root).stdout == "cancelled: 1 ended, 2 had ended before\n"
     assert bench.cli("step", bench.root).returncode == 3
     assert bench.cli("status", bench.root).stdout.split()[1] == "CANCELLED"
+
+
+def test_cancel_is_quick_even_right_after_the_start(bench):
+    bench.start("tasks: {a: {matrix: {i: [1, 2]}, command: 'sleep 300'}}\n")
+    for number in range(1, 6):
+        bench.step()
+        began = time.monotonic()
+        assert cancel(bench.root, []).still_alive == []
+        assert time.monotonic() - began < 5
+        rerun(bench.root, ["a"])
+        assert len(list((bench.root / "tasks" / "a" / "1").iterdir())) == number
 
 
 def test_rerun_of_a_running_task_ends_it_first(bench):

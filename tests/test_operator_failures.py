@@ -112,6 +112,8 @@ def test_a_killed_wrapper_whose_command_lives_is_still_running_and_then_lost(ben
     bench.wait_for(bench.attempt("a") / "stderr.log")
     time.sleep(0.2)
     os.kill(claim["pid"], signal.SIGKILL)
+    while is_alive(claim["pid"]):
+        time.sleep(0.01)
 
     bench.step()
     assert bench.states() == {"a": "RUNNING"}

@@ -114,11 +114,13 @@ def find_by_argument(argument: str) -> list[int]:
 def end_sessions(sessions: Iterable[int]) -> None:
     """End all processes of sessions: TERM, KILL 10 s later; the session's leader, which reports, last."""
     wanted = set(sessions)
-    for pid in _members(wanted):
-        _signal(pid, signal.SIGTERM)
+    told: set[int] = set()
     deadline = time.monotonic() + KILL_AFTER_S
     pause = 0.005
-    while _members(wanted) and time.monotonic() < deadline:
+    while (members := _members(wanted)) and time.monotonic() < deadline:
+        for pid in members - told:  # also those that were started meanwhile
+            _signal(pid, signal.SIGTERM)
+        told |= members
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
     for pid in _members(wanted) - wanted:
