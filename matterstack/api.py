@@ -24,7 +24,7 @@ def load_campaign(
     from matterstack.operators.registry import runnable_kinds
     from matterstack.spec.load import load_campaign as load
 
-    return load(file, operators=operators, overrides=params, runnable_kinds=runnable_kinds())
+    return load(file, operators=operators, overrides=params, installed_kinds=runnable_kinds(), to_run=True)
 
 
 def initialize_run(

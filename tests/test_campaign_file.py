@@ -134,7 +134,8 @@ def test_a_glob_over_outputs_makes_the_edges(load):
 @pytest.mark.parametrize(
     ("pattern", "upstreams"),
     [("f/*", ["f/Al", "f/Cu"]), ("f/Al", ["f/Al"]), ("**/1.json", ["e/Al-1", "e/Cu-1"]), ("p/?u/[12].json", ["e/Cu-1", "e/Cu-2"]),
-     ("d/Al1/OUTCAR", ["e/Al-1"]), ("d/Al1/", ["e/Al-1"]), ("d/Al1/*.txt", ["e/Al-1"]), ("p/**", ["e/Al-1", "e/Al-2", "e/Cu-1", "e/Cu-2"])],
+     ("d/Al1/OUTCAR", ["e/Al-1"]), ("d/Al1/", ["e/Al-1"]), ("d/Al1/*.txt", ["e/Al-1"]), ("p/**", ["e/Al-1", "e/Al-2", "e/Cu-1", "e/Cu-2"]),
+     ("d/Al1/**", ["e/Al-1"]), ("d/**", ["e/Al-1", "e/Al-2", "e/Cu-1", "e/Cu-2"])],
 )  # fmt: skip
 def test_what_a_pattern_means(load, pattern, upstreams):
     loaded = load(FAN + f'  g: {{inputs: {{x: "{pattern}"}}, command: x}}\n')
@@ -190,9 +191,9 @@ MISTAKES = {
     "tasks: {a: {command: x, inputs: {i: nothing}}}": ["3:37: tasks.a.inputs.i: 'nothing' is no declared output and no file of the campaign folder"],
     'tasks: {a: {command: x, inputs: {i: "n/*"}}}': ["3:37: tasks.a.inputs.i: 'n/*' matches no declared output and no file of the campaign folder"],
     "files: [scripts/**]\ntasks: {a: {command: x}}": ["3:9: files[0]: 'scripts/**' matches no file of ."],
-    "tasks: {a: {command: 'python ${{ source }}/x.py'}}": ["3:22: tasks.a.command: source/x.py does not exist in ."],
+    "tasks: {a: {command: 'python ${{ source }}/x.py'}}": ["3:22: tasks.a.command: source/x.py does not exist in the campaign folder"],
     "tasks: {a: {command: 'cat ${{ source }}/c.yaml'}}": ["3:22: tasks.a.command: source/c.yaml is not in `files`; add it"],
-    "tasks: {a: {command: 'echo ${{ matrix.x }}'}}": ["3:22: tasks.a.command: a: 'x' is not in matrix; it is empty"],
+    "tasks: {a: {command: 'echo ${{ matrix.x }}'}}": ["3:22: tasks.a.command: 'x' is not in matrix; it is empty"],
     "tasks: {a: {command: 'echo ${{ nope }}'}}": ["3:22: tasks.a.command: 'nope' is not known; params, matrix, inputs, outputs, source, resources, operator, task, run, response, metrics can be used in command"],
     "tasks: {a: {command: 'echo \"${{ task.id }}\"'}}": ["3:22: tasks.a.command: ${{ task.id }} stands inside double quotes: write it outside the quotes, it is quoted by itself, or write ${{ raw(task.id) }} if it must be inserted as it is"],
     "tasks: {a: {command: x, outputs: {o: '${{ inputs.x }}'}}}": ["3:38: tasks.a.outputs.o: 'inputs' cannot be used in outputs; params, matrix, task can"],
@@ -200,7 +201,7 @@ MISTAKES = {
     "tasks: {a: {command: x, matrix: {i: []}}}": ["3:37: tasks.a.matrix.i: 'i' is empty: it gives no instances"],
     "tasks: {a: {command: x, matrix: {i: [a b, a_b]}}}": ["3:33: tasks.a.matrix: {i: a b} and {i: a_b} have the same label 'a_b'; set `label`"],
     "tasks: {a: {command: x, matrix: {i: [[1], [2]]}}}": ["3:37: tasks.a.matrix.i: a list or mapping as a value needs a `label`"],
-    "tasks: {a: {command: x, matrix: {table: t.csv}}}": ["t.csv: no such file"],
+    "tasks: {a: {command: x, matrix: {table: t.csv}}}": ["3:41: tasks.a.matrix.table: t.csv: no such file"],
     "tasks: {a: {command: x, matrix: {i: [1], j: [2], include: [{i: 3}]}}}": ["3:60: tasks.a.matrix.include[0]: does not fit the other rows: it lacks j and adds nothing"],
     "tasks: {a: {command: x, operator: clstr}}\noperators: {cluster: {kind: slurm}}": ["3:35: tasks.a.operator: there is no operator 'clstr' (did you mean 'cluster'?); there are local, cluster"],
     "tasks: {a: {command: x, resources: {memory: 5 apples}}}": ["3:45: tasks.a.resources.memory: expected memory with a unit like 500M, 24G or 1.5T, got 5 apples"],
@@ -286,7 +287,7 @@ def test_operators_of_a_site_replace_the_campaigns_whole(load, tmp_path):
 def test_what_cannot_run_yet_passes_validate_and_is_refused_in_words_by_init(load, problems):
     text = "operators: {c: {kind: slurm}}\ntasks: {a: {command: x, operator: c}}\n"
     load(text)
-    assert problems(text, runnable_kinds=["local"]) == [
+    assert problems(text, installed_kinds=["local"], to_run=True) == [
         "3:23: operators.c.kind: this version of MatterStack cannot run operators of kind 'slurm' yet"
     ]
 

@@ -117,14 +117,14 @@ RECONCILE = [  # facts, observation, evidence -> attempt, class, task
     (facts(), E0, NONE, "COMPLETED", None, "COMPLETED"),
     (facts(), E0, MISSING, "FAILED", "missing_output", "FAILED"),
     (facts(), E1, NONE, "FAILED", "exit_code", "FAILED"),
-    (facts(Retries(1)), E1, NONE, "FAILED", "exit_code", "READY"),
+    (facts(Retries(1)), E1, NONE, "FAILED", "exit_code", "PENDING"),
     (facts(Retries(1), tries=1), E1, NONE, "FAILED", "exit_code", "FAILED"),
     (facts(Retries(1, delay_s=5)), E1, NONE, "FAILED", "exit_code", "PENDING"),
     (facts(Retries(1, rules={"exit_code_1": "never"})), E1, NONE, "FAILED", "exit_code", "FAILED"),
-    (facts(Retries(1, rules={"exit_code": "never"})), TIMEOUT, NONE, "FAILED", "timeout", "READY"),
+    (facts(Retries(1, rules={"exit_code": "never"})), TIMEOUT, NONE, "FAILED", "timeout", "PENDING"),
     (facts(), GONE, NONE, "LOST", "lost", "FAILED"),
-    (facts(Retries(1)), GONE, NONE, "LOST", "lost", "READY"),
-    (facts(), FENCED, NONE, "CANCELLED", "not_started", "READY"),
+    (facts(Retries(1)), GONE, NONE, "LOST", "lost", "PENDING"),
+    (facts(), FENCED, NONE, "CANCELLED", "not_started", "PENDING"),
     (facts(not_started=2), FENCED, NONE, "CANCELLED", "not_started", "FAILED"),
     (facts(wish="cancel"), FENCED, NONE, "CANCELLED", "not_started", "CANCELLED"),
     (facts(wish="cancel"), E1, NONE, "CANCELLED", "cancelled", "CANCELLED"),
@@ -140,7 +140,7 @@ def test_reconcile(given, seen, evidence, attempt, failure, task):
     change, task_change = reconcile(given, seen, evidence, now=100.0)
 
     assert (change.state, change.failure, task_change.state) == (attempt, failure, task)
-    assert (task_change.retry_at is not None) == (task == "PENDING" and given.wish is None)
+    assert (task_change.retry_at is not None) == (given.retries.delay_s > 0)
 
 
 def test_what_is_not_seen_changes_nothing():

@@ -91,7 +91,7 @@ def test_the_examples_within_the_schema_are_valid():
 def test_every_campaign_in_the_documentation_runs(bench, number):
     text = blocks(FORMAT, "yaml")[number]
     file = bench.write(text)
-    assert load_campaign(file, runnable_kinds=runnable_kinds()).warnings == ()
+    assert load_campaign(file, installed_kinds=runnable_kinds(), to_run=True).warnings == ()
 
     done = bench.cli("run", file, "--root", bench.root)
 

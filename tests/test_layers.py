@@ -20,7 +20,7 @@ ARROWS = {  # part -> the parts that it may import; errors may be imported from 
     "operators": {"operators", "core"},
     "orchestration": {"orchestration", "operators", "storage", "core", "__version__"},
     "api": {"orchestration", "operators", "spec", "core"},
-    "cli": {"cli", "api", "orchestration", "spec", "storage", "core", "__version__"},
+    "cli": {"cli", "api", "orchestration", "operators", "spec", "storage", "core", "__version__"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

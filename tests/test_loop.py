@@ -113,6 +113,6 @@ def test_on_a_terminal_it_shows_progress_and_running_tasks(bench):
 
     assert loop.wait(10) == 0
     text = shown.decode()
-    assert "0 of 2 tasks done, 1 running" in text
+    assert "0 of 2 tasks completed, 1 running" in text
     assert "  a  " in text
     assert "COMPLETED" in text

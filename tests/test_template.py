@@ -60,7 +60,7 @@ MISTAKES = {
     "${{ params.n": "'${{ params.n' has no closing '}}'",
     "${{ }}": "an empty template",
     "${{ 1 < 2 < 3 }}": "two comparisons in a row in '1 < 2 < 3'; join them with 'and'",
-    "${{ params.n + 1 }}": "'+ 1' is not part of a template expression",
+    "${{ params.n + 1 }}": "'+ 1' is not part of a template expression; there is no arithmetic in templates",
     "${{ open('x') }}": "'open(…)' is not a function of templates (only len and raw are)",
     "${{ params.n params.n }}": "'params' does not belong in 'params.n params.n'",
     "${{ 1 < 'a' }}": "1 < 'a' cannot be compared",
@@ -93,7 +93,7 @@ def test_any_text_parses_or_is_refused_in_words(text):
         try:
             parse(candidate)
         except TemplateError as error:
-            assert "\n" not in str(error).replace(text, "")
+            assert "\n" not in str(error)
 
 
 def test_deep_nesting_is_refused():
@@ -155,6 +155,16 @@ PLACES = {  # command -> where each template stands
     f'"a" "{X}" b': ["double quotes"],
     f'$( echo "$(b)" ) "{X}"': ["double quotes"],
     f"(a; 'b' {X}) {X}": [None, None],
+    f'echo "$(case a in a) echo "{X}" ;; esac)"': ["double quotes"],
+    f'echo "$(case a in (a) echo {X} ;; esac)" "{X}"': [None, "double quotes"],
+    f"$(echo case) {X} '{X}'": [None, "single quotes"],
+    f"if true; then case x in a|b) echo {X};; *) '{X}';; esac; fi; {X}": [None, "single quotes", None],
+    f"if ((1<<2)); then echo; fi\n{X}": [None],
+    f"y=$(( (1<<4) ))\n{X}": [None],
+    f"arr[1<<2]=3\n{X}": [None],
+    f'echo "${{X:-\'}}" {X}': [None],
+    f"echo a[b] '{X}' [ {X} ]": ["single quotes", None],
+    f"( (echo a) ; (echo {X}) )": [None],
 }
 
 

@@ -44,7 +44,7 @@ def resume(run: str, tasks: tuple[str, ...]) -> int:
     click.echo(
         f"{what} resumed; `matterstack run {shlex.quote(run)}` or `step` starts what is ready"
         if changed
-        else "was not paused"
+        else "was not paused (the whole run may be: `matterstack status` says)"
     )
     return ExitCode.FINE
 
@@ -110,6 +110,7 @@ def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
 @common
 def refresh(run: str, yes: bool, folder: str | None) -> int:
     """Show which files of the campaign have changed since the run took them; with --yes take them."""
+    from matterstack.cli.render import plural
     from matterstack.orchestration.actions import refresh as refresh_run
     from matterstack.spec.files import glob_files
 
@@ -120,19 +121,26 @@ def refresh(run: str, yes: bool, folder: str | None) -> int:
     for change in found.changes:
         digests = f"{(change.before or '-')[:8]} -> {(change.after or '-')[:8]}"
         click.echo(f"{change.kind:8} {change.path}  {digests}")
+    edited = [change.path for change in found.changes if change.kind == "edited"]
+    if edited:
+        echo_remark(
+            f"warning: {', '.join(edited[:3])} was edited within the run's source/; it is left alone, and attempts do not "
+            f"know of it: copy it to {found.folder} and refresh"
+        )
     if found.campaign_changed:
         echo_remark(
-            "warning: the campaign file itself has changed; a run keeps its campaign (--root DIR starts a new run)"
+            "warning: the campaign file itself has changed; a run keeps its campaign "
+            "(`matterstack run FILE --root DIR` makes a new one)"
         )
     if any(change.kind == "gone" for change in found.changes):
-        echo_remark("files that are gone stay in the run's source/")
-    wanted = [change for change in found.changes if change.kind != "gone"]
-    if not wanted:
-        click.echo(f"source/ is as in {found.folder}")
-    elif found.taken:
+        echo_remark("files that are gone from the campaign folder stay in the run's source/")
+    wanted = [change for change in found.changes if change.kind in ("changed", "new")]
+    if found.taken:
         click.echo(
-            f"taken: {len(wanted)} of source/; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
+            f"taken: {plural(len(wanted), 'file')}; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
         )
-    else:
-        click.echo(f"`matterstack refresh {shown} --yes` takes {len(wanted)} of them from {found.folder}")
+    elif wanted:
+        click.echo(f"`matterstack refresh {shown} --yes` takes {plural(len(wanted), 'file')} from {found.folder}")
+    elif not found.changes:
+        click.echo(f"source/ is as in {found.folder}")
     return ExitCode.FINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
@@ -19,11 +20,14 @@ _MOST_PATTERNS = 40
 @common
 def validate(file: str, settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
     """Check a campaign file; report all of its problems at once."""
-    from matterstack.cli.render import print_json
+    from matterstack.cli.render import plural, print_json
+    from matterstack.operators.registry import runnable_kinds
     from matterstack.spec.load import load_campaign, parse_overrides
 
     try:
-        loaded = load_campaign(file, operators=operators, overrides=parse_overrides(settings))
+        loaded = load_campaign(
+            file, operators=operators, overrides=parse_overrides(settings), installed_kinds=runnable_kinds()
+        )
     except CampaignError as error:
         if as_json:
             print_json({"problems": [_problem_json(problem) for problem in error.problems], "summary": {}})
@@ -38,8 +42,9 @@ def validate(file: str, settings: tuple[str, ...], operators: str | None, as_jso
     summary = loaded.summary
     width = f"at most {summary['width']} at once" if summary["instances"] > 1 else "alone"
     click.echo(
-        f"{file}: fine. {summary['tasks']} tasks with {summary['instances']} instances in {summary['depth']} levels, "
-        f"{width}; {summary['edges']} dependencies, {summary['files']} files."
+        f"{file}: fine. {plural(summary['tasks'], 'task')} with {plural(summary['instances'], 'instance')} "
+        f"in {plural(summary['depth'], 'level')}, "
+        f"{width}; {plural(summary['edges'], 'edge')}, {plural(summary['files'], 'file')} to copy."
     )
     for name, count in summary["instances_of"].items():
         click.echo(f"  {name}: {count}" if count > 1 else f"  {name}")
@@ -70,15 +75,16 @@ def _problem_json(problem: Problem) -> dict[str, object]:
 def init(file: str, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:
     """Make the run root of a campaign; nothing is started."""
     from matterstack.api import initialize_run, load_campaign
+    from matterstack.cli.render import plural
     from matterstack.spec.load import parse_overrides
 
     loaded = load_campaign(file, operators=operators, params=parse_overrides(settings))
     for warning in loaded.warnings:
         echo_remark(str(warning))
     run = initialize_run(loaded, root)
-    click.echo(
-        f"{run.root}: {len(run.tasks)} tasks; `matterstack run {run.root}` runs them, `matterstack step {run.root}` takes one step"
-    )
+    shown = shlex.quote(str(run.root))
+    many = plural(len(run.tasks), "task")
+    click.echo(f"{run.root}: {many}; `matterstack run {shown}` runs all, `matterstack step {shown}` takes one step")
     return ExitCode.FINE
 
 

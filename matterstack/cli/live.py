@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _MOST_RUNNING = 8
+_BAR = 60  # columns
 _LINE_EVERY_S = 5.0
 _SETTLED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED)
 
@@ -27,7 +28,7 @@ _SETTLED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.
 class Display:
     """Shows the reports of a loop on stderr."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, quiet: bool = False) -> None:
         self.root = root
         self.report: StepReport | None = None
         self.began = time.monotonic()
@@ -36,10 +37,10 @@ class Display:
         self._finished = 0
         self._last_line = 0.0
         self._live: Live | None = None
-        self._warned: set[str] = set()
+        self.quiet = quiet
 
     def __enter__(self) -> Display:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             from rich.console import Console
             from rich.live import Live
 
@@ -60,10 +61,10 @@ class Display:
         for ended in report.ended:
             if ended.state is AttemptState.COMPLETED and ended.seconds is not None:
                 self._seconds.append(ended.seconds)
-            elif ended.state in (AttemptState.FAILED, AttemptState.LOST):
+            elif ended.state in (AttemptState.FAILED, AttemptState.LOST) and not (self.quiet and ended.soft):
                 self._say(self._failure(ended))
         self._finished += sum(ended.task_state in _SETTLED for ended in report.ended)
-        if self._live is None and time.monotonic() - self._last_line >= _LINE_EVERY_S:
+        if self._live is None and not self.quiet and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._say(f"{time.strftime('%H:%M:%S')}  {self._line()}")
 
@@ -74,9 +75,7 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
     def _failure(self, ended: Ended) -> str:
-        what = {TaskState.READY: "is tried again", TaskState.PENDING: "is tried again later"}.get(
-            ended.task_state, "failed (allowed)" if ended.soft else "failed"
-        )
+        what = "is tried again" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
         log = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}" / "stderr.log"
         return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {ended.reason}; {log}")
 
@@ -89,7 +88,10 @@ class Display:
         assert self.report is not None
         done, total, failed = self._totals()
         left = self._time_left()
-        parts = [f"{done} of {total} tasks done", f"{self.report.active} running", f"{failed} failed"]
+        completed = self.report.counts.get(TaskState.COMPLETED, 0)
+        parts = [f"{completed} of {total} tasks completed", f"{self.report.active} running", f"{failed} failed"]
+        if done > completed + failed:
+            parts.append(f"{done - completed - failed} blocked, skipped or cancelled")
         if self.report.state is RunState.PAUSED:
             parts.append("paused")
         return ", ".join(parts) + (f", about {format_duration(left)} left" if left is not None else "")
@@ -103,15 +105,18 @@ class Display:
 
     def _render(self) -> Any:
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         if self.report is None:
             return Text("…")
         done, total, _ = self._totals()
+        filled = _BAR * done // (total or 1)
         now = time.time()
         running = self.report.running
-        lines: list[Any] = [Text(self._line()), ProgressBar(total=total or 1, completed=done, width=60)]
+        lines: list[Any] = [
+            Text(self._line()),
+            Text("━" * filled, style="green") + Text("━" * (_BAR - filled), style="dim"),
+        ]
         for task_id, since in running[:_MOST_RUNNING]:
             lines.append(Text(f"  {harmless(task_id)}  {format_duration(now - since)}", style="cyan"))
         if len(running) > _MOST_RUNNING:
@@ -122,16 +127,20 @@ class Display:
 
 def summary(root: Path, report: StepReport) -> None:
     """Print how a loop ended, on stdout."""
-    from matterstack.orchestration.report import explain
+    from matterstack.orchestration.report import explain, open_run
 
     shown = shlex.quote(str(root))
-    click.echo(f"{coloured(str(report.state))}: {counts_text(report.counts)}")
+    click.echo(f"{coloured(str(report.state))}: {counts_text(open_run(root).counts)}")
     failed = [item for item in explain(root) if item.state is TaskState.FAILED]
     for item in _first(failed):
         click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
     if len(failed) > 5:
         click.echo(f"  … and {len(failed) - 5} more")
-    if report.state is not RunState.COMPLETED:
+    if report.state is RunState.PAUSED:
+        click.echo(
+            f"  `matterstack resume {shown}` starts the rest, or `matterstack explain {shown}` says what is paused"
+        )
+    elif report.state is not RunState.COMPLETED:
         click.echo(f"  `matterstack explain {shown}` says what is missing and what to type")
     if report.counts.get(TaskState.COMPLETED):
         made = plural(report.counts[TaskState.COMPLETED], "task")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -64,10 +65,10 @@ def _show_status(view: Any) -> None:
         click.echo()
     for task in told[:_MOST_REASONS]:
         state = coloured("stale") if task.state is TaskState.COMPLETED else coloured(str(task.state))
-        click.echo(
-            f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}"
-            + (" (allowed)" if task.soft else "")
-        )
+        more = " (allowed)" if task.soft else ""
+        if task.state is TaskState.COMPLETED:
+            more = f"; `matterstack rerun {shlex.quote(str(view.root))} {shlex.quote(task.task_id)}`"
+        click.echo(f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}{more}")
     if len(told) > _MOST_REASONS:
         click.echo(f"… and {len(told) - _MOST_REASONS} more")
 
@@ -92,13 +93,12 @@ def explain(arguments: tuple[str, ...], as_json: bool) -> int:
         parts = [item.reason]
         if item.path:
             parts.append(item.path)
-        if item.command and item.command.split()[1] == "rerun":
-            shown = item.command.split()[2]
-            parts.append(f"correct, `matterstack refresh {shown} --yes`, `{item.command}`")
+        if item.to_correct:
+            parts.append(f"correct, `matterstack refresh {shlex.quote(run)} --yes`, `{item.command}`")
         elif item.command:
             parts.append(f"`{item.command}`")
         click.echo(f"{item.task_id}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
-        last = _last_words(Path(run), item.path) if item.state in (TaskState.FAILED, TaskState.BLOCKED) else ""
+        last = _last_words(Path(run), item.path) if item.state is TaskState.FAILED else ""
         if last:
             click.echo(f"    {harmless(last)[:160]}")
     return ExitCode.FINE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -89,6 +90,11 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
+    if sys.stdout is None or sys.stderr is None:  # closed by the shell, `>&-`: what is printed is lost, not the work
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 is shown, not a reason to fail
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

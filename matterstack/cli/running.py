@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -19,8 +20,6 @@ from matterstack.errors import ExitCode, UsageError
 @common
 def step(run: str, dry_run: bool) -> int:
     """Take one step: look, decide, start what is ready, and exit."""
-    import logging
-
     from matterstack.orchestration.run_lifecycle import step_run
 
     report = step_run(run, dry_run=dry_run)
@@ -70,7 +69,8 @@ def run(target: str | None, root: str | None, settings: tuple[str, ...], operato
 
         target = _default_run(click.get_current_context(), None, None)  # type: ignore[arg-type]
     path = _root_of(Path(target), root, settings, operators)
-    display = Display(path)
+    quiet = not logging.getLogger("matterstack").isEnabledFor(TICK)
+    display = Display(path, quiet=quiet)
     try:
         with display:
             report = run_until_done(path, display.update)
@@ -79,7 +79,8 @@ def run(target: str | None, root: str | None, settings: tuple[str, ...], operato
         goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
         print(f"\ninterrupted: {goes_on}; `matterstack run {shlex.quote(str(path))}` continues", file=sys.stderr)
         return 130
-    summary(path, report)
+    if not quiet or report.state is not RunState.COMPLETED:
+        summary(path, report)
     if report.state in (RunState.FAILED, RunState.CANCELLED):
         return ExitCode.RUN_FAILED
     return ExitCode.FINE if report.state is RunState.COMPLETED else ExitCode.NEEDS_PEOPLE

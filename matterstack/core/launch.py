@@ -13,7 +13,7 @@ from typing import Any
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, TaskSpec
 from matterstack.core.reconcile import escalate, parse_resources
 from matterstack.core.states import FailureClass
-from matterstack.core.template import render, render_argv, render_command, render_text
+from matterstack.core.template import references, render, render_argv, render_command, render_text
 from matterstack.core.values import as_text
 from matterstack.errors import TemplateError
 
@@ -38,6 +38,21 @@ class Rendered:
     env_from: Mapping[str, str]
     resources: Resources
     params: Mapping[str, Any]
+
+
+def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the params that task.json shows: all but those that are an axis of some matrix.
+
+    Their values are in `matrix`; written whole into every instance's file, n values would cost n squared.
+    """
+    axes = {
+        reference[1]
+        for spec in campaign.tasks.values()
+        for axis in (spec.matrix or {}).values()
+        for reference in references(axis)
+        if reference[0] == "params" and len(reference) > 1
+    }
+    return {name: value for name, value in params.items() if name not in axes}
 
 
 def source_path(task_id: str) -> str:

@@ -164,6 +164,7 @@ class LoadedCampaign:
     instances: tuple[Instance, ...]
     folder: Path  # of the campaign file
     file: Path
+    text: str  # of the file, as given
     files: tuple[str, ...]  # below folder, to be copied to source/
     operators_file: Path | None
     overrides: Mapping[str, Any]  # of --set

@@ -29,6 +29,8 @@ from matterstack.core.states import (
 )
 from matterstack.core.values import as_text, format_duration, parse_memory, parse_time
 
+LEAST_TIME_S = 0.1
+_MOST = 1_000_000  # cpus or gpus of one attempt
 MOST_NOT_STARTED = 3  # in a row; then something is wrong that another try does not cure
 
 _LIVE_SIGHTINGS = {
@@ -81,7 +83,7 @@ def _not_started(facts: AttemptFacts, seen: Observation, now: float) -> Changes:
             f"attempt {live.attempt}: not started, {MOST_NOT_STARTED} times in a row: {reason}",
             soft=facts.allow_failure,
         )
-    return change, TaskChange(live.task_id, TaskState.READY)
+    return change, TaskChange(live.task_id, TaskState.PENDING)
 
 
 def _after_wish(facts: AttemptFacts) -> TaskChange:
@@ -154,7 +156,10 @@ def describe_exit(exit_code: int | None) -> str:
 def after_failure(
     facts: AttemptFacts, failure: FailureClass, reason: str, exit_code: int | None, now: float
 ) -> TaskChange:
-    """Decide what becomes of a task whose attempt failed: a retry, perhaps later, or FAILED."""
+    """Decide what becomes of a task whose attempt failed: a retry, perhaps later, or FAILED.
+
+    A retry is PENDING first: something upstream may have been run again meanwhile.
+    """
     live = facts.live
     never = _rule(facts.retries, failure, exit_code) == "never"
     tries = facts.tries + 1
@@ -162,7 +167,7 @@ def after_failure(
         if facts.retries.delay_s > 0:
             text = f"retry {tries} of {facts.retries.max} after {reason}"
             return TaskChange(live.task_id, TaskState.PENDING, text, retry_at=now + facts.retries.delay_s)
-        return TaskChange(live.task_id, TaskState.READY, f"retry {tries} of {facts.retries.max} after {reason}")
+        return TaskChange(live.task_id, TaskState.PENDING, f"retry {tries} of {facts.retries.max} after {reason}")
     if failure not in RETRIED or never:
         which = f"attempt {live.attempt}"
     elif tries == live.attempt:
@@ -221,13 +226,16 @@ def parse_resources(values: Mapping[str, Any]) -> Resources:
     """Check and convert resolved resources. Raises ValueError with a message for a person."""
     cpus, gpus = values.get("cpus", 1), values.get("gpus", 0)
     for name, number, least in (("cpus", cpus, 1), ("gpus", gpus, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"resources.{name}: expected a whole number from {least}, got {_shown(number)}")
+        if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= _MOST:
+            raise ValueError(f"resources.{name}: expected a whole number from {least} to {_MOST}, got {_shown(number)}")
+    time_s = _resource(values, "time", parse_time)
+    if time_s is not None and time_s < LEAST_TIME_S:
+        raise ValueError(f"resources.time: a limit of {values['time']} leaves no time to run")
     return Resources(
         cpus=int(cpus),
         memory=_resource(values, "memory", parse_memory),
         gpus=int(gpus),
-        time_s=_resource(values, "time", parse_time),
+        time_s=time_s,
         as_written={"cpus": cpus, **values},
     )
 

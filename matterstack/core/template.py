@@ -107,6 +107,7 @@ class _Parser:
         if len(source) > LONGEST_EXPRESSION:
             raise TemplateError(f"a template of {len(source)} characters (at most {LONGEST_EXPRESSION})")
         self.source = source
+        self.shown = " ".join(source.split())
         self.tokens = list(self._tokens(source))
         self.at = 0
         self.depth = 0
@@ -117,8 +118,9 @@ class _Parser:
         while position < end:
             match = _TOKEN.match(source, position)
             if match is None:
-                rest = source[position:].strip()
-                raise TemplateError(f"'{rest[:20]}' is not part of a template expression")
+                rest = " ".join(source[position:].split())
+                hint = "; there is no arithmetic in templates" if rest[0] in "+*/-%" else ""
+                raise TemplateError(f"'{rest[:20]}' is not part of a template expression{hint}")
             position = match.end()
             assert match.lastgroup is not None
             yield match.lastgroup, match[match.lastgroup]
@@ -128,7 +130,7 @@ class _Parser:
             raise TemplateError("an empty template")
         tree = self.either()
         if self.at < len(self.tokens):
-            raise TemplateError(f"'{self.tokens[self.at][1]}' does not belong in '{self.source.strip()}'")
+            raise TemplateError(f"'{self.tokens[self.at][1]}' does not belong in '{self.shown}'")
         return tree
 
     def peek(self) -> tuple[str, str]:
@@ -142,7 +144,7 @@ class _Parser:
 
     def expect(self, mark: str) -> None:
         if self.take(mark) is None:
-            raise TemplateError(f"'{mark}' expected before {self.peek()[1]} in '{self.source.strip()}'")
+            raise TemplateError(f"'{mark}' expected before {self.peek()[1]} in '{self.shown}'")
 
     def either(self) -> Expression:
         self.depth += 1
@@ -177,7 +179,7 @@ class _Parser:
             return left
         tree = Operation(operator, (left, self.value()))
         if self.peek()[1] in (*_COMPARISONS, "in") and self.peek()[0] != "text":
-            raise TemplateError(f"two comparisons in a row in '{self.source.strip()}'; join them with 'and'")
+            raise TemplateError(f"two comparisons in a row in '{self.shown}'; join them with 'and'")
         return tree
 
     def value(self) -> Expression:
@@ -186,7 +188,7 @@ class _Parser:
             if self.take("."):
                 kind, name = self.peek()
                 if kind != "name":
-                    raise TemplateError(f"a name expected after '.' in '{self.source.strip()}'")
+                    raise TemplateError(f"a name expected after '.' in '{self.shown}'")
                 self.at += 1
                 tree = Attribute(tree, name)
             elif self.take("["):
@@ -195,16 +197,23 @@ class _Parser:
             else:
                 return tree
 
+    @staticmethod
+    def number(text: str) -> Expression:
+        try:
+            return Literal(resolve_scalar(text))
+        except ValueError as error:
+            raise TemplateError(str(error)) from None
+
     def atom(self) -> Expression:
         kind, text = self.peek()
         self.at += 1
         if kind == "number":
-            return Literal(resolve_scalar(text))
+            return self.number(text)
         if kind == "text":
             return Literal(re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1], flags=re.DOTALL))
         if text == "-" and self.peek()[0] == "number":
             self.at += 1
-            return Literal(resolve_scalar("-" + self.tokens[self.at - 1][1]))
+            return self.number("-" + self.tokens[self.at - 1][1])
         if text == "(" and kind == "mark":
             tree = self.either()
             self.expect(")")
@@ -227,7 +236,7 @@ class _Parser:
             if self.peek() == ("mark", "("):
                 raise TemplateError(f"'{text}(…)' is not a function of templates (only len and raw are)")
             return Name(text)
-        raise TemplateError(f"a value expected instead of {text} in '{self.source.strip()}'")
+        raise TemplateError(f"a value expected instead of {text} in '{self.shown}'")
 
 
 def _end_of_hole(text: str, start: int) -> int:
@@ -263,12 +272,12 @@ def parse(text: str) -> Parts:
         literal += text[position:found]
         end = _end_of_hole(text, found + len(_OPEN))
         if end < 0:
-            raise TemplateError(f"'{text[found : found + 30].strip()}' has no closing '}}}}'")
+            raise TemplateError(f"'{' '.join(text[found : found + 30].split())}' has no closing '}}}}'")
         inside = text[found + len(_OPEN) : end]
         if literal:
             parts.append(literal)
             literal = ""
-        parts.append(Hole(_Parser(inside).parse(), f"${{{{ {inside.strip()} }}}}"))
+        parts.append(Hole(_Parser(inside).parse(), f"${{{{ {' '.join(inside.split())} }}}}"))
         position = end + 2
     literal += text[position:]
     if literal:
@@ -334,7 +343,8 @@ def _names(tree: Expression) -> Iterator[tuple[str, ...]]:
 
 def did_you_mean(name: str, known: Iterable[object]) -> str:
     """Give ` (did you mean 'x'?)`, or nothing if no known name is near."""
-    near = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
+    names = [str(item) for item in known]
+    near = [item for item in names if item.lower() == name.lower()] or difflib.get_close_matches(name, names, n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
@@ -538,6 +548,7 @@ def render_command(text: str, scope: Scope) -> str:
 # --- where in the shell's syntax a hole stands ----------------------------------------------------------------------
 
 _HEREDOC = re.compile(r"<<(?P<dash>-?)[ \t]*(?P<word>(?:\\.|'[^']*'|\"[^\"]*\"|[^\s;&|<>()'\"\\])+)")
+_WORD = re.compile(r"[A-Za-z_{!][A-Za-z0-9_]*(?=[\s;&|()<>]|\Z)")
 _ADVICE = {
     "single quotes": "write it outside the quotes, it is quoted by itself",
     "double quotes": "write it outside the quotes, it is quoted by itself",
@@ -568,13 +579,21 @@ def shell_places(text: str) -> Iterator[tuple[Hole, str | None]]:
 
 
 class _ShellScanner:
+    """A stack of open constructs, the innermost last.
+
+    ``'`` ``$'`` ``"`` `` ` `` quotes; ``${`` an expansion; ``$(`` ``(`` commands; ``((`` arithmetic and the
+    parentheses in it; ``[`` a subscript; ``case`` from `case` to `esac`, where `)` ends a pattern and no command.
+    """
+
     _QUOTED = {"'": "single quotes", "$'": "single quotes", '"': "double quotes", "`": "backticks"}
+    _BEFORE_A_COMMAND = frozenset(["if", "then", "else", "elif", "while", "until", "do", "!", "{", "time"])
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.stack: list[str] = []  # of ' $' " ` $( ${ $(( ( : the innermost last
+        self.stack: list[str] = []
         self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
         self.word_start = True
+        self.command_start = True  # the next word is a command or a reserved word
 
     def places(self) -> Iterator[tuple[Hole, str | None]]:
         comment = False
@@ -583,7 +602,7 @@ class _ShellScanner:
         for part in self.parts:
             if isinstance(part, Hole):
                 yield part, "a here-document" if heredoc else _COMMENT if comment else self._place()
-                self.word_start = False
+                self.word_start = self.command_start = False
                 line += "\0"  # no delimiter can hold it
                 continue
             position = 0
@@ -599,11 +618,12 @@ class _ShellScanner:
                     position += 1
                 elif comment:
                     comment = False  # the newline itself may start a here-document: look at it again
-                elif char == "\n" and self.pending and not self._in_quotes():
+                elif char == "\n" and self.pending and not self._in_text():
                     heredoc = self.pending.pop(0)
-                    self.word_start, line = True, ""
+                    self.word_start = self.command_start = True
+                    line = ""
                     position += 1
-                elif char == "#" and self.word_start and not self._in_quotes():
+                elif char == "#" and self.word_start and not self._in_text():
                     comment = True
                 else:
                     position = self._step(part, position)
@@ -614,8 +634,8 @@ class _ShellScanner:
             return heredoc
         return self.pending.pop(0) if self.pending else None
 
-    def _in_quotes(self) -> bool:
-        return bool(self.stack) and self.stack[-1] in ("'", "$'", '"', "${", "$((")
+    def _in_text(self) -> bool:
+        return bool(self.stack) and self.stack[-1] in ("'", "$'", '"', "${", "((", "[")
 
     def _place(self) -> str | None:
         if "`" in self.stack:
@@ -623,7 +643,7 @@ class _ShellScanner:
         for mark in reversed(self.stack):
             if mark in self._QUOTED:
                 return self._QUOTED[mark]
-            if mark in ("$(", "("):
+            if mark in ("$(", "(", "case"):
                 return None  # a command of its own: quotes around it do not count
         return None
 
@@ -637,52 +657,67 @@ class _ShellScanner:
             if char == "'":
                 self.stack.pop()
             return position + 1
+        at_word, at_command = self.word_start, self.command_start
         self.word_start = False
         if char == "\\":
+            self.command_start = False
             return position + 2
-        if part.startswith("$((", position):
-            self.stack.append("$((")
-            return position + 3
-        if part.startswith("$(", position) or part.startswith("${", position):
-            self.stack.append(part[position : position + 2])
-            self.word_start = part[position + 1] == "("
-            return position + 2
+        for opener, mark in (("$((", "(("), ("$(", "$("), ("${", "${")):
+            if part.startswith(opener, position):
+                self.stack.append(mark)
+                self.word_start = self.command_start = mark == "$("
+                return position + len(opener)
         if char == "`":
             if "`" in self.stack:
                 while self.stack.pop() != "`":
                     pass
             else:
                 self.stack.append("`")
-                self.word_start = True
+                self.word_start = self.command_start = True
             return position + 1
         if char == '"':
             if top == '"':
                 self.stack.pop()
             else:
                 self.stack.append('"')
+            self.command_start = False
             return position + 1
         if top == '"':
             return position + 1
-        return self._step_unquoted(part, position, top)
+        if top in ("${", "((", "["):
+            return self._step_in_text(part, position, top)
+        return self._step_in_command(part, position, top, at_word, at_command)
 
-    def _step_unquoted(self, part: str, position: int, top: str) -> int:
+    def _step_in_text(self, part: str, position: int, top: str) -> int:
+        """Within an expansion, arithmetic or a subscript: no comments, no here-documents, no words."""
+        char = part[position]
+        if char == "'" and not (top == "${" and '"' in self.stack):  # literal in "${x:-'}"
+            self.stack.append("'")
+        elif (top == "${" and char == "}") or (top == "[" and char == "]"):
+            self.stack.pop()
+        elif top == "((" and part.startswith("))", position) and self.stack[-2:] != ["((", "(("]:
+            self.stack.pop()
+            return position + 2
+        elif top == "((" and char == "(":
+            self.stack.append("((")
+        elif top == "((" and char == ")":
+            self.stack.pop()
+        return position + 1
+
+    def _step_in_command(self, part: str, position: int, top: str, at_word: bool, at_command: bool) -> int:
         char = part[position]
         if part.startswith("$'", position):
             self.stack.append("$'")
             return position + 2
         if char == "'":
             self.stack.append("'")
+            self.command_start = False
             return position + 1
-        if top == "${":
-            if char == "}":
-                self.stack.pop()
-            return position + 1
-        if top == "$((":
-            if part.startswith("))", position):
-                self.stack.pop()
-                return position + 2
-            if char == "(":
-                self.stack.append("(")
+        if part.startswith("((", position) and at_command:
+            self.stack.append("((")
+            return position + 2
+        if char == "[" and position > 0 and (part[position - 1].isalnum() or part[position - 1] == "_"):
+            self.stack.append("[")
             return position + 1
         if char == "(":
             self.stack.append("(")
@@ -694,5 +729,18 @@ class _ShellScanner:
             word = re.sub(r"\\(.)|['\"]", r"\1", match["word"])
             self.pending.append((word, bool(match["dash"])))
             return match.end()
-        self.word_start = char.isspace() or char in ";&|("
+        elif at_word and (match := _WORD.match(part, position)):
+            return self._word(match, top, at_command)
+        self.word_start = char.isspace() or char in ";&|()<>"
+        separates = char in ";&|\n" or char == "(" or (char == ")" and top in ("case", "$(", "("))
+        self.command_start = separates or (at_command and char.isspace())
         return position + 1
+
+    def _word(self, match: re.Match[str], top: str, at_command: bool) -> int:
+        word = match[0]
+        if word == "case" and at_command:
+            self.stack.append("case")
+        elif word == "esac" and top == "case":
+            self.stack.pop()
+        self.command_start = at_command and word in self._BEFORE_A_COMMAND
+        return match.end()

@@ -7,9 +7,11 @@ wrapper's, and a claim by a step proves that the command never started and never
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,19 @@ class Claim:
     data: dict[str, Any]
 
 
+def read_regular(path: Path, limit: int) -> bytes:
+    """Read at most ``limit`` bytes of a regular file. Raises OSError for anything else, a named pipe for one."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(limit)
+
+
 def read_claim(folder: Path) -> Claim | None:
     """Give the claim of an attempt's folder, None if there is none. Raises OSError if that cannot be told."""
     try:
-        text = (folder / CLAIM).read_bytes()
+        text = read_regular(folder / CLAIM, 1 << 16)
     except FileNotFoundError:
         return None
     try:

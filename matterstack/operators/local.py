@@ -22,7 +22,7 @@ from matterstack.core.times import from_text
 from matterstack.errors import SubmissionRejected
 from matterstack.operators import processes
 from matterstack.operators.base import Key
-from matterstack.operators.claims import read_claim, take_claim
+from matterstack.operators.claims import read_claim, read_regular, take_claim
 
 _WRAPPER = str(Path(__file__).with_name("wrapper.sh"))
 _LARGEST_EXIT_JSON = 1 << 16
@@ -64,7 +64,7 @@ class LocalOperator:
             raise SubmissionRejected(f"{', '.join(missing)}: not found on PATH")
         head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
         claim = json.dumps({"by": "wrapper", **place})[:-1]
-        files = [_as_operand(name) for name in launch.outputs if not name.endswith("/")]
+        files = [_as_operand(name) for name in launch.outputs]
         argv = [
             "/bin/sh", _WRAPPER, launch.folder, claim, head,
             "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
@@ -147,7 +147,11 @@ class LocalOperator:
         unknown = _out_of_reach(_decode(attempt.handle))
         if unknown:
             return Observation(Sighting.UNKNOWN, reason=unknown)
-        claim = take_claim(Path(attempt.folder), "recover")
+        folder = Path(attempt.folder)
+        ran = _has_run(folder, handed_over=attempt.state is not AttemptState.SUBMITTING)
+        claim = take_claim(folder, "recover")
+        if claim is None and ran:
+            return Observation(Sighting.GONE, reason="its process is gone, and its claim was removed from its folder")
         if claim is None or claim.by == "step":
             return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before it could start")
         if claim.by == "wrapper":
@@ -174,19 +178,25 @@ class LocalOperator:
         return seen
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        fds = []
+        fds: list[int] = []
         for attempt in attempts:
             handle = _decode(attempt.handle)
             if handle.get("pid") and not _out_of_reach(handle):
-                fd = processes.wake_fd(int(handle["pid"]), str(handle.get("start", "")))
-                if fd is not None:
-                    fds.append(fd)
+                fds += processes.wake_fds(int(handle["pid"]), str(handle.get("start", "")))
         return fds
 
 
 @cache
 def _tool(name: str) -> str | None:
     return shutil.which(name)
+
+
+def _has_run(folder: Path, *, handed_over: bool) -> bool:
+    """Say whether an unclaimed folder shows that its command ran all the same, and removed the claim.
+
+    Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
+    """
+    return (folder / "stdout.log").exists() or (handed_over and not (folder / "task.json").exists())
 
 
 def _as_operand(name: str) -> str:
@@ -221,15 +231,13 @@ def _out_of_reach(handle: Mapping[str, Any]) -> str:
 
 def _read_exit(attempt: LiveAttempt) -> Observation | None:
     """Read exit.json; None if it is absent, not whole, or of another attempt."""
-    path = Path(attempt.folder) / "exit.json"
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST_EXIT_JSON + 1)
+        text = read_regular(Path(attempt.folder) / "exit.json", _LARGEST_EXIT_JSON + 1)
     except OSError:
         return None
     try:
         data = json.loads(text) if len(text) <= _LARGEST_EXIT_JSON and text.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or (data.get("task"), data.get("attempt")) != attempt.key:
         return None

@@ -170,18 +170,25 @@ def oom_counter() -> str:
     return ""
 
 
-def wake_fd(pid: int, start: str) -> int | None:
-    """Give a descriptor that becomes readable when a process ends, None where the system has no such thing."""
-    opener: Any = getattr(os, "pidfd_open", None)
-    if opener is None:
-        return None
+def wake_fds(session: int, start: str) -> list[int]:
+    """Give descriptors that become readable when a session's leader ends, or if it is gone, any of its processes.
+
+    None at all where the system has no pidfd; one that is readable at once where nothing is left.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return []
+    pids = [session] if is_alive(session, start) else session_members(session)
+    if not pids:
+        return [os.open(os.devnull, os.O_RDONLY)]
+    return [fd for pid in pids if (fd := _pidfd(pid)) is not None]
+
+
+def _pidfd(pid: int) -> int | None:
+    opener: Any = os.pidfd_open  # Linux only
     try:
         fd: int = opener(pid)
-    except ProcessLookupError:
-        return os.open(os.devnull, os.O_RDONLY)  # it has ended: readable at once
-    except OSError:
-        return None
-    if not is_alive(pid, start):
-        os.close(fd)
+    except ProcessLookupError:  # it has ended meanwhile
         return os.open(os.devnull, os.O_RDONLY)
+    except OSError:  # no more descriptors: the loop looks again after a while
+        return None
     return fd

@@ -7,71 +7,85 @@
 # empty. OOM_FILE is where the kernel counts kills for memory, or empty. The tools are absolute paths, since the
 # task's own PATH may be anything. SHELL runs command.sh. The digests of the OUTPUTs go to outputs.sha256.
 #
-# All of it is one function, so that the shell has read the file to its end before anything runs.
+# All of it is one function, so that the shell has read the file to its end before anything runs. Variables begin with
+# mstk_: a shell passes an imported variable that it assigns on to the command, so plain names would change the task's
+# environment.
 
 process_start() { # of this shell, in clock ticks after boot: field 22 of /proc/PID/stat
-    started=
-    { read -r stat </proc/$$/stat; } 2>/dev/null || return 0
+    mstk_started=
+    { read -r mstk_stat </proc/$$/stat; } 2>/dev/null || return 0
     # shellcheck disable=SC2086 # the fields behind "(name) " are words
-    field20 ${stat##*) }
+    field20 ${mstk_stat##*) }
 }
 field20() {
     shift 19
-    started=$1
+    mstk_started=$1
 }
 
 uptime_now() { # a clock that nobody sets, in seconds
-    uptime=
-    { read -r uptime _ </proc/uptime; } 2>/dev/null || uptime=
+    mstk_uptime=
+    { read -r mstk_uptime mstk_rest </proc/uptime; } 2>/dev/null || mstk_uptime=
 }
 
 oom_kills() {
-    kills=0
+    mstk_kills=0
     [ -n "$1" ] || return 0
-    while read -r key value; do
-        [ "$key" = oom_kill ] && kills=$value
+    while read -r mstk_key mstk_value; do
+        [ "$mstk_key" = oom_kill ] && mstk_kills=$mstk_value
     done <"$1" 2>/dev/null
 }
 
 stragglers() { # pids of this session other than this shell
-    pids=
-    for file in /proc/[0-9]*/stat; do
-        { read -r stat <"$file"; } 2>/dev/null || continue
-        pid=${file#/proc/}
-        pid=${pid%/stat}
+    mstk_pids=
+    for mstk_file in /proc/[0-9]*/stat; do
+        { read -r mstk_stat <"$mstk_file"; } 2>/dev/null || continue
+        mstk_pid=${mstk_file#/proc/}
+        mstk_pid=${mstk_pid%/stat}
         # shellcheck disable=SC2086
-        in_session "$pid" ${stat##*) } && pids="$pids $pid"
+        in_session "$mstk_pid" ${mstk_stat##*) } && mstk_pids="$mstk_pids $mstk_pid"
     done
-    [ -n "$pids" ]
+    [ -n "$mstk_pids" ]
 }
 in_session() { # PID STATE PPID PGRP SESSION …
     [ "$5" = "$$" ] && [ "$1" != "$$" ] && [ "$2" != Z ]
 }
 
-end_stragglers() { # TERM for all, KILL after 10 s
+end_stragglers() { # SECONDS: TERM for all, KILL so many seconds later
     stragglers || return 0
     # shellcheck disable=SC2086
-    kill -TERM $pids 2>/dev/null
-    tries=50
-    while stragglers && [ $tries -gt 0 ]; do
+    kill -TERM $mstk_pids 2>/dev/null
+    mstk_tries=$(($1 * 5))
+    while stragglers && [ $mstk_tries -gt 0 ]; do
         sleep 0.2
-        tries=$((tries - 1))
+        mstk_tries=$((mstk_tries - 1))
     done
     # shellcheck disable=SC2086
-    stragglers && kill -KILL $pids 2>/dev/null
+    stragglers && kill -KILL $mstk_pids 2>/dev/null
+}
+
+digests() { # OUTPUT…: of regular files alone, a named pipe would never end; of folders, of all files in them
+    for mstk_file in "$@"; do
+        shift
+        if [ -d "$mstk_file" ]; then
+            find "$mstk_file" -type f -exec "$mstk_sha256" -- {} +
+        elif [ -f "$mstk_file" ]; then
+            set -- "$@" "$mstk_file"
+        fi
+    done
+    [ $# -eq 0 ] || "$mstk_sha256" -- "$@"
 }
 
 main() {
     cd -- "$1" || exit 0
-    claim=$2 head=$3 limit=$4 oom_file=$5 timeout=$6 sha256=$7 date=$8 date_format=$9
+    mstk_claim=$2 mstk_head=$3 mstk_limit=$4 mstk_oom_file=$5 mstk_timeout=$6 mstk_sha256=$7 mstk_date=$8 mstk_date_format=$9
     shift 9
-    mv=$1 shell=$2 options=$3
+    mstk_mv=$1 mstk_shell=$2 mstk_options=$3
     shift 3
 
     # Claim first: whoever cannot create the file and write its line runs nothing and writes nothing.
     process_start
     set -C
-    { printf '%s, "pid": %s, "start": "%s"}\n' "$claim" "$$" "$started" >claim; } 2>/dev/null || exit 0
+    { printf '%s, "pid": %s, "start": "%s"}\n' "$mstk_claim" "$$" "$mstk_started" >claim; } 2>/dev/null || exit 0
     set +C
     exec >stdout.log 2>stderr.log </dev/null || exit 0
 
@@ -79,31 +93,34 @@ main() {
     # so that it can write down how the command ended.
     trap : TERM INT HUP
 
-    started_at=$("$date" -u "$date_format")
+    mstk_started_at=$("$mstk_date" -u "$mstk_date_format")
     uptime_now
-    began=$uptime
-    oom_kills "$oom_file"
-    kills_before=$kills
+    mstk_began=$mstk_uptime
+    oom_kills "$mstk_oom_file"
+    mstk_kills_before=$mstk_kills
 
     # shellcheck disable=SC2086 # options are words
-    if [ -n "$limit" ]; then
-        "$timeout" -k 10 "$limit" "$shell" $options command.sh
-        code=$?
-        case $code in 124 | 137) end_stragglers ;; esac
+    if [ -n "$mstk_limit" ]; then
+        "$mstk_timeout" -k 10 "$mstk_limit" "$mstk_shell" $mstk_options command.sh
+        mstk_code=$?
+        case $mstk_code in
+            124) end_stragglers 10 ;;
+            137) end_stragglers 0 ;; # the 10 s are over
+        esac
     else
-        "$shell" $options command.sh
-        code=$?
+        "$mstk_shell" $mstk_options command.sh
+        mstk_code=$?
     fi
 
-    ended_at=$("$date" -u "$date_format")
+    mstk_ended_at=$("$mstk_date" -u "$mstk_date_format")
     uptime_now
-    oom_kills "$oom_file"
-    if [ $code -eq 0 ] && [ $# -gt 0 ] && [ -n "$sha256" ]; then
-        "$sha256" -- "$@" >outputs.sha256 2>/dev/null
+    oom_kills "$mstk_oom_file"
+    if [ $mstk_code -eq 0 ] && [ $# -gt 0 ] && [ -n "$mstk_sha256" ] && [ ! -e outputs.sha256 ]; then
+        digests "$@" >outputs.sha256 2>/dev/null
     fi
     printf '%s, "exit_code": %s, "started_at": "%s", "ended_at": "%s", "uptime": ["%s", "%s"], "oom_kills": %s}\n' \
-        "$head" "$code" "$started_at" "$ended_at" "$began" "$uptime" "$((kills - kills_before))" >.exit.json &&
-        "$mv" -f .exit.json exit.json
+        "$mstk_head" "$mstk_code" "$mstk_started_at" "$mstk_ended_at" "$mstk_began" "$mstk_uptime" "$((mstk_kills - mstk_kills_before))" >.exit.json &&
+        "$mstk_mv" -f .exit.json exit.json
     exit 0
 }
 

@@ -18,10 +18,10 @@ from matterstack.core.states import LIVE, TaskState
 from matterstack.errors import RunRootError, UsageError
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.orchestration.report import select_tasks
-from matterstack.orchestration.run_lifecycle import Step, open_ledger
+from matterstack.orchestration.run_lifecycle import Step, open_ledger, state_of_run
 from matterstack.storage import run_root
 from matterstack.storage.run_lock import run_lock
-from matterstack.storage.state_store import SQLiteStateStore, TaskRow
+from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
 
 PATIENCE_S = 30.0
 
@@ -29,10 +29,16 @@ FindFiles = Callable[[Path, str], list[str]]
 
 
 def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) -> int:
-    """Pause or resume a run, or tasks of it; what runs goes on. Gives how many changed (of a run: 1)."""
+    """Pause or resume a run, or tasks of it; what runs goes on. Gives how many changed (of a run: 1).
+
+    Raises UsageError for a run that is over.
+    """
     path = run_root.require_run_root(Path(root))
     with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
         chosen = select_tasks(store.task_ids(), patterns) if patterns else None
+        state = state_of_run(store, store.counts())
+        if state.is_over and not resume:
+            raise UsageError(f"{path} is {state}: there is nothing left to pause")
         with store.transaction():
             return store.set_paused(not resume, chosen, time.time())
 
@@ -54,7 +60,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
         live = [row for row in rows if row.state in _LIVE_TASKS]
         now = time.time()
         with store.transaction():
-            if not patterns:
+            if not patterns and (waiting or live):
                 store.set_cancelled(True, now)
             changes = [(None, TaskChange(row.task_id, TaskState.CANCELLED, "cancelled")) for row in waiting]
             made = store.apply(changes, now)
@@ -130,7 +136,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
 @dataclass(frozen=True)
 class SourceChange:
     path: str
-    kind: str  # "changed", "new", or "gone" (from the campaign folder; the run keeps it)
+    kind: str  # "changed", "new", "gone" (from the campaign folder; the run keeps it), "edited" (within the run)
     before: str | None
     after: str | None
 
@@ -157,7 +163,7 @@ def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | Non
             return _compare(path, store, folder, find)
     with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
         found = _compare(path, store, folder, find)
-        wanted = [change for change in found.changes if change.kind != "gone"]
+        wanted = [change for change in found.changes if change.kind in ("changed", "new")]
         if not wanted:
             return found
         return _take(path, store, found, wanted)
@@ -165,9 +171,7 @@ def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | Non
 
 def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: FindFiles) -> Refreshed:
     run = store.run()
-    home = folder if folder is not None else Path(os.path.normpath(root.resolve() / run.campaign_path))
-    if not home.is_dir():
-        raise UsageError(f"the campaign folder {home} is not there; say where it is now with --from DIR")
+    home = folder if folder is not None else _find_home(root, run)
     recorded = store.sources()
     matched = {file for pattern in store.campaign(run.campaign_version).files for file in find(home, pattern)}
     changes = []
@@ -179,10 +183,32 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
             continue
         except OSError as error:
             raise RunRootError(f"{home / file}: cannot be read: {error.strerror}") from None
-        if after != recorded.get(file):
+        ours = _digest_or_none(root / "source" / file)
+        if file in recorded and ours not in (None, recorded[file], after):
+            # Somebody corrected the copy within the run: that is a person's work, and is not overwritten.
+            changes.append(SourceChange(file, "edited", recorded[file], ours))
+        elif after != recorded.get(file) or ours != after:
             kind = "changed" if file in recorded else "new"
             changes.append(SourceChange(file, kind, recorded.get(file), after))
     return Refreshed(tuple(changes), home, _campaign_changed(root, home), False, run.source_digest)
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return run_root.sha256_of(path)
+    except OSError:
+        return None
+
+
+def _find_home(root: Path, run: RunRow) -> Path:
+    """Give the campaign folder: where it is from the run root, or where it was when the run was made."""
+    candidates = [root.resolve() / run.campaign_path, Path(run.home_path) / run.campaign_path]
+    for file in map(os.path.normpath, candidates):
+        if Path(file).is_file():
+            return Path(file).parent
+    raise UsageError(
+        f"the campaign file {os.path.normpath(candidates[0])} is not there; say where its folder is now with --from DIR"
+    )
 
 
 def _campaign_changed(root: Path, home: Path) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.launch import Rendered, RunFacts, render_attempt, source_path
+from matterstack.core.launch import Rendered, RunFacts, params_for_scripts, render_attempt, source_path
 from matterstack.core.model import (
     AttemptChange,
     Instance,
@@ -139,7 +139,7 @@ class HandOver:
             "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
             "run": {"id": self.run.run_id, "name": self.run.name}, "operator": row.operator,
             "command": rendered.command, "shell": list(rendered.argv[:-1]),
-            "matrix": instance.matrix, "params": rendered.params,
+            "matrix": instance.matrix, "params": params_for_scripts(campaign, rendered.params),
             "inputs": {name: {"path": values[name], "files": inputs.files[name]} for name in instance.inputs},
             "outputs": {name: to_json(item) for name, item in instance.outputs.items()},
             "resources": rendered.resources.as_written,
@@ -276,7 +276,7 @@ class InputFinder:
         origin = {"task": task_id, "attempt": attempt, "output": output}
         if not inside:
             return [{"path": self.up + base, "sha256": digest, **origin}]
-        matches: Sequence[Path] = sorted((self.root / base).glob(inside))
+        matches: Sequence[Path] = sorted((self.root / base).glob(f"{inside}/*" if inside.endswith("**") else inside))
         return [
             {"path": self.up + path.relative_to(self.root).as_posix(), "sha256": run_root.sha256_of(path), **origin}
             for path in matches

@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ def one_task(known: Iterable[str], name: str) -> str:
     """Give the one task that an id or a glob names. Raises UsageError for none or several."""
     found = select_tasks(known, [name])
     if len(found) > 1:
-        raise UsageError(f"'{name}' names {len(found)} tasks ({', '.join(found[:3])}, …); name one")
+        more = ", …" if len(found) > 3 else ""
+        raise UsageError(f"'{name}' names {len(found)} tasks ({', '.join(found[:3])}{more}); name one")
     return found[0]
 
 
@@ -146,7 +147,7 @@ class Explanation:
     reason: str
     path: str | None  # below the run root
     command: str | None
-    soft: bool = False
+    to_correct: bool = False  # a failure to be corrected before the command helps
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -213,7 +214,7 @@ class _Explainer:
     def _failed(self, row: TaskRow) -> Explanation:
         reason = row.reason + (" (allowed)" if row.soft else "")
         return Explanation(
-            row.task_id, row.state, reason, self._log_of(row.task_id), self._type("rerun", row.task_id), row.soft
+            row.task_id, row.state, reason, self._log_of(row.task_id), self._type("rerun", row.task_id), not row.soft
         )
 
     def _below(self, row: TaskRow) -> Explanation:
@@ -229,14 +230,12 @@ class _Explainer:
             reason = f"{cause.task_id} is {cause.state}: {cause.reason}"
         if row.reason and not row.reason.startswith((f"{cause.task_id} ",)) and "is blocked" not in row.reason:
             reason = f"{row.reason}; {reason}"
-        return Explanation(
-            row.task_id, row.state, reason, self._log_of(cause.task_id), self._type("rerun", cause.task_id)
-        )
+        to_correct = cause.state is TaskState.FAILED and not cause.soft
+        log = self._log_of(cause.task_id) if cause.state is TaskState.FAILED else None
+        return Explanation(row.task_id, row.state, reason, log, self._type("rerun", cause.task_id), to_correct)
 
     def _cancelled(self, row: TaskRow) -> Explanation:
-        return Explanation(
-            row.task_id, row.state, row.reason, self._log_of(row.task_id), self._type("rerun", row.task_id)
-        )
+        return Explanation(row.task_id, row.state, "by a person", None, self._type("rerun", row.task_id))
 
     def _pending(self, row: TaskRow) -> Explanation:
         if row.retry_at is not None:
@@ -247,14 +246,27 @@ class _Explainer:
                 f"matterstack step {self.shown_root}",
             )  # fmt: skip
         if row.watch is None:
+            row = self._looked_at(row)
+        if row.watch is None:
             return Explanation(
-                row.task_id, row.state, "the next step looks at it", None, f"matterstack step {self.shown_root}"
+                row.task_id, row.state, "the next step decides it", None, f"matterstack step {self.shown_root}"
             )
         last = self._last_cause(row)
         below = self._one(last)
         between = "" if row.watch == last.task_id else f"{row.watch}, which waits for "
         reason = f"waits for {between}{last.task_id}, {below.state}: {below.reason}"
         return Explanation(row.task_id, row.state, reason, below.path, below.command)
+
+    def _looked_at(self, row: TaskRow) -> TaskRow:
+        """Give a task that no step has looked at yet with what it waits for."""
+        from matterstack.core.readiness import WaitingTask, settle
+
+        spec = self.store.campaign(row.campaign_version).tasks[row.group]
+        entries = self.store.entries([row.task_id])[row.task_id]
+        upstreams = self.store.upstreams(name for _, name in entries)
+        waiting = WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
+        (change,) = settle([waiting], upstreams)
+        return replace(row, watch=change.watch)
 
     def _last_cause(self, row: TaskRow) -> TaskRow:
         """Follow what is waited for to the task that does not itself wait for another."""
@@ -282,6 +294,9 @@ class _Explainer:
         since = format_duration(self.now - (attempt.started_at or attempt.created_at))
         if attempt.state is AttemptState.SUBMITTING:
             reason = "its hand-over was interrupted; the next step finds out whether it runs"
+            return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
+        if (self.root / folder / "exit.json").exists():
+            reason = f"attempt {attempt.attempt} has ended; the next step records how"
             return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
         handle = _handle(attempt)
         where = f", pid {handle['pid']} on {handle.get('host', '?')}" if "pid" in handle else ""

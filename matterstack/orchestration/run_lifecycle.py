@@ -45,6 +45,7 @@ from matterstack.core.states import (
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import (
+    MatterStackError,
     OperatorUnavailable,
     RunLockedError,
     RunRootError,
@@ -80,6 +81,20 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
     """
     root = root if root is not None else Path("runs") / campaign.campaign.name
     _require_free(root)
+    try:
+        if root.exists():
+            _make_in(campaign, root)
+        else:
+            _make_beside(campaign, root)
+    except OSError as error:
+        if isinstance(error, MatterStackError):
+            raise
+        raise RunRootError(f"{root}: cannot be written: {error.strerror or error}") from None
+    log.info("run root made: %s", root)
+    return root
+
+
+def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
     beside = root.parent / f".{root.name}.init-{os.getpid()}"
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -91,13 +106,25 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
             _require_free(root)
             raise
         _sync_folder(root.parent)
-    except OSError as error:
-        name = error.filename or root
-        raise RunRootError(f"{name}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    log.info("run root made: %s", root)
-    return root
+
+
+def _make_in(campaign: LoadedCampaign, root: Path) -> None:
+    """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
+    inside = root / f".init-{os.getpid()}"
+    try:
+        with run_lock(root):
+            inside.mkdir()
+            _build(campaign, inside, root)
+            for path in sorted(inside.iterdir(), key=lambda path: path.name == run_root.RUN):
+                if path.name != LOCK_FILE:
+                    os.rename(path, root / path.name)
+            _sync_folder(root)
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+        if not (root / run_root.RUN).exists():
+            (root / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _require_free(root: Path) -> None:
@@ -121,7 +148,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     run_id = f"{loaded.campaign.name}-{secrets.token_hex(4)}"
     for name in ("source", "tasks", "results"):
         (folder / name).mkdir()
-    shutil.copyfile(loaded.file, folder / run_root.CAMPAIGN)
+    run_root.write_beside(folder / run_root.CAMPAIGN, loaded.text)
     operators = "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
     run_root.write_beside(folder / run_root.OPERATORS, operators)
     run_root.write_beside(folder / ".gitignore", run_root.GITIGNORE)
@@ -136,16 +163,24 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     (folder / LOCK_FILE).touch()
     run = RunRow(
         run_id, loaded.campaign.name, loaded.digest, to_text(now), False, False, 1,
-        os.path.relpath(loaded.folder.resolve(), root.resolve()), source_digest,
+        _relative_path(loaded, root), source_digest, str(root.resolve()).encode(errors="replace").decode(),
     )  # fmt: skip
-    home = (os.uname().nodename, str(root.resolve()))
     details = {
         "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
         "tasks": len(loaded.instances), "source_digest": source_digest, "campaign_path": run.campaign_path,
     }  # fmt: skip
     with SQLiteStateStore(folder / run_root.LEDGER, create=True, journal=Journal(folder / run_root.JOURNAL)) as store:
-        store.create_run(run, loaded.campaign, loaded.instances, sources, home, now, details)
+        store.create_run(run, loaded.campaign, loaded.instances, sources, os.uname().nodename, now, details)
     _sync_folder(folder)
+
+
+def _relative_path(loaded: LoadedCampaign, root: Path) -> str:
+    path = os.path.relpath(loaded.folder.resolve() / loaded.file.name, root.resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path!r}: the path of the campaign is not UTF-8; rename the folder") from None
+    return path
 
 
 def _sync_folder(folder: Path) -> None:
@@ -389,7 +424,7 @@ class Step:
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
         due = self.store.retries_due(self.now)
         self.report.retried = due
-        return [(None, TaskChange(task_id, TaskState.READY)) for task_id in due]
+        return [(None, TaskChange(task_id, TaskState.PENDING)) for task_id in due]
 
     def _publish(self, changes: Iterable[tuple[AttemptChange | None, TaskChange | None]]) -> None:
         # Within the transaction, just before its commit: a link that is swapped too early is swapped again by the
@@ -398,8 +433,8 @@ class Step:
             return
         for attempt, _ in changes:
             if attempt is not None and attempt.state is AttemptState.COMPLETED and attempt.evidence is not None:
-                outputs = attempt.evidence.outputs
-                for remark in run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs):
+                outputs, declared = attempt.evidence.outputs, self.store.outputs_of(attempt.task_id).values()
+                for remark in run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared):
                     self.report.warnings.append(f"{attempt.task_id}: {remark}")
 
     # --- hand over ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from matterstack.core.model import (
@@ -58,13 +58,23 @@ ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: whi
 class Builder:
     """Collects the problems of a whole document instead of stopping at the first."""
 
-    def __init__(self, document: Document, operators: Document | None, overrides: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        operators: Document | None,
+        overrides: Mapping[str, Any],
+        without: Iterable[Path] = (),
+    ) -> None:
+        """Work on a document; ``without`` names values that its schema refuses and that are taken for absent."""
         self.document = document
         self.operators_document = operators
         self.overrides = overrides
         self.problems: list[Problem] = []
         self._refused: set[Path] = set()
-        self.root: Mapping[str, Any] = plain(document.root)
+        self.unparsed = False  # a template somewhere cannot be parsed
+        self.root: dict[str, Any] = plain(document.root)
+        for path in without:
+            _remove(self.root, path)
 
     def add(self, path: Path, message: str, *, at_key: bool = False, severity: str = "error") -> None:
         problem = self.document.problem(path, message, at_key=at_key, severity=severity)
@@ -249,7 +259,7 @@ class Builder:
                 self.add(full, "templates cannot be used here")
                 continue
             try:
-                parse(text)
+                self._parse(text)
                 if key in ("matrix", "when") and whole(text) is None:
                     self.add(full, "must be exactly one template")
                 elif (key == "command" and isinstance(spec.command, str)) or key == "setup":
@@ -257,8 +267,39 @@ class Builder:
                 for reference in references(text):
                     if reference[0] not in ROOTS[key]:
                         self._unknown_root(full, reference[0], key)
+                    else:
+                        self._check_name(full, reference, key, spec)
             except TemplateError as error:
                 self.add(full, str(error))
+
+    def _parse(self, text: str) -> None:
+        try:
+            parse(text)
+        except TemplateError:
+            self.unparsed = True
+            raise
+
+    def _check_name(self, path: Path, reference: tuple[str, ...], key: str, spec: TaskSpec) -> None:
+        """Report a name below a root that cannot be there, whatever the instance."""
+        root, names = reference[0], reference[1:]
+        if not names:
+            return
+        early = key in ("matrix", "label", "needs", "operator", "inputs", "outputs", "priority")
+        params = {**self.root.get("params", {}), **self.overrides, **({} if early else spec.params)}
+        axes = set(spec.matrix or ()) - {"include", "exclude"}
+        known: dict[str, Iterable[str] | None] = {
+            "params": params,
+            "matrix": None if spec.matrix is not None and (not axes or "table" in axes) else axes,
+            "inputs": spec.inputs,
+            "outputs": spec.outputs,
+            "task": ("id", "name", "label") if early else ("id", "name", "label", "attempt"),
+            "run": ("id", "name"),
+            "operator": ("params",),
+        }
+        found = known.get(root)
+        if found is not None and names[0] not in found:
+            has = f"it has {', '.join(found)}" if found else "it is empty"
+            self.add(path, f"'{names[0]}' is not in {root}{did_you_mean(names[0], found)}; {has}")
 
     def _unknown_root(self, path: Path, root: str, key: str) -> None:
         known = ROOTS[key]
@@ -266,6 +307,18 @@ class Builder:
             self.add(path, f"'{root}' cannot be used in {key}; {', '.join(known)} can")
         else:
             self.add(path, f"'{root}' is not known{did_you_mean(root, known)}; {', '.join(known)} can be used in {key}")
+
+
+def _remove(root: dict[str, Any], path: Path) -> None:
+    """Take a value out of nested mappings; a task that has lost its command gets one that only stands for it."""
+    node: Any = root
+    for part in path[:-1]:
+        node = node[part] if isinstance(node, dict) and part in node else None
+    if not isinstance(node, dict):
+        return
+    node.pop(path[-1], None)
+    if path[0] == "tasks" and len(path) == 3 and "command" not in node:
+        node["command"] = "true"
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:

@@ -36,6 +36,7 @@ from matterstack.core.template import (
     render_pattern,
     render_text,
 )
+from matterstack.core.validation import show
 from matterstack.core.values import as_text
 from matterstack.errors import CampaignError, TemplateError
 from matterstack.spec.campaign import BUILT_IN_KINDS, KINDS_WITH_COMMAND, Builder
@@ -65,7 +66,7 @@ class Match:
 class Expansion:
     instances: list[Instance]
     files: tuple[str, ...]  # of the campaign folder, to be copied to source/
-    graph: Graph | None  # None if there were problems
+    graph: Graph
     group_nodes: frozenset[str]  # groups that something waits for as a whole
     matches: dict[tuple[str, str], Match]  # (task id, input) -> what matched
 
@@ -168,7 +169,7 @@ class Expander:
                 self.builder.add(where, str(error))
                 return []
         if not isinstance(values, list):
-            self.builder.add(where, f"'{name}' must be a list of values")
+            self.builder.add(where, f"'{name}' must be a list of values, got {show(values)}")
             return []
         if not values:
             self.builder.add(where, f"'{name}' is empty: it gives no instances")
@@ -193,7 +194,11 @@ class Expander:
         try:
             rows = read_table(self.folder / name, shown)
         except CampaignError as error:
-            self.builder.problems.extend(error.problems)
+            for found in error.problems:
+                if found.line:
+                    self.builder.problems.append(found)
+                else:  # of the file as a whole: say where the campaign names it
+                    self.builder.add(where, f"{found.file}: {found.message}")
             return []
         self.files.add(name)
         return rows
@@ -264,6 +269,11 @@ class Expander:
                 self.builder.add(where, f"{of}{message}")
             return None
 
+    def _report_once(self, where: Where, message: str) -> None:
+        """Report the first instance of a mistake; the others differ in their names alone."""
+        if not self.builder.has_problem(where):
+            self.builder.add(where, message)
+
     def _resolve_choice(self, draft: _Draft, where: Where) -> None:
         spec = draft.spec
         operator = self._attempt((*where, "operator"), draft, render_text, spec.operator, self.scope(draft))
@@ -276,8 +286,10 @@ class Expander:
         priority = self._attempt((*where, "priority"), draft, render, spec.priority, self.scope(draft))
         if isinstance(priority, str) and re.fullmatch(r"[-+]?[0-9]{1,9}", priority):
             priority = int(priority)
-        if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
-            self.builder.add((*where, "priority"), f"expected a whole number, got {priority}")
+        if priority is not None and (
+            isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > 1_000_000_000
+        ):
+            self.builder.add((*where, "priority"), f"expected a whole number (at most 1000000000), got {priority}")
             priority = 0
         draft.priority = int(priority or 0)
         kind = self.campaign.operators[draft.operator].kind
@@ -303,7 +315,7 @@ class Expander:
                 continue
             problem = self._output_problem(draft, spec, path, file, files)
             if problem:
-                self.builder.add(where, problem)
+                self._report_once(where, problem)
                 continue
             if path.endswith("/") or file.endswith("/"):
                 path, file = path.rstrip("/") + "/", file.rstrip("/") + "/"
@@ -352,7 +364,8 @@ class Expander:
                 continue
             sources = self._sources(draft, pattern, is_list)
             if not sources:
-                self.builder.add(where, self._no_match(pattern, is_list))
+                if all(self.rows.values()):  # a matrix without rows has no outputs: that is told already
+                    self._report_once(where, self._no_match(pattern, is_list))
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
             self._record(draft, name, sources)
@@ -387,8 +400,12 @@ class Expander:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []
         found = [(owner, rest) for owner, rest in found if owner[0] is not draft]
+        # `**` may match nothing: then it is the file itself; of a folder it is all that lies in it.
+        found = [
+            (owner, "" if rest == "**" and not owner[0].outputs[owner[1]].is_folder else rest) for owner, rest in found
+        ]
         # What lies inside a folder output is not known yet: that counts only where no declared path matches itself.
-        found = [item for item in found if not item[1]] or [
+        found = [item for item in found if item[1] in ("", "**")] or [
             (owner, rest) for owner, rest in found if owner[0].outputs[owner[1]].is_folder
         ]
         if found:
@@ -407,14 +424,21 @@ class Expander:
 
     def _glob(self, pattern: str) -> list[str]:
         if pattern not in self._globbed:
-            self._globbed[pattern] = glob_files(self.folder, pattern)
+            found = glob_files(self.folder, pattern)
+            strange = [path for path in found if not _is_utf8(path)]
+            if strange:
+                name = strange[0].encode(errors="backslashreplace").decode()
+                self.builder.add(("files",), f"the name of {name} is not UTF-8; rename the file")
+            self._globbed[pattern] = [path for path in found if _is_utf8(path)]
         return self._globbed[pattern]
 
     def _no_match(self, pattern: str, is_list: bool) -> str:
-        if is_list:
-            return f"'{pattern}' matches no declared output and no file of the campaign folder"
         known = [output.path for draft in self.drafts[:2000] for output in draft.outputs.values()]
         near = did_you_mean(pattern, known)
+        if pattern.startswith("results/"):
+            near = f" (paths are below results/: write {pattern.removeprefix('results/')})"
+        if is_list:
+            return f"'{pattern}' matches no declared output and no file of the campaign folder{near}"
         return f"'{pattern}' is no declared output and no file of the campaign folder{near}"
 
     def _resolve_needs(self, draft: _Draft) -> None:
@@ -437,7 +461,7 @@ class Expander:
                 continue  # its matrix has a problem of its own
             if not found:
                 known = [*self.campaign.tasks, *(d.task_id for d in self.drafts[:2000])]
-                self.builder.add(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
+                self._report_once(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
             for other in sorted(found, key=lambda d: d.position):
                 draft.edges[Edge(other.task_id, f"needs[{index}]")] = None
 
@@ -463,9 +487,23 @@ class Expander:
                 for path in _source_paths(text):
                     if path not in self.files and path not in folders:
                         exists = (self.folder / path).exists()
-                        what = "is not in `files`; add it" if exists else f"does not exist in {self.folder}"
+                        what = "is not in `files`; add it" if exists else "does not exist in the campaign folder"
                         near = did_you_mean(path, self.files)
                         self.builder.add(("tasks", spec.name, "command"), f"source/{path} {what}{near}")
+            self._warn_of_bare_paths(spec, texts)
+
+    def _warn_of_bare_paths(self, spec: TaskSpec, texts: list[str]) -> None:
+        """Warn of a file of the campaign folder that a command names without `${{ source }}`: it will not be there."""
+        own = {item.as_name for item in spec.inputs.values()} | {
+            item.file or item.path for item in spec.outputs.values()
+        }
+        for text in texts:
+            literal = "".join(part if isinstance(part, str) else "\0" for part in parse(text))
+            for word in re.findall(r"(?<![\w\0/.$-])[\w.-]+(?:/[\w.-]+)*\.\w+(?![\w\0/])", literal):
+                if word not in own and (self.folder / word).is_file():
+                    cure = f"write ${{{{ source }}}}/{word}, and name it in `files`"
+                    message = f"{word} is a file of the campaign folder, where the command does not run ({cure})"
+                    self.builder.add(("tasks", spec.name, "command"), message, severity="warning")
 
     def _finish(self) -> Expansion:
         instances = [draft.finish() for draft in self.drafts]
@@ -475,13 +513,10 @@ class Expander:
             for edge in instance.edges
             if edge.upstream in self.campaign.tasks and self.campaign.tasks[edge.upstream].matrix is not None
         )
-        graph = None
-        if not any(problem.severity == "error" for problem in self.builder.problems):
-            graph = task_graph(instances, group_nodes)
-            cycle = find_cycle(graph)
-            if cycle:
-                self._report_cycle(cycle)
-                graph = None
+        graph = task_graph(instances, group_nodes)
+        cycle = find_cycle(graph)
+        if cycle:
+            self._report_cycle(cycle)
         return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches)
 
     def _report_cycle(self, cycle: list[str]) -> None:
@@ -541,28 +576,29 @@ def render_pattern_of_id(text: str, scope: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def check_runnable(campaign: Campaign, builder: Builder, runnable_kinds: Iterable[str]) -> None:
-    """Report what this version can check but not run yet."""
-    kinds = set(runnable_kinds)
-    used = {spec.operator for spec in campaign.tasks.values() if not is_template(spec.operator)}
+def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], *, to_run: bool) -> None:
+    """Report kinds of operators that do not exist, and ``to_run`` also what this version can check but not run."""
+    kinds = set(installed)
+    used = {spec.operator for spec in campaign.tasks.values()}
+    templated = any(is_template(name) for name in used)
     for name, operator in campaign.operators.items():
-        if operator.kind not in kinds and name in used:
-            place: Where = ("operators", name, "kind")
-            if operator.kind in BUILT_IN_KINDS:
-                builder.add(place, f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet")
-            else:
-                known = (*BUILT_IN_KINDS, *kinds)
-                builder.add(
-                    place, f"there is no operator of kind '{operator.kind}'{did_you_mean(operator.kind, known)}"
-                )
+        place: Where = ("operators", name, "kind")
+        if operator.kind not in kinds and operator.kind not in BUILT_IN_KINDS:
+            near = did_you_mean(operator.kind, (*BUILT_IN_KINDS, *kinds))
+            builder.add(place, f"there is no operator of kind '{operator.kind}'{near}")
+        elif operator.kind not in kinds and (name in used or templated):
+            message = f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet"
+            builder.add(place, message, severity="error" if to_run else "warning")
+    severity = "error" if to_run else "warning"
     for spec in campaign.tasks.values():
         for key in ("when", "bundle"):
             if key in spec.people:
-                builder.add(("tasks", spec.name, key), f"this version of MatterStack cannot run '{key}' yet")
+                message = f"this version of MatterStack cannot run '{key}' yet"
+                builder.add(("tasks", spec.name, key), message, severity=severity)
         for reference in references([spec.command, spec.env, spec.params, spec.resources, spec.setup]):
             if reference[0] in ("response", "metrics"):
                 message = f"this version of MatterStack cannot use '{reference[0]}' yet"
-                builder.add(("tasks", spec.name), message)
+                builder.add(("tasks", spec.name), message, severity=severity)
 
 
 def _source_paths(text: str) -> Iterable[str]:
@@ -578,6 +614,14 @@ def _source_paths(text: str) -> Iterable[str]:
             path = match[1].rstrip("/.,")
             if path:
                 yield path
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parents(path: str) -> Iterable[str]:

@@ -15,9 +15,9 @@ from matterstack.core.template import references
 from matterstack.core.values import as_text, dump_json, format_memory, resolve_scalar
 from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
 from matterstack.spec.campaign import Builder
-from matterstack.spec.expand import Expander, Expansion, check_runnable
+from matterstack.spec.expand import Expander, Expansion, check_kinds
 from matterstack.spec.loader import Document, load_document, parse_document, plain
-from matterstack.spec.schema import check_campaign, check_operators
+from matterstack.spec.schema import check_campaign, check_operators, harmless_paths
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {setting}: expected NAME=VALUE")
+        if any("\ud800" <= char <= "\udfff" for char in setting):
+            raise UsageError(f"--set {setting!r}: the value is not UTF-8 text")
         try:
             value = plain(parse_document(text, f"--set {name}").root) if text.strip() else resolve_scalar(text)
         except CampaignError as error:
@@ -40,39 +42,44 @@ def load_campaign(
     *,
     operators: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    runnable_kinds: Iterable[str] | None = None,
+    installed_kinds: Iterable[str] = ("local",),
+    to_run: bool = False,
     folder: Path | None = None,
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
     ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
-    With ``runnable_kinds`` also what this version cannot run is a problem. ``folder`` is the campaign folder,
-    by default the file's. Raises CampaignError with all problems, sorted by position.
+    ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
+    checked is a problem. ``folder`` is the campaign folder, by default the file's. Raises CampaignError with all
+    problems, sorted by position.
     """
     path = Path(file)
     document = load_document(path)
     site = load_document(Path(operators)) if operators is not None else None
     problems = check_campaign(document) + (check_operators(site) if site is not None else [])
-    if problems:
+    without = harmless_paths(problems, document)
+    if without is None:  # what is wrong is so basic that more would be said about the consequences alone
         raise CampaignError(_sorted(problems))
     overrides = dict(overrides or {})
-    builder = Builder(document, site, overrides)
+    builder = Builder(document, site, overrides, without)
+    builder.problems += problems
     home = folder if folder is not None else path.parent
     campaign = builder.build()
+    if builder.unparsed:
+        raise CampaignError(_sorted([*builder.problems, *document.warnings]))
+    check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, home, builder).expand()
     # A sample is only worth rendering where inputs and outputs are known to be right.
     if not _errors(builder.problems):
         _check_samples(campaign, expansion, builder)
-    if runnable_kinds is not None:
-        check_runnable(campaign, builder, runnable_kinds)
     if _errors(builder.problems):
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
-    assert expansion.graph is not None
     return LoadedCampaign(
         campaign=campaign,
         instances=tuple(expansion.instances),
         folder=home,
         file=path,
+        text=document.text,
         files=expansion.files,
         operators_file=Path(operators) if operators is not None else None,
         overrides=overrides,
@@ -169,7 +176,6 @@ def _sample_path(instance: Instance, name: str) -> str:
 
 
 def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
-    assert expansion.graph is not None
     form = shape(expansion.graph, expansion.group_nodes)
     patterns = {
         f"{task_id}.{name}": ", ".join(

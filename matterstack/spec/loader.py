@@ -8,6 +8,7 @@ languages, infinities, a depth that no campaign has.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ class Seq(list[Any]):
 class Document:
     """A parsed file: its root value, and the position of every path in it."""
 
-    def __init__(self, file: str, root: Any, at: Mark, warnings: list[Problem]) -> None:
+    def __init__(self, file: str, root: Any, at: Mark, warnings: list[Problem], text: str) -> None:
         self.file = file
+        self.text = text
         self.root = root
         self.at = at
         self.warnings = warnings
@@ -121,7 +123,26 @@ def load_document(path: Path, shown: str | None = None) -> Document:
     text = read_text(path, name)
     if path.suffix == ".json":
         _check_json(text, name)
+        document = parse_document(_as_yaml(text), name)
+        document.text = text
+        return document
     return parse_document(text, name)
+
+
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
+
+def _as_yaml(text: str) -> str:
+    """Write valid JSON so that the YAML parser, which gives positions, reads it the same.
+
+    JSON writes characters beyond U+FFFF as two escapes, and may be indented with tabs.
+    """
+
+    def character(match: re.Match[str]) -> str:
+        high, low = int(match[2], 16), int(match[3], 16)
+        return match[1] + chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+    return _PAIR.sub(character, text).replace("\t", " ")
 
 
 def _check_json(text: str, file: str) -> None:
@@ -181,7 +202,7 @@ class _Builder:
             if parser is not None:
                 parser.dispose()
         mark = (first.start_mark.line + 1, first.start_mark.column + 1)
-        return Document(self.file, root, mark, self.warnings)
+        return Document(self.file, root, mark, self.warnings, self.text)
 
     @staticmethod
     def _events(parser: Any) -> Iterator[Any]:

@@ -73,10 +73,7 @@ class PathTree:
 
     def _walk(self, node: dict[str, object], parts: list[str]) -> Iterator[tuple[object, str]]:
         if "" in node:
-            if parts != ["**"] * len(parts):
-                yield node[""], "/".join(parts)
-            else:
-                yield node[""], ""
+            yield node[""], "/".join(parts)  # "**" alone: the path itself, or all in a folder
             return
         if not parts:
             return

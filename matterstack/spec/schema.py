@@ -71,6 +71,46 @@ def check_campaign(document: Document) -> list[Problem]:
     return _check(document, frame, "campaign.schema.json", ()) + problems
 
 
+_HARMLESS = frozenset(
+    [
+        "command",
+        "description",
+        "resources",
+        "retries",
+        "env",
+        "setup",
+        "priority",
+        "shell",
+        "allow_failure",
+        "allow_dependency_failure",
+        "allow_skipped",
+        "instructions",
+        "deadline",
+        "on_deadline",
+        "responders",
+        "bundle",
+    ]
+)
+
+
+def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[str | int, ...]] | None:
+    """Give the values to take out so that the rest can still be checked, None if too much hangs on what is wrong.
+
+    A task may lose an unknown key, or one that nothing else refers to: more problems are then told at once.
+    """
+    paths: list[tuple[str | int, ...]] = []
+    for problem in problems:
+        parts = problem.where.replace("[", ".").split(".")
+        tasks = document.root.get("tasks") if isinstance(document.root, Mapping) else None
+        if problem.file != document.file or len(parts) < 3 or parts[0] != "tasks" or not isinstance(tasks, Mapping):
+            return None
+        unknown = len(parts) == 3 and problem.message.startswith(("unknown key", f"'{parts[2]}' is reserved"))
+        if not isinstance(tasks.get(parts[1]), Mapping) or not (unknown or parts[2] in _HARMLESS):
+            return None
+        paths.append(("tasks", parts[1], parts[2]))
+    return paths
+
+
 def check_operators(document: Document) -> list[Problem]:
     """Give everything in an operators.yaml that its schema does not allow."""
     return _check(document, document.root, "operators.schema.json", ())

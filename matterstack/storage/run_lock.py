@@ -82,7 +82,10 @@ def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         "since": to_text(time.time()),
     }
     try:
-        _write_holder(root, holder)
+        try:
+            _write_holder(root, holder)
+        except OSError as error:
+            raise RunRootError(f"{root / LOCK_FILE}: cannot be written: {error.strerror}") from None
         log.info("lock taken: %s", root / LOCK_FILE)
         yield
     finally:
@@ -98,7 +101,7 @@ def _write_holder(root: Path, holder: dict[str, Any]) -> None:
     # In place, never by a rename: the lock is on this inode.
     fd = os.open(root / LOCK_FILE, os.O_WRONLY)
     try:
-        data = (json.dumps(holder, ensure_ascii=False) + "\n").encode()
+        data = (json.dumps(holder, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
     finally:

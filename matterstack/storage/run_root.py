@@ -5,13 +5,15 @@ Files that others read are written beside and moved over. Everything is relative
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,17 @@ def write_beside(path: Path, text: str) -> None:
         raise
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read. Raises OSError for anything else: opening a named pipe would wait for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(fd, "rb")
+
+
 def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -116,7 +127,7 @@ def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
         if origin.is_dir():
             shutil.copytree(origin, target)
         else:
-            shutil.copyfile(origin, target)
+            shutil.copy(origin, target)  # with its mode: a script stays executable
 
 
 def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evidence:
@@ -127,7 +138,7 @@ def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evid
         path = folder / output.file
         try:
             mode = path.stat().st_mode
-            if stat.S_ISDIR(mode) != output.is_folder:
+            if not (stat.S_ISDIR(mode) if output.is_folder else stat.S_ISREG(mode)):
                 raise FileNotFoundError
             size, digest = _measure(path, output, recorded)
         except OSError:
@@ -155,7 +166,8 @@ def _recorded_digests(folder: Path) -> dict[str, str]:
     """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
     out = {}
     try:
-        text = (folder / DIGESTS).read_text(encoding="utf-8")
+        with open_regular(folder / DIGESTS) as file:
+            text = file.read().decode()
     except (OSError, UnicodeDecodeError):
         return {}
     for line in text.splitlines():
@@ -169,9 +181,12 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Read metrics.json: a flat object of numbers, texts and booleans. Gives (metrics, remark)."""
     path = folder / METRICS
     try:
-        if path.stat().st_size > _LARGEST_METRICS:
+        with open_regular(path) as file:
+            text = file.read(_LARGEST_METRICS + 1)
+        if len(text) > _LARGEST_METRICS:
             return None, f"metrics.json is ignored: larger than {_LARGEST_METRICS} bytes"
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text)
+        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is JSON but no text that could be kept
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, RecursionError) as error:
@@ -192,9 +207,14 @@ def _finite(value: Any) -> Any:
 # --- results/ ---
 
 
-def publish(root: Path, task_id: str, attempt: int, outputs: Iterable[OutputFile]) -> list[str]:
-    """Point results/ to the outputs of a successful attempt; give a remark for each that could not be linked."""
-    remarks = []
+def publish(
+    root: Path, task_id: str, attempt: int, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]
+) -> list[str]:
+    """Point results/ to the outputs of a successful attempt; give a remark for each that could not be linked.
+
+    A link of an older attempt to an optional output that this one did not write goes.
+    """
+    remarks = _unlink_absent(root, task_id, {item.path for item in declared} - {item.path for item in outputs})
     folder = attempt_folder(task_id, attempt)
     for output in outputs:
         path = output.path.rstrip("/")
@@ -214,6 +234,19 @@ def publish(root: Path, task_id: str, attempt: int, outputs: Iterable[OutputFile
             os.replace(beside, link)
         except OSError as error:
             remarks.append(f"results/{path} was not linked: {error.strerror or error}")
+    return remarks
+
+
+def _unlink_absent(root: Path, task_id: str, paths: Iterable[str]) -> list[str]:
+    remarks = []
+    for name in paths:
+        path = name.rstrip("/")
+        link = root / "results" / path
+        try:
+            if os.path.islink(link) and f"tasks/{task_id}/attempt-" in os.readlink(link):
+                link.unlink()
+        except OSError as error:
+            remarks.append(f"results/{path} of an older attempt was not removed: {error.strerror}")
     return remarks
 
 

@@ -65,8 +65,9 @@ class RunRow:
     paused: bool
     cancelled: bool
     campaign_version: int
-    campaign_path: str  # relative to the run root
+    campaign_path: str  # of the campaign file, relative to the run root
     source_digest: str
+    home_path: str  # where the run root was made
 
 
 @dataclass(frozen=True)
@@ -334,16 +335,16 @@ class SQLiteStateStore:
         campaign: Campaign,
         instances: Iterable[Instance],
         sources: Mapping[str, tuple[str, int]],
-        home: tuple[str, str],
+        host: str,
         now: float,
         details: Mapping[str, Any],
     ) -> None:
-        """Record a new run with all of its tasks; ``home`` is (host, path)."""
+        """Record a new run with all of its tasks; ``host`` is where it was made."""
         with self.transaction():
             self.db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, 1, 0, 0, ?, ?, ?, ?, ?, ?)",
                 (run.run_id, run.name, run.digest, run.created_at, run.campaign_version, run.campaign_path,
-                 run.source_digest, os.stat(self.path).st_ino, *home),
+                 run.source_digest, os.stat(self.path).st_ino, host, run.home_path),
             )  # fmt: skip
             self.db.execute(
                 "INSERT INTO campaign_versions VALUES (?, ?, ?, ?)",
@@ -367,7 +368,7 @@ class SQLiteStateStore:
         with self._guard():
             row = self.db.execute(
                 "SELECT run_id, name, digest, created_at, paused, cancelled, campaign_version, campaign_path, "
-                "source_digest FROM run"
+                "source_digest, home_path FROM run"
             ).fetchone()
         if row is None:
             raise LedgerDamagedError(f"{self.path} holds no run; {_REBUILD}")

@@ -1,0 +1,233 @@
+"""Mistakes that were made once. Each test would have caught one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from matterstack import run_until_done
+from matterstack.orchestration.report import attempts
+from matterstack.spec.load import load_campaign
+from tests.conftest import HEAD
+
+
+def test_a_lone_surrogate_in_metrics_stops_nobody(bench):
+    bench.start("tasks: {a: {command: 'printf %s ${{ params.m }} > metrics.json'}, b: {needs: [a], command: 'true'}}\n"
+                "params: {m: '{\"x\": \"\\ud800\"}'}\n")  # fmt: skip
+    assert bench.step_until_over().state == "COMPLETED"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "exit.json", "out", "outputs.sha256"])
+def test_a_named_pipe_where_a_file_is_expected_hangs_nobody(bench, name):
+    bench.start(f"tasks: {{a: {{command: 'mkfifo {name}', outputs: {{o: {{path: out, optional: true}}}}}}}}\n")
+    bench.step_until_over(limit_s=20)
+
+
+def test_a_retry_waits_for_an_upstream_that_is_run_again(bench):
+    bench.start(
+        "tasks: {a: {command: '[ $MATTERSTACK_ATTEMPT = 1 ] || sleep 1; echo 1 > o', outputs: {o: o}}, "
+        "b: {inputs: {i: o}, retries: {max: 1, delay: 1s}, command: 'cat ${{ inputs.i }}; [ $MATTERSTACK_ATTEMPT = 2 ]'}}\n"
+    )
+    bench.step_until(lambda: "retry 1 of 1" in bench.reasons().get("b", ""))
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until(lambda: bench.states()["a"] == "RUNNING")
+
+    assert bench.step_until_over().state == "COMPLETED"
+    used = json.loads((bench.attempt("b", 2) / "task.json").read_text())["inputs"]["i"]["files"]
+    assert [file["attempt"] for file in used] == [2]
+
+
+def test_the_wrapper_leaves_the_tasks_environment_alone(bench):
+    names = "claim head limit timeout date shell options mv started stat uptime kills pid file code tries sha256 folder"
+    env = ", ".join(f"{name}: mine" for name in names.split())
+    bench.start(f"tasks: {{a: {{env: {{{env}}}, command: env, resources: {{time: 1m}}, outputs: {{}}}}}}\n")
+    bench.step_until_over()
+    found = dict(
+        line.split("=", 1) for line in (bench.attempt("a") / "stdout.log").read_text().splitlines() if "=" in line
+    )
+    assert {name: found.get(name) for name in names.split()} == dict.fromkeys(names.split(), "mine")
+
+
+def test_a_case_within_a_substitution_does_not_let_a_value_out_of_its_quotes(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD + "params: {x: $(touch pwned)}\n"
+        'tasks: {a: {command: "echo \\"$(case a in a) echo \\"${{ params.x }}\\" ;; esac)\\""}}\n'
+    )
+    with pytest.raises(Exception, match="stands inside double quotes"):
+        load_campaign(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("limit", ["0s", "0.001s"])
+def test_a_time_limit_of_nothing_is_refused_and_not_taken_for_none(tmp_path, limit):
+    (tmp_path / "c.yaml").write_text(HEAD + f"tasks: {{a: {{command: x, resources: {{time: {limit}}}}}}}\n")
+    with pytest.raises(Exception, match="leaves no time to run"):
+        load_campaign(tmp_path / "c.yaml")
+
+
+def test_what_is_over_stays_over_when_it_is_cancelled_or_paused(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    bench.step_until_over()
+    assert bench.cli("cancel", bench.root).stdout == "cancelled: 1 had ended before\n"
+    assert bench.cli("pause", bench.root).returncode == 2
+    assert bench.cli("run", bench.root).returncode == 0
+
+
+def test_refresh_of_a_moved_run_root_never_takes_another_campaigns_files(bench, tmp_path):
+    (bench.folder / "s.sh").write_text("echo right\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    deep = tmp_path / "x" / "y" / "z"
+    deep.mkdir(parents=True)
+    (tmp_path / "x" / "s.sh").write_text("echo wrong\n")
+    bench.root.rename(deep / "t")
+    (bench.folder / "s.sh").write_text("echo better\n")
+
+    assert bench.cli("refresh", deep / "t", "--yes").returncode == 0
+
+    assert (deep / "t" / "source" / "s.sh").read_text() == "echo better\n"
+    (bench.folder / "campaign.yaml").rename(bench.folder / "elsewhere.yaml")
+    lost = bench.cli("refresh", deep / "t")
+    assert lost.returncode == 2
+    assert "say where its folder is now with --from DIR" in lost.stderr
+
+
+def test_the_loop_does_not_spin_while_a_command_outlives_its_wrapper(bench):
+    bench.start("tasks: {a: {command: 'sleep 2', retries: 0}}\n")
+    bench.step()
+    claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    time.sleep(0.2)
+    os.kill(claim["pid"], signal.SIGKILL)
+    ticks = []
+
+    run_until_done(bench.root, ticks.append)
+
+    assert len(ticks) < 8
+
+
+def test_a_job_that_removes_its_claim_is_lost_and_not_started_anew(bench):
+    bench.start("tasks: {a: {command: 'echo x >> WITNESS; rm -rf ./*; sleep 0.2; kill -9 $PPID'}}\n")
+    bench.step_until_over()
+    assert bench.witnessed() == ["x"]
+    assert attempts(bench.root, "a")[1][-1]["class"] == "lost"
+
+
+REFUSED = {
+    "a huge number in a template": ("tasks: {a: {command: 'echo ${{ 1e400 }}'}}", "is larger than"),
+    "a huge priority": ("tasks: {a: {command: x, priority: 99999999999999999999}}", "expected a whole number"),
+    "huge cpus": ("tasks: {a: {command: x, resources: {cpus: 99999999999999999999}}}", "expected a whole number"),
+    "a long template": ("tasks: {a: {command: 'x ${{ " + "a" * 1100 + " }}', outputs: {o: '${{ " + "b" * 1100 + " }}'}}}", "a template of"),
+    "null in a list": ("tasks: {a: {command: [x, null]}}", "expected a text or a number"),
+    "an unknown kind": ("operators: {l: {kind: locl}}\ntasks: {a: {command: x}}", "did you mean 'local'?"),
+    "another case": ("tasks: {c: {command: x}, a: {command: x, needs: [C]}}", "did you mean 'c'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_it_is_refused_with_its_place(tmp_path, text, words):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(HEAD + text + "\n")
+    with pytest.raises(CampaignError, match=words.replace("?", r"\?")) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert all(problem.line for problem in caught.value.problems)
+
+
+def test_more_problems_are_told_beside_an_unknown_key(tmp_path):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(
+        HEAD + "tasks:\n  a: {comand: x, needs: [zz], description: 3}\n"
+        '  b: {command: "${{ nope }} ${{ params.y }}", env: {E: "${{ inputs.q }}"}, needs: [b]}\n'
+    )
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert [problem.where for problem in caught.value.problems] == [
+        "tasks.a.comand", "tasks.a.needs[0]", "tasks.a.description", "tasks.b", "tasks.b.command", "tasks.b.command",
+        "tasks.b.env.E",
+    ]  # fmt: skip
+
+
+def test_json_may_write_characters_as_pairs_of_escapes_and_indent_with_tabs(tmp_path):
+    data = {"matterstack": 1, "name": "t", "tasks": {"a": {"command": "echo 😀 \\ud83d / \t"}}}
+    (tmp_path / "c.json").write_text(json.dumps(data, indent="\t"))
+    assert load_campaign(tmp_path / "c.json").campaign.tasks["a"].command == data["tasks"]["a"]["command"]
+
+
+def test_a_link_of_an_older_attempt_does_not_stay_beside_a_newer_result(bench):
+    bench.start(
+        "tasks: {a: {command: 'echo 1 > o; [ $MATTERSTACK_ATTEMPT = 2 ] || echo 1 > extra', "
+        "outputs: {o: o, e: {path: extra, optional: true}}}}\n"
+    )
+    bench.step_until_over()
+    assert (bench.root / "results" / "extra").exists()
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    assert sorted(path.name for path in (bench.root / "results").iterdir()) == ["o"]
+
+
+def test_files_in_a_folder_output_are_digested_by_the_job_and_found_by_globs(bench):
+    bench.start(
+        "tasks: {a: {command: 'mkdir d/sub; echo 1 > d/x; echo 2 > d/sub/y', outputs: {d: d/}}, "
+        "b: {inputs: {all: 'd/**', one: d/x}, command: 'cat ${{ inputs.all }} ${{ inputs.one }}'}}\n"
+    )
+    bench.step_until_over()
+    assert len((bench.attempt("a") / "outputs.sha256").read_text().splitlines()) == 2
+    assert (bench.attempt("b") / "stdout.log").read_text() == "2\n1\n1\n"
+
+
+def test_an_input_as_keeps_its_mode(bench):
+    script = bench.folder / "run.sh"
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o755)
+    bench.start("tasks: {a: {inputs: {s: {path: run.sh, as: go.sh}}, command: ./go.sh}}\n")
+    assert bench.step_until_over().state == "COMPLETED"
+
+
+def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    empty = bench.folder / "empty"
+    empty.mkdir()
+    (bench.folder / "link").symlink_to(empty)
+
+    assert bench.cli("init", file, "--root", ".", cwd=empty).returncode == 0
+    assert bench.cli("run", ".", cwd=empty).returncode == 0
+    assert bench.cli("init", file, "--root", bench.folder / "link").returncode == 2
+    assert sorted(path.name for path in empty.iterdir()) == sorted(
+        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "source", "tasks",
+         "results", ".gitignore", ".gitattributes"]
+    )  # fmt: skip
+
+
+def test_a_hint_to_type_is_quoted(bench):
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    done = bench.cli("init", file, "--root", "a b$(touch pwned)'ü")
+    assert """`matterstack run 'a b$(touch pwned)'"'"'ü'`""" in done.stdout
+
+
+def test_closed_output_is_no_reason_to_fail(bench):
+    import subprocess
+    import sys
+
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    for words in ("status", "step", "results"):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m matterstack {words} {bench.root} >&- 2>&-"], cwd=bench.folder
+        )
+        assert done.returncode == 0
+
+
+def test_names_that_are_not_utf8_are_refused_or_shown_but_never_a_traceback(bench):
+    odd = os.fsdecode(b"r\xff")
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    assert bench.cli("run", file, "--root", odd).returncode == 0
+    assert bench.cli("run", file, "--set", os.fsdecode(b"x=\xff")).returncode == 2
+    (bench.folder / "d").mkdir()
+    (bench.folder / "d" / odd).write_text("")
+    file = bench.write("files: [d/**]\ntasks: {a: {command: 'true'}}\n")
+    done = bench.cli("validate", file)
+    assert done.returncode == 2
+    assert "is not UTF-8; rename the file" in done.stderr
