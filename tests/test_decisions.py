@@ -103,7 +103,7 @@ def test_too_few_says_how_many():
 
 def facts(retries=Retries(), tries=0, wish=None, soft=False, not_started=0):  # noqa: B008 (frozen)
     live = LiveAttempt("t", tries + 1, "/x", AttemptState.RUNNING, "", 60.0, 0.0)
-    return AttemptFacts(live, "local", wish, 50.0 if wish else None, "", retries, tries, not_started, soft)
+    return AttemptFacts(live, wish, 50.0 if wish else None, "", retries, tries, not_started, soft)
 
 
 E0 = Observation(Sighting.ENDED, exit_code=0, ended_at=40.0)

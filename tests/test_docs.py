@@ -107,7 +107,7 @@ def test_the_readmes_own_campaign_runs_with_the_commands_below_it(bench):
     done = subprocess.run(["bash", "-ec", commands], cwd=bench.folder, env=env, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    assert "\n1+4+9\n" in done.stdout
+    assert "\n14\n" in done.stdout
     assert "squares-" in done.stdout and ": COMPLETED (runs/squares)" in done.stdout
 
 

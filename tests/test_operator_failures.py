@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -23,6 +24,11 @@ OTHER = "  other: {command: 'true'}\n"
 
 def last(bench, task="a"):
     return attempts(bench.root, task)[1][-1]
+
+
+def session_of(bench, task="a"):
+    claim = json.loads((bench.attempt(task) / "claim").read_text())
+    return processes.Session(claim["pid"], claim["start"], str(bench.attempt(task).resolve()), frozenset())
 
 
 def run_one(bench, task):
@@ -128,8 +134,7 @@ def test_a_vanished_process_is_lost_and_tried_again(bench):
     bench.start("tasks: {a: {command: 'echo x >> WITNESS; [ $MATTERSTACK_ATTEMPT = 2 ] || sleep 60', retries: 1}}\n")
     bench.step()
     bench.wait_for(bench.witness)
-    session = json.loads((bench.attempt("a") / "claim").read_text())["pid"]
-    for pid in processes.session_members(session):
+    for pid in processes.session_members(session_of(bench)):
         os.kill(pid, signal.SIGKILL)
 
     report = bench.step_until_over()
@@ -148,12 +153,13 @@ def test_a_vanished_process_is_lost_and_tried_again(bench):
 def test_an_exit_json_that_is_not_whole_is_never_taken_for_a_result(bench, content):
     bench.start("tasks: {a: {command: 'sleep 60'}}\n")
     bench.step()
-    claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    session = session_of(bench)
     (bench.attempt("a") / "exit.json").write_text(content)
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
 
-    processes.end_sessions([claim["pid"]])
+    processes.end_sessions([session])
     (bench.attempt("a") / "exit.json").write_text(content)
     bench.step_until_over()
 
@@ -264,13 +270,23 @@ def test_a_torn_claim_without_a_wrapper_never_started(operator, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sighting", "words"),
     [
-        ({"machine": "m2", "host": "n7"}, Sighting.UNKNOWN, "runs on n7, unknown here"),
+        ({"machine": "m2", "boot": "b0", "host": "n7"}, Sighting.UNKNOWN, "runs on n7, unknown here"),
+        ({"boot": "b0", "host": "n7"}, Sighting.UNKNOWN, "runs on n7, unknown here"),
+        ({"host": "old-name"}, Sighting.GONE, "its process is gone"),
         ({"pid_ns": "1"}, Sighting.UNKNOWN, "runs in another container"),
         ({"boot": "b0"}, Sighting.GONE, "the machine was rebooted"),
         ({"boot": "b0", "pid_ns": "1"}, Sighting.GONE, "the machine was rebooted"),
         ({"start": "1"}, Sighting.GONE, "its process is gone"),
     ],
-    ids=["another machine", "another container", "rebooted", "rebooted, new container", "a reused pid"],
+    ids=[
+        "another machine",
+        "another machine from the same image",
+        "renamed since",
+        "another container",
+        "rebooted",
+        "rebooted, new container",
+        "a reused pid",
+    ],
 )
 def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sighting, words):
     folder = tmp_path / "x"
@@ -282,6 +298,36 @@ def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sig
 
     assert seen.sighting is sighting
     assert words in seen.reason
+
+
+def test_a_stranger_with_our_old_pid_is_neither_ours_nor_ended(operator, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "claim").write_text('{"by": "wrapper"}\n')
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    handle = {**processes.this_place().to_json(), "pid": stranger.pid, "start": "1"}
+    attempt = live(folder, json.dumps(handle), AttemptState.RUNNING)
+    try:
+        assert operator.observe([attempt])["a", 1].sighting is Sighting.GONE
+        operator.cancel([attempt])
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_session_whose_leader_is_gone_is_ours_only_by_its_marks(operator, tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    leader = subprocess.Popen(["sh", "-c", "sleep 60 & exec sleep 0.1"], start_new_session=True)
+    leader.wait()
+    gone = {"leader": leader.pid, "start": "1", "folder": str(folder)}
+    assert processes.session_members(processes.Session(**gone, marks=frozenset({b"MATTERSTACK_TASK=a"}))) == set()
+
+    ours = processes.Session(**{**gone, "folder": os.getcwd()}, marks=frozenset())
+    assert len(processes.session_members(ours)) == 1
+    processes.end_sessions([ours])
+    assert processes.session_members(ours) == set()
 
 
 def test_three_attempts_in_a_row_that_never_started_fail_the_task(bench):

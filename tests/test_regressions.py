@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -39,6 +42,169 @@ def test_a_retry_waits_for_an_upstream_that_is_run_again(bench):
     assert bench.step_until_over().state == "COMPLETED"
     used = json.loads((bench.attempt("b", 2) / "task.json").read_text())["inputs"]["i"]["files"]
     assert [file["attempt"] for file in used] == [2]
+
+
+def test_a_retry_is_blocked_if_an_upstream_has_failed_meanwhile(bench):
+    bench.start(
+        "tasks: {a: {command: '[ $MATTERSTACK_ATTEMPT = 1 ] && echo 1 > o', outputs: {o: o}}, "
+        "b: {inputs: {i: 'o*'}, retries: {max: 1, delay: 1s}, command: '[ $MATTERSTACK_ATTEMPT = 2 ]'}}\n"
+    )
+    bench.step_until(lambda: "retry 1 of 1" in bench.reasons().get("b", ""))
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    assert bench.states() == {"a": "FAILED", "b": "BLOCKED"}
+
+
+def test_rerun_downstream_leaves_what_runs_alone(bench):
+    bench.start(
+        "tasks: {a: {command: 'true'}, b: {needs: [a], command: 'sleep 60'}, c: {needs: [a], command: 'true'}}\n"
+    )
+    bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "b": "RUNNING", "c": "COMPLETED"})
+    bench.cli("rerun", bench.root, "a", "--downstream")
+    assert bench.states() == {"a": "PENDING", "b": "RUNNING", "c": "PENDING"}
+
+
+def test_what_a_rerun_unsettles_is_an_event(bench):
+    bench.start("operators: {local: {kind: local, max_active: 1}}\n"
+                "tasks: {a: {command: 'true'}, x: {command: 'sleep 60', needs: [a], priority: 9}, b: {needs: [a], command: 'true'}}\n")  # fmt: skip
+    bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "x": "RUNNING", "b": "READY"})
+    bench.cli("rerun", bench.root, "a")
+    assert bench.states()["b"] == "PENDING"
+    assert [event["state"] for event in bench.journal() if event.get("task") == "b"][-1] == "PENDING"
+
+
+def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_step(bench):
+    (bench.folder / "s.sh").write_text("echo old\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    (bench.folder / "s.sh").write_text("echo new\n")
+    from matterstack.orchestration.run_lifecycle import open_ledger
+    from matterstack.storage.run_root import STAGING, stage_source
+
+    for commits in (False, True):
+        with open_ledger(bench.root) as store:
+            staged = stage_source(bench.root, bench.folder, ["s.sh"])
+            if commits:
+                with store.transaction():
+                    store.replace_sources(staged, "d", 0.0)
+        open_ledger(bench.root).close()
+        assert (bench.root / "source" / "s.sh").read_text() == ("echo new\n" if commits else "echo old\n")
+        assert not (bench.root / "source" / STAGING).exists()
+
+
+def test_a_correction_within_the_runs_source_is_seen_and_not_overwritten(bench):
+    (bench.folder / "s.sh").write_text("exit 1\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    (bench.root / "source" / "s.sh").write_text("echo mine\n")
+    done = bench.cli("refresh", bench.root, "--yes")
+    assert done.stdout.startswith("edited   s.sh")
+    assert "was edited within the run's source/" in done.stderr
+    (bench.folder / "s.sh").write_text("echo mine\n")
+    assert "taken: 1 file" in bench.cli("refresh", bench.root, "--yes").stdout
+    assert bench.cli("refresh", bench.root).stdout.startswith("source/ is as in ")
+
+
+def test_an_order_of_axes_or_a_digit_is_another_campaign(tmp_path):
+    digests = set()
+    for matrix in ("{a: [1.00], b: [2]}", "{b: [2], a: [1.00]}", "{a: [1.0], b: [2]}"):
+        (tmp_path / "c.yaml").write_text(HEAD + f"tasks: {{t: {{matrix: {matrix}, command: x}}}}\n")
+        digests.add(load_campaign(tmp_path / "c.yaml").digest)
+    assert len(digests) == 3
+
+
+def test_retries_are_merged_key_by_key(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD
+        + "defaults: {retries: {max: 2, delay: 10s}}\ntasks: {a: {command: x, retries: {delay: 1s}}, b: {command: x, retries: 0}}\n"
+    )
+    tasks = load_campaign(tmp_path / "c.yaml").campaign.tasks
+    assert (tasks["a"].retries.max, tasks["a"].retries.delay_s) == (2, 1)
+    assert (tasks["b"].retries.max, tasks["b"].retries.delay_s) == (0, 10)
+
+
+def test_a_value_in_needs_is_made_safe_as_labels_are(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD + 'params: {v: ["a*", "a b", "ab", "-x"]}\ntasks: {x: {matrix: {v: "${{ params.v }}"}, command: x}, '
+        'y: {matrix: {v: "${{ params.v }}"}, needs: ["x/${{ matrix.v }}"], command: x, label: "${{ matrix.v }}y"}}\n'
+        .replace('"a*", ', '"c*", ')
+    )  # fmt: skip
+    loaded = load_campaign(tmp_path / "c.yaml")
+    assert [[edge.upstream for edge in item.edges] for item in loaded.instances[4:]] == [
+        ["x/c_"],
+        ["x/a_b"],
+        ["x/ab"],
+        ["x/_x"],
+    ]
+
+
+def test_a_tasks_own_param_counts_in_its_resources(bench):
+    bench.start(
+        "params: {n: 1}\ntasks: {a: {matrix: {i: [3]}, params: {n: '${{ matrix.i }}'}, resources: {cpus: '${{ params.n }}'}, "
+        "command: 'echo ${{ params.n }} ${{ resources.cpus }}'}}\n"
+    )
+    bench.step_until_over()
+    assert (bench.attempt("a/3") / "stdout.log").read_text() == "3 3\n"
+
+
+def test_a_templated_operator_that_cannot_run_is_refused_by_init(bench):
+    file = bench.write(
+        "operators: {c: {kind: slurm}}\ntasks: {a: {matrix: {op: [local, c]}, operator: '${{ matrix.op }}', command: 'true'}}\n"
+    )
+    assert bench.cli("init", file).returncode == 2
+
+
+def test_a_typo_in_a_thousand_instances_is_told_once_and_at_once(tmp_path):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(
+        HEAD + f"params: {{n: {list(range(1000))}}}\n"
+        'tasks: {a: {matrix: {i: "${{ params.n }}"}, command: x, outputs: {o: "out/${{ matrix.i }}"}}, '
+        'b: {matrix: {i: "${{ params.n }}"}, command: x, inputs: {o: "oot/${{ matrix.i }}"}}}\n'
+    )
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert len(caught.value.problems) == 1
+    assert "did you mean 'out/" in str(caught.value)
+
+
+def test_a_rerun_below_a_group_that_is_waited_for_as_a_whole_is_no_product(bench):
+    bench.start(
+        f"params: {{n: {list(range(400))}}}\n"
+        "tasks: {a: {matrix: {i: '${{ params.n }}'}, command: 'true'}, "
+        "b: {matrix: {i: '${{ params.n }}'}, needs: [a], command: 'true'}, c: {needs: [b], command: 'true'}}\n"
+    )
+    from matterstack.core.graph import build, descendants
+    from matterstack.orchestration.run_lifecycle import open_ledger
+
+    with open_ledger(bench.root, read_only=True) as store:
+        edges = store.all_edges()
+    assert len(edges) == 400 + 400 + 400 + 1
+    assert len(descendants(build(edges), ["a/1"])) == 400 + 1 + 2  # with the nodes of both groups
+
+
+def test_a_cell_may_hold_any_character_but_the_end_of_its_line(tmp_path):
+    (tmp_path / "t.csv").write_text('id,note\na,"x\u2028y\x0cz"\nb,"two\nlines"\n', newline="")
+    (tmp_path / "c.yaml").write_text(HEAD + 'tasks: {a: {matrix: {table: t.csv}, command: "x ${{ matrix.note }}"}}\n')
+    notes = [item.matrix["note"] for item in load_campaign(tmp_path / "c.yaml").instances]
+    assert notes == ["x\u2028y\x0cz", "two\nlines"]
+
+
+@pytest.mark.skipif(not (shutil.which("strace") or os.environ.get("CI")), reason="needs strace")
+@pytest.mark.parametrize("write", range(1, 60, 4))
+def test_a_commit_that_is_killed_at_any_write_is_rolled_back_and_repeated(bench, write):
+    bench.start(
+        f"tasks: {{a: {{matrix: {{i: {list(range(40))}}}, command: 'echo ${{{{ matrix.i }}}} >> WITNESS'}}}}\n"
+        "operators: {local: {kind: local, slots: {cpus: 100}}}\n"
+    )
+    killed = subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", f"inject=pwrite64:signal=KILL:when={write}",
+         sys.executable, "-m", "matterstack", "step", str(bench.root)],
+        cwd=bench.folder, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode in (0, -signal.SIGKILL, 137)
+
+    assert bench.cli("run", bench.root).returncode == 0
+
+    assert sorted(map(int, bench.witnessed())) == list(range(40))
 
 
 def test_the_wrapper_leaves_the_tasks_environment_alone(bench):

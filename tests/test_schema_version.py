@@ -101,7 +101,9 @@ def test_a_truncated_ledger_is_damaged(bench, ledger, keep):
     data = ledger.read_bytes()
     ledger.write_bytes(data[: int(len(data) * keep)])
 
-    with pytest.raises(LedgerDamagedError, match="bytes are left"):
+    with pytest.raises(
+        LedgerDamagedError, match="is damaged: database disk image is malformed; `matterstack doctor --fix`"
+    ):
         bench.step()
 
 

@@ -155,6 +155,7 @@ PLACES = {  # command -> where each template stands
     f'"a" "{X}" b': ["double quotes"],
     f'$( echo "$(b)" ) "{X}"': ["double quotes"],
     f"(a; 'b' {X}) {X}": [None, None],
+    f"a \\{X} \\\\{X}": ["a word behind a backslash", None],
     f'echo "$(case a in a) echo "{X}" ;; esac)"': ["double quotes"],
     f'echo "$(case a in (a) echo {X} ;; esac)" "{X}"': [None, "double quotes"],
     f"$(echo case) {X} '{X}'": [None, "single quotes"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matterstack.cli.render import coloured, counts_text, harmless, plural
-from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.core.states import SETTLED, AttemptState, RunState, TaskState
 from matterstack.core.values import format_duration
 from matterstack.orchestration.run_lifecycle import Ended, StepReport
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _MOST_RUNNING = 8
 _BAR = 60  # columns
 _LINE_EVERY_S = 5.0
-_SETTLED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED)
 
 
 class Display:
@@ -33,7 +32,6 @@ class Display:
         self.report: StepReport | None = None
         self.began = time.monotonic()
         self.active = 0
-        self._seconds: list[float] = []
         self._finished = 0
         self._last_line = 0.0
         self._live: Live | None = None
@@ -59,11 +57,9 @@ class Display:
         self.report = report
         self.active = report.active
         for ended in report.ended:
-            if ended.state is AttemptState.COMPLETED and ended.seconds is not None:
-                self._seconds.append(ended.seconds)
-            elif ended.state in (AttemptState.FAILED, AttemptState.LOST) and not (self.quiet and ended.soft):
+            if ended.state in (AttemptState.FAILED, AttemptState.LOST) and not (self.quiet and ended.soft):
                 self._say(self._failure(ended))
-        self._finished += sum(ended.task_state in _SETTLED for ended in report.ended)
+        self._finished += sum(ended.task_state in SETTLED for ended in report.ended)
         if self._live is None and not self.quiet and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._say(f"{time.strftime('%H:%M:%S')}  {self._line()}")
@@ -82,7 +78,7 @@ class Display:
     def _totals(self) -> tuple[int, int, int]:
         assert self.report is not None
         counts = self.report.counts
-        return sum(counts.get(state, 0) for state in _SETTLED), sum(counts.values()), counts.get(TaskState.FAILED, 0)
+        return sum(counts.get(state, 0) for state in SETTLED), sum(counts.values()), counts.get(TaskState.FAILED, 0)
 
     def _line(self) -> str:
         assert self.report is not None

@@ -57,11 +57,13 @@ def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:
 
 def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
     """Give everything downstream of the nodes, without the nodes themselves."""
-    found: set[str] = set()
     start = set(nodes)
-    for node in start:
-        if node in graph and node not in found:
-            found |= nx.descendants(graph, node)
+    found = set(start)
+    border = [node for node in start if node in graph]
+    while border:  # one search from all of them
+        border = [below for node in border for below in graph.succ[node] if below not in found]
+        found.update(border)
+        border = list(dict.fromkeys(border))
     return found - start
 
 

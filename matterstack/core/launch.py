@@ -78,7 +78,7 @@ def render_attempt(
     operator = campaign.operators[instance.operator]
     task = {"id": instance.task_id, "name": spec.name, "label": instance.label, "attempt": attempt}
     early: dict[str, Any] = {"params": campaign.params, "matrix": instance.matrix, "task": task}
-    resources = _resources(spec, operator, {**early, "params": _own_params(spec, campaign)}, failures)
+    resources = _resources(spec, operator, {**early, "params": _own_params(spec, early)}, failures)
     scope: dict[str, Any] = {
         **early,
         "inputs": inputs,
@@ -97,9 +97,18 @@ def render_attempt(
     return Rendered(command, script, argv, env, env_from, resources, params)
 
 
-def _own_params(spec: TaskSpec, campaign: Campaign) -> dict[str, Any]:
-    own = {name: value for name, value in spec.params.items() if not (isinstance(value, str) and "${{" in value)}
-    return {**campaign.params, **own}
+def _own_params(spec: TaskSpec, early: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the params that resources may use: those of the task that name nothing but params, matrix and task.
+
+    One that names more is left out, so that using it is an error and never the campaign's value of that name.
+    """
+    params = dict(early["params"])
+    for name, value in spec.params.items():
+        if all(reference[0] in early for reference in references(value)):
+            params[name] = render(value, early)
+        else:
+            params.pop(name, None)
+    return params
 
 
 def _resources(

@@ -188,7 +188,6 @@ class Launch:
     env: Mapping[str, str]
     resources: Resources
     outputs: tuple[str, ...]  # declared files in the folder
-    origin: str = ""  # what Operator.origin() gave when the intent was recorded
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,6 @@ class AttemptFacts:
     """A live attempt with what reconciling it needs from its task."""
 
     live: LiveAttempt
-    operator: str
     wish: str | None  # "cancel" or "rerun"
     wished_at: float | None
     reason: str

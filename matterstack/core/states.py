@@ -93,6 +93,7 @@ class FailureClass(StrEnum):
     NODE_FAIL = "node_fail"
     BAD_RESPONSE = "bad_response"
     REJECTED = "rejected"
+    POSTPONED = "postponed"  # refused for the moment (disk full, queue full): tried again later, uses no retry
     NOT_STARTED = "not_started"  # claimed by a step: it can never start, and uses no retry
     TEMPLATE = "template"  # a template that cannot be resolved for this attempt
     CANCELLED = "cancelled"

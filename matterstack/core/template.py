@@ -554,6 +554,7 @@ _ADVICE = {
     "double quotes": "write it outside the quotes, it is quoted by itself",
     "backticks": "use $( ) instead of backticks",
     "a here-document": "pass it as an argument or in env",
+    "a word behind a backslash": "leave the backslash out",
 }
 _COMMENT = "a comment"
 
@@ -592,6 +593,7 @@ class _ShellScanner:
         self.parts = parts
         self.stack: list[str] = []
         self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
+        self.dangling = False
         self.word_start = True
         self.command_start = True  # the next word is a command or a reserved word
 
@@ -601,7 +603,9 @@ class _ShellScanner:
         line = ""  # of the here-document so far
         for part in self.parts:
             if isinstance(part, Hole):
-                yield part, "a here-document" if heredoc else _COMMENT if comment else self._place()
+                escaped, self.dangling = self.dangling, False
+                place = "a here-document" if heredoc else _COMMENT if comment else self._place()
+                yield part, place or ("a word behind a backslash" if escaped else None)
                 self.word_start = self.command_start = False
                 line += "\0"  # no delimiter can hold it
                 continue
@@ -661,6 +665,7 @@ class _ShellScanner:
         self.word_start = False
         if char == "\\":
             self.command_start = False
+            self.dangling = position + 1 == len(part)  # it would escape the quote that is put around a value
             return position + 2
         for opener, mark in (("$((", "(("), ("$(", "$("), ("${", "${")):
             if part.startswith(opener, position):

@@ -6,6 +6,7 @@ limit, and writes exit.json last. All that is known later is in files and in the
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -69,7 +70,7 @@ class LocalOperator:
             "/bin/sh", _WRAPPER, launch.folder, claim, head,
             "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
             _tool("timeout") or _tool("gtimeout") or "", _tool("sha256sum") or "",
-            str(tools["date"]), _DATE_FORMAT, str(tools["mv"]),
+            str(tools["date"]), _DATE_FORMAT, str(tools["mv"]), os.environ.get("PATH", os.defpath),
             str(tools[launch.argv[0]]), " ".join(launch.argv[1:-1]), *files,
         ]  # fmt: skip
         try:
@@ -116,15 +117,15 @@ class LocalOperator:
         unknown = _out_of_reach(handle)
         if unknown:
             return Observation(Sighting.UNKNOWN, reason=unknown)
-        pid, start = int(handle.get("pid", 0)), str(handle.get("start", ""))
+        session = _session(attempt, handle)
         rebooted = handle.get("boot") != processes.this_place().boot
-        if not rebooted and pid and processes.is_alive(pid, start):
+        if not rebooted and processes.is_alive(session.leader, session.start):
             return Observation(Sighting.RUNNING)
         # It may have written exit.json and ended between the two looks.
         ended = _read_exit(attempt)
         if ended is not None:
             return ended
-        if not rebooted and pid and processes.session_members(pid):
+        if not rebooted and processes.session_members(session):
             return Observation(Sighting.RUNNING, reason="its wrapper is gone, its command goes on")
         claim = read_claim(Path(attempt.folder))
         if claim is None or claim.by != "wrapper":
@@ -157,6 +158,9 @@ class LocalOperator:
         if claim.by == "wrapper":
             seen = self._look(attempt, claim.data)
             return seen if seen.handle else _with_handle(seen, json.dumps(claim.data))
+        ended = _read_exit(attempt)
+        if ended is not None:
+            return ended
         if processes.find_by_argument(attempt.folder):
             return Observation(Sighting.UNKNOWN, reason="its claim is not written whole yet")
         claim = read_claim(Path(attempt.folder))
@@ -166,13 +170,8 @@ class LocalOperator:
 
     def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         seen = dict(self.recover(attempts))
-        sessions = []
-        for attempt in attempts:
-            found = seen.get(attempt.key)
-            if found is not None and found.sighting is Sighting.RUNNING:
-                sessions.append(int(_decode(found.handle or attempt.handle).get("pid", 0)))
-        processes.end_sessions(pid for pid in sessions if pid > 1)
         running = [a for a in attempts if a.key in seen and seen[a.key].sighting is Sighting.RUNNING]
+        processes.end_sessions(_session(a, _decode(seen[a.key].handle or a.handle)) for a in running)
         for key, found in self.observe(running).items():
             seen[key] = _with_handle(found, seen[key].handle)
         return seen
@@ -181,8 +180,8 @@ class LocalOperator:
         fds: list[int] = []
         for attempt in attempts:
             handle = _decode(attempt.handle)
-            if handle.get("pid") and not _out_of_reach(handle):
-                fds += processes.wake_fds(int(handle["pid"]), str(handle.get("start", "")))
+            if not _out_of_reach(handle):
+                fds += processes.wake_fds(_session(attempt, handle))
         return fds
 
 
@@ -197,6 +196,17 @@ def _has_run(folder: Path, *, handed_over: bool) -> bool:
     Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
     """
     return (folder / "stdout.log").exists() or (handed_over and not (folder / "task.json").exists())
+
+
+def _session(attempt: LiveAttempt, handle: Mapping[str, Any]) -> processes.Session:
+    pid = handle.get("pid")
+    marks = {f"MATTERSTACK_TASK={attempt.task_id}", f"MATTERSTACK_ATTEMPT={attempt.attempt}"}
+    return processes.Session(
+        leader=pid if isinstance(pid, int) and pid > 1 else 0,
+        start=str(handle.get("start") or "unknown"),
+        folder=attempt.folder,
+        marks=frozenset(mark.encode(errors="surrogateescape") for mark in marks),
+    )
 
 
 def _as_operand(name: str) -> str:
@@ -222,7 +232,8 @@ def _out_of_reach(handle: Mapping[str, Any]) -> str:
     here = processes.this_place()
     if not handle:
         return "it is not recorded where it runs"
-    if handle.get("machine") != here.machine:
+    if handle.get("boot") != here.boot and (handle.get("machine"), handle.get("host")) != (here.machine, here.host):
+        # Machines that were installed from one image share a machine id: a reboot needs the same name as well.
         return f"runs on {handle.get('host', 'another machine')}, unknown here; step the run there"
     if handle.get("boot") == here.boot and handle.get("pid_ns") != here.pid_namespace:
         return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; step the run there"
@@ -233,8 +244,12 @@ def _read_exit(attempt: LiveAttempt) -> Observation | None:
     """Read exit.json; None if it is absent, not whole, or of another attempt."""
     try:
         text = read_regular(Path(attempt.folder) / "exit.json", _LARGEST_EXIT_JSON + 1)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # not a regular file
+            return None
+        raise  # it cannot be told
     try:
         data = json.loads(text) if len(text) <= _LARGEST_EXIT_JSON and text.endswith(b"\n") else None
     except (ValueError, RecursionError):

@@ -64,43 +64,98 @@ def _run(*argv: str) -> str:
 
 
 def start_of(pid: int) -> str | None:
-    """Give the start time of a live process, None if there is none (a zombie has ended)."""
+    """Give the start time of a process, also of one that has ended and waits for its parent; None if there is none.
+
+    Raises OSError if that cannot be told.
+    """
     if not _PROC:
         return _run("ps", "-o", "lstart=", "-p", str(pid)) or None
     fields = _stat(pid)
-    return None if fields is None or fields[0] in ("Z", "X") else fields[19]
+    return None if fields is None else fields[19]
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Give the fields of /proc/PID/stat behind the name. Source: proc(5)."""
-    text = _read(f"/proc/{pid}/stat")
-    return text.rpartition(") ")[2].split() if text else None
+    """Give the fields of /proc/PID/stat behind the name, None if there is no such process. Source: proc(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(") ")[2].split()
 
 
 def is_alive(pid: int, start: str) -> bool:
-    found = start_of(pid)
-    return found is not None and (not start or found == start)
-
-
-def session_members(session: int) -> list[int]:
-    """Give the live processes of a session. A session's id cannot be used again while it has members."""
+    """Say whether the process with this pid and start time runs. Raises OSError if that cannot be told."""
     if not _PROC:
-        lines = _run("ps", "-A", "-o", "pid=,pgid=").splitlines()
-        return [int(line.split()[0]) for line in lines if line.split()[1:] == [str(session)]]
-    members = []
+        return bool(start) and start_of(pid) == start
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in ("Z", "X") and fields[19] == start
+
+
+@dataclass(frozen=True)
+class Session:
+    """The processes of one attempt: a session that its wrapper leads, with what tells them from strangers."""
+
+    leader: int
+    start: str
+    folder: str  # of the attempt
+    marks: frozenset[bytes]  # NAME=VALUE of the environment
+
+
+def session_members(session: Session) -> set[int]:
+    """Give the live processes of an attempt's session. Raises OSError if that cannot be told."""
+    return _members([session])
+
+
+def _members(sessions: Iterable[Session]) -> set[int]:
+    """Give the live processes of sessions, by one look at all processes.
+
+    While the leader is there, or only waits for its parent, the session is ours. If its pid belongs to another
+    process now, it is not. If the leader is gone, a member is ours by its environment or its folder: the number
+    may have been used again by a session whose leader is gone as well.
+    """
+    led: dict[int, Session | None] = {}
+    orphaned: dict[int, Session] = {}
+    for session in sessions:
+        start = start_of(session.leader)
+        if start is not None and start == session.start:
+            led[session.leader] = None
+        elif start is None:
+            orphaned[session.leader] = session
+    if not led and not orphaned:
+        return set()
+    if not _PROC:
+        rows = (line.split() for line in _run("ps", "-A", "-o", "pid=,pgid=").splitlines())
+        return {int(row[0]) for row in rows if len(row) == 2 and int(row[1]) in led}
+    found = set()
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            fields = _stat(int(name))
-            if fields is not None and fields[0] not in ("Z", "X") and fields[3] == str(session):
-                members.append(int(name))
-    return members
+        if not name.isdigit():
+            continue
+        fields = _stat(int(name))
+        if fields is None or fields[0] in ("Z", "X"):
+            continue
+        number = int(fields[3])
+        if number in led or (number in orphaned and _is_marked(int(name), orphaned[number])):
+            found.add(int(name))
+    return found
+
+
+def _is_marked(pid: int, session: Session) -> bool:
+    try:
+        if os.readlink(f"/proc/{pid}/cwd").startswith(session.folder):
+            return True
+        return session.marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except OSError:
+        return False
 
 
 def find_by_argument(argument: str) -> list[int]:
     """Give live processes that have ``argument`` as one whole word of their command line."""
+    if not _PROC:
+        lines = _run("ps", "-A", "-o", "pid=,args=").splitlines()
+        return [int(line.split()[0]) for line in lines if argument in line]
     word = os.fsencode(argument)
     found = []
-    for name in os.listdir("/proc") if _PROC else ():
+    for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
@@ -111,9 +166,10 @@ def find_by_argument(argument: str) -> list[int]:
     return found
 
 
-def end_sessions(sessions: Iterable[int]) -> None:
-    """End all processes of sessions: TERM, KILL 10 s later; the session's leader, which reports, last."""
-    wanted = set(sessions)
+def end_sessions(sessions: Iterable[Session]) -> None:
+    """End all processes of sessions: TERM, KILL 10 s later; a session's leader, which reports, last."""
+    wanted = list(sessions)
+    leaders = {session.leader for session in wanted}
     told: set[int] = set()
     deadline = time.monotonic() + KILL_AFTER_S
     pause = 0.005
@@ -123,20 +179,12 @@ def end_sessions(sessions: Iterable[int]) -> None:
         told |= members
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
-    for pid in _members(wanted) - wanted:
-        _signal(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 2.0
-    while _members(wanted) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for pid in _members(wanted):
-        _signal(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 2.0
-    while _members(wanted) and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _members(sessions: set[int]) -> set[int]:
-    return {pid for session in sessions for pid in session_members(session)}
+    for without in (leaders, set[int]()):
+        for pid in _members(wanted) - without:
+            _signal(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2.0
+        while _members(wanted) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -170,14 +218,14 @@ def oom_counter() -> str:
     return ""
 
 
-def wake_fds(session: int, start: str) -> list[int]:
+def wake_fds(session: Session) -> list[int]:
     """Give descriptors that become readable when a session's leader ends, or if it is gone, any of its processes.
 
     None at all where the system has no pidfd; one that is readable at once where nothing is left.
     """
     if not hasattr(os, "pidfd_open"):
         return []
-    pids = [session] if is_alive(session, start) else session_members(session)
+    pids = {session.leader} if is_alive(session.leader, session.start) else session_members(session)
     if not pids:
         return [os.open(os.devnull, os.O_RDONLY)]
     return [fd for pid in pids if (fd := _pidfd(pid)) is not None]

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Runs one attempt of the local operator, in its folder, and leaves exit.json as the last thing it does.
 #
-#   wrapper.sh FOLDER CLAIM HEAD LIMIT OOM_FILE TIMEOUT SHA256 DATE DATE_FORMAT MV SHELL OPTIONS OUTPUT…
+#   wrapper.sh FOLDER CLAIM HEAD LIMIT OOM_FILE TIMEOUT SHA256 DATE DATE_FORMAT MV PATH SHELL OPTIONS OUTPUT…
 #
 # FOLDER is absolute. CLAIM and HEAD are the beginnings of the JSON in `claim` and `exit.json`. LIMIT is in seconds or
-# empty. OOM_FILE is where the kernel counts kills for memory, or empty. The tools are absolute paths, since the
-# task's own PATH may be anything. SHELL runs command.sh. The digests of the OUTPUTs go to outputs.sha256.
+# empty. OOM_FILE is where the kernel counts kills for memory, or empty. The tools are absolute paths, and PATH is the
+# step's, since the task's own may be anything. SHELL runs command.sh. The digests of the OUTPUTs go to outputs.sha256.
 #
 # All of it is one function, so that the shell has read the file to its end before anything runs. Variables begin with
 # mstk_: a shell passes an imported variable that it assigns on to the command, so plain names would change the task's
@@ -56,7 +56,7 @@ end_stragglers() { # SECONDS: TERM for all, KILL so many seconds later
     kill -TERM $mstk_pids 2>/dev/null
     mstk_tries=$(($1 * 5))
     while stragglers && [ $mstk_tries -gt 0 ]; do
-        sleep 0.2
+        PATH=$mstk_path sleep 0.2
         mstk_tries=$((mstk_tries - 1))
     done
     # shellcheck disable=SC2086
@@ -67,7 +67,7 @@ digests() { # OUTPUT…: of regular files alone, a named pipe would never end; o
     for mstk_file in "$@"; do
         shift
         if [ -d "$mstk_file" ]; then
-            find "$mstk_file" -type f -exec "$mstk_sha256" -- {} +
+            PATH=$mstk_path find "$mstk_file" -type f -exec "$mstk_sha256" -- {} +
         elif [ -f "$mstk_file" ]; then
             set -- "$@" "$mstk_file"
         fi
@@ -79,8 +79,8 @@ main() {
     cd -- "$1" || exit 0
     mstk_claim=$2 mstk_head=$3 mstk_limit=$4 mstk_oom_file=$5 mstk_timeout=$6 mstk_sha256=$7 mstk_date=$8 mstk_date_format=$9
     shift 9
-    mstk_mv=$1 mstk_shell=$2 mstk_options=$3
-    shift 3
+    mstk_mv=$1 mstk_path=$2 mstk_shell=$3 mstk_options=$4
+    shift 4
 
     # Claim first: whoever cannot create the file and write its line runs nothing and writes nothing.
     process_start

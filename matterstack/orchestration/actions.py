@@ -6,7 +6,6 @@ Each waits up to 30 s for the lock, which a loop gives up between its steps.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from matterstack.core.graph import build, descendants
 from matterstack.core.model import TaskChange
-from matterstack.core.states import LIVE, TaskState
-from matterstack.errors import RunRootError, UsageError
+from matterstack.core.states import ACTIVE, LIVE, TaskState
+from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.orchestration.report import select_tasks
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, state_of_run
@@ -57,7 +56,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
     with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
         rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
         waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
-        live = [row for row in rows if row.state in _LIVE_TASKS]
+        live = [row for row in rows if row.state in ACTIVE]
         now = time.time()
         with store.transaction():
             if not patterns and (waiting or live):
@@ -75,9 +74,6 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
             sorted(alive),
             len(rows) - len(waiting) - len(live),
         )
-
-
-_LIVE_TASKS = (TaskState.SUBMITTED, TaskState.RUNNING, TaskState.WAITING)
 
 
 def _carry_out_wishes(root: Path, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
@@ -117,20 +113,17 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
         now = time.time()
         with store.transaction():
             store.set_cancelled(False, now)
-            live = [row for row in again if row.state in _LIVE_TASKS]
+            live = [row for row in again if row.state in ACTIVE and row.task_id in set(chosen)]
             for row in live:
                 store.wish(row.task_id, row.attempts, "rerun", now)
             settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
             store.apply([(None, TaskChange(row.task_id, TaskState.PENDING)) for row in [*settled, *reopened]], now)
             for row in again:
                 store.reset_tries(row.task_id)
-            store.look_again(below)
+            store.look_again(below, now)
         alive = _carry_out_wishes(path, store, live)
-        return Rerun(
-            [row.task_id for row in again if row.task_id in set(chosen)],
-            [row.task_id for row in again if row.task_id not in set(chosen)] + [row.task_id for row in reopened],
-            sorted(alive),
-        )
+        below_again = [row for row in again if row.task_id not in set(chosen) and row.state.is_settled]
+        return Rerun(chosen, [row.task_id for row in [*below_again, *reopened]], sorted(alive))
 
 
 @dataclass(frozen=True)
@@ -219,21 +212,16 @@ def _campaign_changed(root: Path, home: Path) -> bool:
 
 
 def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[SourceChange]) -> Refreshed:
-    source = root / "source"
-    for change in wanted:
-        target = source / change.path
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copyfile(found.folder / change.path, beside)
-            shutil.copymode(found.folder / change.path, beside)
-            os.replace(beside, target)
-        except OSError as error:
-            raise RunRootError(f"source/{change.path}: cannot be written: {error.strerror}") from None
-    sources = {}
-    for file in sorted(set(store.sources()) | {change.path for change in wanted}):
-        sources[file] = (run_root.sha256_of(source / file), (source / file).stat().st_size)
-    digest = run_root.digest_of_listing({file: sha for file, (sha, _) in sources.items()})
-    with store.transaction():
-        store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
+    # Stage, commit, swap: a kill before the commit leaves the old files, one after it is finished at the next opening.
+    try:
+        staged = run_root.stage_source(root, found.folder, [change.path for change in wanted])
+        sources = {**store.source_sizes(), **staged}
+        digest = run_root.digest_of_listing({file: sha for file, (sha, _) in sources.items()})
+        with store.transaction():
+            store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
+        run_root.finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()})
+    except OSError as error:
+        if isinstance(error, MatterStackError):
+            raise
+        raise RunRootError(f"{error.filename or root / 'source'}: cannot be written: {error.strerror}") from None
     return Refreshed(found.changes, found.folder, found.campaign_changed, True, digest)

@@ -1,6 +1,6 @@
 """From a READY task to an attempt in the hands of an operator.
 
-`choose` and `intend` run inside the step's transaction and record intents; `prepare` makes the folders after the
+`intend` runs inside the step's transaction and records intents; `prepare` makes the folders after the
 commit; the step then hands over.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,13 @@ class Slots:
 class HandOver:
     """Chooses, renders and records what is handed over in one step."""
 
-    def __init__(self, root: Path, store: SQLiteStateStore, run: RunRow, operators: Mapping[str, Operator], now: float):
+    def __init__(
+        self, root: Path, store: SQLiteStateStore, run: RunRow, make: Callable[[str], Operator | None], now: float
+    ):
         self.root = root
         self.store = store
         self.run = run
-        self.operators = operators
+        self.make = make  # gives an operator, None if it cannot be used
         self.now = now
         self.facts = RunFacts(run.run_id, run.name)
 
@@ -104,8 +106,12 @@ class HandOver:
         """Record an intent for each READY task that fits; give them, and the tasks that failed before they could."""
         intents: list[Intent] = []
         failed: list[TaskChange] = []
-        for name in self.store.ready_operators():
-            operator = self.operators[name]
+        for name in self.store.campaign(self.run.campaign_version).operators:
+            if next(self.store.ready(name), None) is None:
+                continue
+            operator = self.make(name)
+            if operator is None:
+                continue
             slots = Slots(operator.spec, operator, self.store.usage(name))
             if slots.full():
                 continue
@@ -208,7 +214,6 @@ class HandOver:
             env=intent.env,
             resources=intent.rendered.resources,
             outputs=tuple(output.file for output in intent.instance.outputs.values()),
-            origin=intent.origin,
         )
 
 
@@ -256,7 +261,7 @@ class InputFinder:
                 digest = self._sources.get(source.path)
                 files.append({"path": f"{self.up}source/{source.path}", "sha256": digest})
             else:
-                files += self._of_task(source.task, str(source.output), source.path)
+                files += self._of_task(source.task, str(source.output), source.path, is_list=item.is_list)
         self.files[self._names[id(item)]] = files
         paths = [file["path"] for file in files]
         if item.is_list:
@@ -266,7 +271,7 @@ class InputFinder:
             return item.as_name
         return paths[0] if paths else None
 
-    def _of_task(self, task_id: str, output: str, inside: str) -> list[dict[str, Any]]:
+    def _of_task(self, task_id: str, output: str, inside: str, *, is_list: bool) -> list[dict[str, Any]]:
         found = self.store.published(task_id) if task_id in self._completed else None
         if found is None or output not in found[1]:
             return []
@@ -276,9 +281,23 @@ class InputFinder:
         origin = {"task": task_id, "attempt": attempt, "output": output}
         if not inside:
             return [{"path": self.up + base, "sha256": digest, **origin}]
-        matches: Sequence[Path] = sorted((self.root / base).glob(f"{inside}/*" if inside.endswith("**") else inside))
+        folder = self.root / base
+        attempt_folder = self.root / run_root.attempt_folder(task_id, attempt)
+        if is_list:
+            pattern = f"{inside}/*" if inside.endswith("**") else inside
+            found_files = sorted(path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
+        else:
+            found_files = [folder / inside]
         return [
-            {"path": self.up + path.relative_to(self.root).as_posix(), "sha256": run_root.sha256_of(path), **origin}
-            for path in matches
+            {
+                "path": self.up + path.relative_to(self.root).as_posix(),
+                "sha256": run_root.digest_within(attempt_folder, path),
+                **origin,
+            }
+            for path in found_files
             if path.is_file()
         ]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -391,7 +391,3 @@ def is_live(root: Path, task_id: str, attempt: int) -> bool:
     with _reading(root) as (_, store):
         row = store.attempt(task_id, attempt)
         return row is not None and row.state.is_live
-
-
-def soft_failures(view: RunView) -> int:
-    return sum(task.state is TaskState.FAILED and task.soft for task in view.tasks)

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("matterstack")
 
+Change = tuple[AttemptChange | None, TaskChange | None]
+
 RETRY_LATER_S = 30.0  # after a refusal of the moment
 _LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
 _PATIENCE_S = 1.0  # for which a loop stays away from the lock when somebody waits for it
@@ -95,10 +97,10 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
 
 
 def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
-    beside = root.parent / f".{root.name}.init-{os.getpid()}"
+    beside = root.parent / f".{root.name}.init-{secrets.token_hex(8)}"
+    root.parent.mkdir(parents=True, exist_ok=True)
+    beside.mkdir()
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
         _build(campaign, beside, root)
         try:
             os.rename(beside, root)
@@ -112,7 +114,7 @@ def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
 
 def _make_in(campaign: LoadedCampaign, root: Path) -> None:
     """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
-    inside = root / f".init-{os.getpid()}"
+    inside = root / f".init-{secrets.token_hex(8)}"
     try:
         with run_lock(root):
             inside.mkdir()
@@ -169,6 +171,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
         "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
         "tasks": len(loaded.instances), "source_digest": source_digest, "campaign_path": run.campaign_path,
     }  # fmt: skip
+    run_root.sync_files(folder)  # what the ledger will speak of must be there after a power cut
     with SQLiteStateStore(folder / run_root.LEDGER, create=True, journal=Journal(folder / run_root.JOURNAL)) as store:
         store.create_run(run, loaded.campaign, loaded.instances, sources, os.uname().nodename, now, details)
     _sync_folder(folder)
@@ -262,6 +265,8 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
     store = SQLiteStateStore(path, journal=Journal(root / run_root.JOURNAL))
     try:
         mended = store.mend_journal()
+        if (root / "source" / run_root.STAGING).is_dir():
+            run_root.finish_staged_source(root, store.sources())
         if mended:
             log.warning("%s: %d lines that a killed step left out were added", root / run_root.JOURNAL, mended)
     except OSError as error:
@@ -285,10 +290,11 @@ class Operators(dict[str, Operator]):
 
     def __init__(self, store: SQLiteStateStore, run: RunRow) -> None:
         super().__init__()
-        self._specs = store.campaign(run.campaign_version).operators
+        self._store = store
+        self._version = run.campaign_version
 
     def __missing__(self, name: str) -> Operator:
-        self[name] = made = make_operator(self._specs[name])
+        self[name] = made = make_operator(self._store.campaign(self._version).operators[name])
         return made
 
 
@@ -305,8 +311,7 @@ class Step:
     def take(self) -> StepReport:
         rows = self.store.live_attempts()
         seen = self._look(rows)
-        changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
-        changes = [change for change in changes if change != (None, None)]
+        changes = self._reconcile_all(rows, seen)
         with self.store.transaction():
             made = self.store.apply(changes, self.now)
             made += self.store.apply(self._due_retries(), self.now)
@@ -325,7 +330,7 @@ class Step:
             return None, []
         from matterstack.orchestration.handover import HandOver  # an idle step has no need of templates
 
-        hand_over = HandOver(self.root, self.store, self.run, self.operators, self.now)
+        hand_over = HandOver(self.root, self.store, self.run, self._operator, self.now)
         intents, failed = hand_over.intend()
         settle_frontier(self.store, failed, self.now)
         return hand_over, intents
@@ -334,9 +339,9 @@ class Step:
         """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
         rows = [row for row in self.store.live_attempts() if row.wish]
         seen = self._look(rows)
-        changes = [self._reconcile(row, seen[key]) for row in rows if (key := (row.task_id, row.attempt)) in seen]
+        changes = self._reconcile_all(rows, seen)
         with self.store.transaction():
-            made = self.store.apply([change for change in changes if change != (None, None)], self.now)
+            made = self.store.apply(changes, self.now)
             settle_frontier(self.store, made, self.now, unresolved=False)
             self._publish(changes)
 
@@ -349,12 +354,15 @@ class Step:
         for row in rows:
             by_operator.setdefault(row.operator, []).append(row)
         for name, its_rows in by_operator.items():
-            operator = self.operators[name]
+            operator = self._operator(name)
+            if operator is None:
+                continue
             submitting = [self._live(r) for r in its_rows if r.state is AttemptState.SUBMITTING and not r.wish]
             others = [self._live(r) for r in its_rows if r.state is not AttemptState.SUBMITTING and not r.wish]
             wished = [self._live(r) for r in its_rows if r.wish]
             if self.dry_run:
-                out.update(self._ask(name, operator.observe, [*others, *wished]))
+                seen = self._ask(name, operator.observe, [*others, *wished])
+                out.update({k: found for k, found in seen.items() if found.sighting is not Sighting.UNCLAIMED})
                 continue
             seen = self._ask(name, operator.observe, others)
             unclaimed = [live for live in others if _sighting(seen, live) is Sighting.UNCLAIMED]
@@ -363,6 +371,15 @@ class Step:
             out.update(self._ask(name, operator.recover, [*submitting, *unclaimed]))
             out.update(self._ask(name, operator.cancel, wished))
         return out
+
+    def _operator(self, name: str) -> Operator | None:
+        """Give an operator, None with a warning if it cannot be made: that must not stop the others."""
+        try:
+            return self.operators[name]
+        except Exception as error:
+            log.debug("operator '%s'", name, exc_info=True)
+            self.report.warnings.append(f"operator '{name}' cannot be used: {type(error).__name__}: {error}")
+            return None
 
     def _ask(
         self, name: str, question: Callable[[Sequence[LiveAttempt]], Mapping[Key, Observation]], live: list[LiveAttempt]
@@ -386,6 +403,22 @@ class Step:
     def _live(self, row: AttemptRow) -> LiveAttempt:
         return _as_live(self.root, row)
 
+    def _reconcile_all(self, rows: Sequence[AttemptRow], seen: Mapping[Key, Observation]) -> list[Change]:
+        changes: list[Change] = []
+        for row in rows:
+            found = seen.get((row.task_id, row.attempt))
+            if found is None:
+                continue
+            try:
+                change = self._reconcile(row, found)
+            except (OSError, ValueError) as error:
+                # Its files cannot be read just now: nothing is decided on that, and the others go on.
+                self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {error}")
+                continue
+            if change != (None, None):
+                changes.append(change)
+        return changes
+
     def _reconcile(self, row: AttemptRow, seen: Observation) -> tuple[AttemptChange | None, TaskChange | None]:
         from matterstack.core.reconcile import reconcile  # only where something is live
 
@@ -401,7 +434,6 @@ class Step:
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
         facts = AttemptFacts(
             live=live,
-            operator=row.operator,
             wish=row.wish,
             wished_at=row.wished_at,
             reason=row.reason,
@@ -482,7 +514,7 @@ class Step:
         if outcome.retry_later:
             return (
                 AttemptChange(
-                    task_id, attempt, AttemptState.CANCELLED, FailureClass.NOT_STARTED, reason, ended_at=self.now
+                    task_id, attempt, AttemptState.CANCELLED, FailureClass.POSTPONED, reason, ended_at=self.now
                 ),
                 TaskChange(task_id, TaskState.PENDING, f"not accepted: {reason}", retry_at=self.now + RETRY_LATER_S),
             )

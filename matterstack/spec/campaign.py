@@ -190,7 +190,9 @@ class Builder:
             env=merged("env"),
             params=merged("params"),
             resources=merged("resources"),
-            retries=self._retries(value("retries", 0), (*path, "retries")),
+            retries=self._retries(
+                {**_as_mapping(defaults.get("retries", {})), **_as_mapping(data.get("retries", {}))}, (*path, "retries")
+            ),
             priority=value("priority", 0),
             allow_failure=value("allow_failure", False),
             allow_dependency_failure=_dependency_rule(value("allow_dependency_failure", False)),
@@ -222,9 +224,10 @@ class Builder:
                     self.add((*path, key), f"is not a JSON Schema: {error}")
         return spec
 
-    def _retries(self, data: Any, path: Path) -> Retries:
-        if isinstance(data, int):
-            return Retries(max=int(data))
+    def _retries(self, data: Mapping[str, Any], path: Path) -> Retries:
+        if any(is_template(text) for _, text in _texts(data, ())):
+            self.add(path, "this version of MatterStack cannot resolve templates in retries yet")
+            return Retries()
         rules = {key: rule for key, rule in data.items() if key not in ("max", "delay")}
         for name, rule in rules.items():
             if isinstance(rule, Mapping):
@@ -319,6 +322,10 @@ def _remove(root: dict[str, Any], path: Path) -> None:
     node.pop(path[-1], None)
     if path[0] == "tasks" and len(path) == 3 and "command" not in node:
         node["command"] = "true"
+
+
+def _as_mapping(retries: Any) -> dict[str, Any]:
+    return {"max": int(retries)} if isinstance(retries, int) else dict(retries)
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:

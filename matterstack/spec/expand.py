@@ -73,7 +73,7 @@ class Expansion:
 
 def make_label(text: str) -> str:
     """Make a label safe as the name of a folder; the rule is part of the format, labels are identities."""
-    safe = "".join(char if char.isalnum() or char in "._+-" else "_" for char in text)
+    safe = _safe(text)
     if safe[:1] in (".", "-"):
         safe = "_" + safe[1:]
     data = safe.encode("utf-8", errors="replace")
@@ -81,6 +81,10 @@ def make_label(text: str) -> str:
         cut = data[:LONGEST_LABEL].decode("utf-8", errors="ignore")
         return f"{cut}-{hashlib.sha256(data).hexdigest()[:8]}"
     return safe or "_"
+
+
+def _safe(text: str) -> str:
+    return "".join(char if char.isalnum() or char in "._+-" else "_" for char in text)
 
 
 class Expander:
@@ -364,8 +368,9 @@ class Expander:
                 continue
             sources = self._sources(draft, pattern, is_list)
             if not sources:
-                if all(self.rows.values()):  # a matrix without rows has no outputs: that is told already
-                    self._report_once(where, self._no_match(pattern, is_list))
+                # A matrix without rows has no outputs: that is told already.
+                if all(self.rows.values()) and not self.builder.has_problem(where):
+                    self.builder.add(where, self._no_match(pattern, is_list))
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
             self._record(draft, name, sources)
@@ -459,9 +464,9 @@ class Expander:
                 found = [other for other in found if other is not draft]
             if not found and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
                 continue  # its matrix has a problem of its own
-            if not found:
+            if not found and not self.builder.has_problem(where):
                 known = [*self.campaign.tasks, *(d.task_id for d in self.drafts[:2000])]
-                self._report_once(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
+                self.builder.add(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
             for other in sorted(found, key=lambda d: d.position):
                 draft.edges[Edge(other.task_id, f"needs[{index}]")] = None
 
@@ -570,10 +575,9 @@ def render_pattern_of_id(text: str, scope: Mapping[str, Any]) -> str:
     """Resolve an entry of `needs`; a value becomes part of a label, so it is made safe as labels are."""
     if "${{" not in text:
         return text
-    parts = []
-    for part in parse(text):
-        parts.append(part if isinstance(part, str) else render_text(part.source, scope))
-    return "".join(parts)
+    parts = (part if isinstance(part, str) else _safe(render_text(part.source, scope)) for part in parse(text))
+    group, slash, label = "".join(parts).partition("/")
+    return f"{group}{slash}_{label[1:]}" if label[:1] in (".", "-") else f"{group}{slash}{label}"
 
 
 def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], *, to_run: bool) -> None:

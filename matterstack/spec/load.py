@@ -69,6 +69,11 @@ def load_campaign(
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, home, builder).expand()
+    for instance in expansion.instances:  # an operator may be named by a template
+        kind = campaign.operators[instance.operator].kind
+        if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):
+            message = f"{instance.task_id}: this version of MatterStack cannot run operators of kind '{kind}' yet"
+            builder.add(("operators", instance.operator, "kind"), message)
     # A sample is only worth rendering where inputs and outputs are known to be right.
     if not _errors(builder.problems):
         _check_samples(campaign, expansion, builder)
@@ -122,7 +127,7 @@ def _sorted(problems: list[Problem]) -> list[Problem]:
 def _digest(document: Document, site: Document | None, overrides: Mapping[str, Any]) -> str:
     """Give the sha256 of what defines a run; comments and layout of the files do not count."""
     content = [plain(document.root), plain(site.root) if site is not None else None, dict(overrides)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(dump_json(content, exact=True).encode()).hexdigest()
 
 
 def _operators_json(document: Document) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
 
 
 def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, Any]]:
-    lines = read_text(path, shown).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    # Not splitlines(): it would also cut at characters that a cell may hold.
+    reader = csv.reader(io.StringIO(read_text(path, shown), newline=""), delimiter=delimiter, strict=True)
     rows: list[dict[str, Any]] = []
     try:
         header = next(reader, None)

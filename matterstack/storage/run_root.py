@@ -84,6 +84,16 @@ def digest_of_listing(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", errors="surrogateescape")).hexdigest()
 
 
+def sync_files(folder: Path) -> None:
+    """Bring all files and folders below ``folder`` to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 # --- source/ ---
 
 
@@ -97,6 +107,29 @@ def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, t
         shutil.copymode(folder / path, target)
         out[path] = (sha256_of(target), target.stat().st_size)
     return out
+
+
+STAGING = ".refresh"  # in source/: corrected files whose commit is under way
+
+
+def stage_source(root: Path, folder: Path, files: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """Copy corrected files beside source/'s own; give {path: (sha256, size)}."""
+    staging = root / "source" / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    return copy_source(folder, files, staging)
+
+
+def finish_staged_source(root: Path, recorded: Mapping[str, str]) -> None:
+    """Move staged files into place if the ledger has recorded them, and drop the others."""
+    staging = root / "source" / STAGING
+    for path, digest in recorded.items():
+        staged = staging / path
+        if staged.is_file() and sha256_of(staged) == digest:
+            target = root / "source" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 # --- attempts ---
@@ -133,7 +166,7 @@ def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
 def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evidence:
     """Say which declared outputs an attempt left, with size and digest, and read its metrics."""
     missing, found = [], []
-    recorded = _recorded_digests(folder)
+    recorded = recorded_digests(folder)
     for name, output in outputs.items():
         path = folder / output.file
         try:
@@ -141,13 +174,18 @@ def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evid
             if not (stat.S_ISDIR(mode) if output.is_folder else stat.S_ISREG(mode)):
                 raise FileNotFoundError
             size, digest = _measure(path, output, recorded)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):  # any other error says nothing about the file
             if not output.optional:
                 missing.append(output.file)
             continue
         found.append(OutputFile(name, output.path, output.file, size, digest))
     metrics, remark = read_metrics(folder)
     return Evidence(tuple(missing), tuple(found), metrics, remark)
+
+
+def digest_within(folder: Path, file: Path) -> str:
+    """Give the sha256 of a file in an attempt's folder, as its job computed it, or computed here."""
+    return recorded_digests(folder).get(file.relative_to(folder).as_posix()) or sha256_of(file)
 
 
 def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) -> tuple[int, str]:
@@ -162,14 +200,14 @@ def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) ->
     return size, digest_of_listing(digests)
 
 
-def _recorded_digests(folder: Path) -> dict[str, str]:
+def recorded_digests(folder: Path) -> dict[str, str]:
     """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
     out = {}
     try:
         with open_regular(folder / DIGESTS) as file:
             text = file.read().decode()
     except (OSError, UnicodeDecodeError):
-        return {}
+        return {}  # then they are computed here
     for line in text.splitlines():
         digest, _, name = line.partition(" ")
         if len(digest) == 64 and not line.startswith("\\"):

@@ -23,7 +23,6 @@ from matterstack.core.model import (
     Campaign,
     Evidence,
     Instance,
-    ResolvedInput,
     ResolvedOutput,
     Resources,
     TaskChange,
@@ -154,7 +153,7 @@ class SQLiteStateStore:
         self._next_seq = 1
         self._campaigns: dict[int, Campaign] = {}
         if not create:
-            _check_header(self.path)
+            _check_magic(self.path)
         mode = "ro" if read_only else "rwc" if create else "rw"
         try:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
@@ -412,6 +411,10 @@ class SQLiteStateStore:
         """Give {path below source/: sha256}."""
         return dict(self.db.execute("SELECT path, sha256 FROM source_files"))
 
+    def source_sizes(self) -> dict[str, tuple[str, int]]:
+        """Give {path below source/: (sha256, bytes)}."""
+        return {row[0]: (row[1], row[2]) for row in self.db.execute("SELECT path, sha256, size FROM source_files")}
+
     def replace_sources(self, sources: Mapping[str, tuple[str, int]], digest: str, now: float, **details: Any) -> None:
         self._replace_sources(sources)
         self.db.execute("UPDATE run SET source_digest = ?", (digest,))
@@ -479,10 +482,6 @@ class SQLiteStateStore:
         row = self.db.execute("SELECT outputs FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return outputs_from_json(json.loads(row[0]))
 
-    def inputs_of(self, task_id: str) -> dict[str, ResolvedInput]:
-        row = self.db.execute("SELECT inputs FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
-        return inputs_from_json(json.loads(row[0]))
-
     def matrices(self) -> dict[str, dict[str, Any]]:
         return {row[0]: load_json(row[1]) for row in self.db.execute("SELECT task_id, matrix FROM tasks")}
 
@@ -495,9 +494,6 @@ class SQLiteStateStore:
         )
         for row in rows:
             yield row[0]
-
-    def ready_operators(self) -> list[str]:
-        return [row[0] for row in self.db.execute("SELECT DISTINCT operator FROM tasks WHERE state = 'READY'")]
 
     def retries_due(self, now: float) -> list[str]:
         rows = self.db.execute("SELECT task_id FROM tasks WHERE retry_at <= ? AND paused = 0", (now,))
@@ -593,11 +589,10 @@ class SQLiteStateStore:
         )
 
     def all_edges(self) -> list[tuple[str, str]]:
-        """Give (upstream, downstream) pairs, a group that is waited for as a whole spelled out by its members."""
+        """Give (upstream, downstream) pairs; a group that something waits for as a whole is a node behind its members."""
         rows = self.db.execute(
-            "SELECT DISTINCT e.upstream, e.downstream FROM edges e JOIN tasks t ON t.task_id = e.upstream "
-            "UNION SELECT t.task_id, e.downstream FROM edges e JOIN tasks t ON t.group_name = e.upstream "
-            "AND t.task_id <> e.upstream"
+            "SELECT DISTINCT upstream, downstream FROM edges UNION ALL SELECT task_id, group_name FROM tasks "
+            "WHERE group_name <> task_id AND group_name IN (SELECT DISTINCT upstream FROM edges)"
         )
         return list(rows)
 
@@ -745,7 +740,7 @@ class SQLiteStateStore:
             if attempt is not None:
                 self._change_attempt(attempt, task if task_changed else None, now)
             elif task_changed and task is not None:
-                self.record("task", now, task=task.task_id, state=str(task.state), reason=task.reason)
+                self.record("task", now, task=task.task_id, state=str(task.state), reason=task.reason, **_rest(task))
             if task is not None and task_changed:
                 made.append(task)
         return made
@@ -787,7 +782,8 @@ class SQLiteStateStore:
         self.record(
             "attempt", now, task=change.task_id, attempt=change.attempt, state=str(change.state),
             task_state=str(task.state) if task else None, failure=change.failure, reason=change.reason,
-            task_reason=task.reason if task else None, exit_code=change.exit_code, handle=change.handle,
+            task_reason=task.reason if task else None, counts=change.counts or None,
+            **(_rest(task) if task else {}), exit_code=change.exit_code, handle=change.handle,
             started_at=to_text(change.started_at) if change.started_at else None,
             ended_at=to_text(change.ended_at) if change.ended_at else None,
             outputs={item.path: item.sha256 for item in evidence.outputs} or None,
@@ -806,13 +802,24 @@ class SQLiteStateStore:
         """Let the retries of a task count anew."""
         self.db.execute("UPDATE tasks SET tries = 0 WHERE task_id = ?", (task_id,))
 
-    def look_again(self, task_ids: Iterable[str]) -> None:
+    def look_again(self, task_ids: Iterable[str], now: float) -> None:
         """Let the next step decide these PENDING or READY tasks anew."""
+        wanted = json.dumps(list(task_ids))
+        ready = self.db.execute(
+            "SELECT task_id FROM tasks WHERE state = 'READY' AND task_id IN (SELECT value FROM json_each(?))", (wanted,)
+        ).fetchall()
         self.db.execute(
             "UPDATE tasks SET state = 'PENDING', watch = NULL WHERE state IN ('PENDING', 'READY') "
             "AND retry_at IS NULL AND task_id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(task_ids)),),
+            (wanted,),
         )
+        for row in ready:
+            self.record("task", now, task=row[0], state=str(TaskState.PENDING))
+
+
+def _rest(change: TaskChange) -> dict[str, Any]:
+    """Give what an event says of a task beside its state and reason."""
+    return {"soft": change.soft or None, "cause": change.cause, "retry_at": change.retry_at}
 
 
 def _instance_rows(instances: Sequence[Instance], version: int) -> Iterator[tuple[Any, ...]]:
@@ -835,20 +842,18 @@ def _instance_rows(instances: Sequence[Instance], version: int) -> Iterator[tupl
         )  # fmt: skip
 
 
-def _check_header(path: Path) -> None:
-    """Refuse what is no whole SQLite file before SQLite gets to see it. Source: sqlite.org/fileformat, 1.3."""
+def _check_magic(path: Path) -> None:
+    """Refuse what is no SQLite file before SQLite gets to see it.
+
+    A truncated file is found by SQLite itself, when it reads. It must not be refused by its size here: before SQLite
+    has rolled back a commit that was killed, header and size may differ.
+    """
     try:
         with open(path, "rb") as file:
-            header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
+            header, size = file.read(100), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise LedgerMissingError(f"{path} is missing; {_REBUILD}") from None
     except OSError as error:
         raise RunRootError(f"{path}: cannot be read: {error.strerror}") from None
     if len(header) < 100 or header[:16] != b"SQLite format 3\0":
         raise LedgerDamagedError(f"{path} is damaged: no SQLite database ({size} bytes); {_REBUILD}")
-    page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65536 if page_size == 1 else page_size
-    pages = int.from_bytes(header[28:32], "big")
-    if header[24:28] == header[92:96] and size < pages * page_size:
-        raise LedgerDamagedError(f"{path} is damaged: {size} of {pages * page_size} bytes are left; {_REBUILD}")
