@@ -21,4 +21,5 @@ print(f"{fit['metal']}: B = {fit['B_GPa']:.1f} GPa, experiment {expected:.0f} GP
 with open("metrics.json", "w") as file:
     json.dump({"B_off": off}, file)
 if abs(off) > args.tolerance:
-    sys.exit(f"{fit['metal']}: the potential is {off:+.0%} off in the bulk modulus; do not trust it for elasticity")
+    direction = "too soft" if off < 0 else "too stiff"
+    sys.exit(f"{fit['metal']}: the potential is {abs(off):.0%} {direction}; do not trust it for elasticity")

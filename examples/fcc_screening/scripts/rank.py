@@ -8,6 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+from ase.eos import birchmurnaghan
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("fits", nargs="+")
@@ -35,12 +37,17 @@ with open(args.table, "w", newline="") as file:
 
 figure, axes = plt.subplots(figsize=(7, 4.5))
 for fit in fits:
-    a = [(4 * volume) ** (1 / 3) / fit["a0_A"] for volume in fit["volumes_A3"]]
-    energy = [1000 * (value - fit["E0_eV"]) for value in fit["energies_eV"]]
-    axes.plot(a, energy, "o-", markersize=3, label=f"{fit['metal']}  {fit['B_GPa']:.0f} GPa")
+    volumes = np.array(fit["volumes_A3"])
+    dense = np.linspace(volumes.min(), volumes.max(), 200)
+    fitted = birchmurnaghan(dense, *fit["parameters"]) - fit["E0_eV"]
+    (line,) = axes.plot(
+        (4 * dense) ** (1 / 3) / fit["a0_A"], 1000 * fitted, label=f"{fit['metal']}  {fit['B_GPa']:.0f} GPa"
+    )
+    calculated = np.array(fit["energies_eV"]) - fit["E0_eV"]
+    axes.plot((4 * volumes) ** (1 / 3) / fit["a0_A"], 1000 * calculated, "o", markersize=3, color=line.get_color())
 axes.set_xlabel("lattice constant / its fitted value")
 axes.set_ylabel("energy above the minimum (meV per atom)")
-axes.set_title("Equations of state, EMT")
+axes.set_title("Equations of state, EMT: calculated points and Birch-Murnaghan fits")
 axes.legend(title="bulk modulus", frameon=False)
 figure.tight_layout()
 figure.savefig(args.plot, dpi=150)
