@@ -23,9 +23,16 @@ shows its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 class ExitCode(IntEnum):
@@ -59,6 +66,11 @@ class Problem:
     where: str
     message: str
     severity: str = "error"  # or "warning"
+
+    def __post_init__(self) -> None:
+        # A message quotes what stands in the file: it stays one line, and does nothing to a terminal.
+        for name in ("where", "message"):
+            object.__setattr__(self, name, _UNPRINTABLE.sub(_escaped, getattr(self, name)))
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

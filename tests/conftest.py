@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from matterstack import initialize_run, open_run, step_run
 from matterstack.errors import MatterStackError
 from matterstack.orchestration.report import explain
 from matterstack.orchestration.run_lifecycle import StepReport
 from matterstack.storage.run_root import attempt_folder
+
+# The same examples on every machine; HYPOTHESIS_PROFILE=fuzz looks for new ones, and for longer.
+settings.register_profile("default", derandomize=True, deadline=None)
+settings.register_profile("fuzz", derandomize=False, deadline=None, max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 MATTERSTACK = (sys.executable, "-m", "matterstack")
 HEAD = "matterstack: 1\nname: t\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from matterstack.errors import CampaignError
@@ -308,7 +308,6 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(TREES, TREES)
 def test_whatever_the_structure_it_loads_or_is_refused_with_problems(tmp_path_factory, tree, task):
     path = tmp_path_factory.mktemp("fuzz") / "c.json"
@@ -324,7 +323,6 @@ def test_whatever_the_structure_it_loads_or_is_refused_with_problems(tmp_path_fa
             assert all("\n" not in problem.message for problem in error.problems)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=80))
 def test_whatever_the_text_it_loads_or_is_refused_with_problems(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("fuzz") / "c.yaml"

@@ -40,14 +40,21 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 def _validator(schemas: str, entry: str) -> Draft202012Validator:
     import json
 
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
     from referencing import Registry, Resource
 
     documents = json.loads(schemas)
     registry: Any = Registry().with_resources(
         [(document["$id"], Resource.from_contents(document)) for document in documents]
     )
-    return Draft202012Validator({"$ref": entry}, registry=registry)
+    # JSON Schema takes 4.0 for an integer; in a campaign it is written as a number that may have a fraction.
+    whole = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    extend: Any = validators.extend
+    checker = extend(Draft202012Validator, type_checker=whole)
+    made: Draft202012Validator = checker({"$ref": entry}, registry=registry)
+    return made
 
 
 def find_errors(schemas: str, entry: str, value: Any) -> list[tuple[Path, str, bool]]:

@@ -76,6 +76,9 @@ digests() { # OUTPUT…: of regular files alone, a named pipe would never end; o
 }
 
 main() {
+    # A trapped signal (unlike an ignored one) has its default effect in the command. The shell itself outlives TERM
+    # so that it can write down how the command ended.
+    trap : TERM INT HUP
     cd -- "$1" || exit 0
     mstk_claim=$2 mstk_head=$3 mstk_limit=$4 mstk_oom_file=$5 mstk_timeout=$6 mstk_sha256=$7 mstk_date=$8 mstk_date_format=$9
     shift 9
@@ -88,10 +91,6 @@ main() {
     { printf '%s, "pid": %s, "start": "%s"}\n' "$mstk_claim" "$$" "$mstk_started" >claim; } 2>/dev/null || exit 0
     set +C
     exec >stdout.log 2>stderr.log </dev/null || exit 0
-
-    # A trapped signal (unlike an ignored one) has its default effect in the command. The shell itself outlives TERM
-    # so that it can write down how the command ended.
-    trap : TERM INT HUP
 
     mstk_started_at=$("$mstk_date" -u "$mstk_date_format")
     uptime_now
