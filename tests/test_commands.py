@@ -359,6 +359,7 @@ USAGE = {  # words -> (exit code, beginning of the message)
     ("logs", "runs/t", "report"): (2, "error: report has no attempt yet; "),
     ("logs", "runs/t", "relax/Al", "--attempt", "9"): (2, "error: relax/Al has no attempt 9; it has 1 to 1"),
     ("rerun", "runs/t"): (2, "error: rerun: name the tasks to run again (an id or a glob)"),
+    ("logs", "runs/t"): (2, "error: name a task (TASK) behind RUN; "),
     ("schema", "nope"): (2, "error: there is no schema 'nope'; there are campaign, operators"),
     ("run", "campaign.yaml", "--set", "x"): (2, "error: --set x: expected NAME=VALUE"),
     ("run", "runs/t", "--set", "x=1"): (2, "error: runs/t is a run root: "),
@@ -382,6 +383,7 @@ def test_run_may_be_left_out_inside_a_run_root(failed):
     assert failed.cli("step", cwd=failed.root).returncode == 3
     wrong = failed.cli("explain", "relax/Cu", cwd=failed.root)
     assert wrong.stderr == "error: RUN comes first: inside a run root write `. relax/Cu`\n"
+    assert failed.cli("logs", "relax/Cu", cwd=failed.root).stderr == wrong.stderr
 
 
 def test_schema_version_help_and_completion(bench):
@@ -411,6 +413,21 @@ def test_nothing_is_made_when_the_file_has_problems(bench):
     bench.write("tasks: {a: {comand: x}}\n")
     assert bench.cli("run", "campaign.yaml").returncode == 2
     assert [path.name for path in bench.folder.iterdir()] == ["campaign.yaml"]
+
+
+def test_every_reading_command_has_json(failed):
+    for words in (
+        ("status",),
+        ("explain",),
+        ("results",),
+        ("attempts", "relax/Cu"),
+        ("logs", "relax/Cu"),
+        ("refresh",),
+        ("step", "--dry-run"),
+    ):
+        json.loads(failed.cli(words[0], "runs/t", *words[1:], "--json").stdout)
+    log = json.loads(failed.cli("logs", "runs/t", "relax/Cu", "--json", "--attempt", 1).stdout)
+    assert log == {"task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": "no potential for Cu\n"}
 
 
 def test_logs_as_json_lines(bench):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from matterstack.cli.options import common, echo_remark, run_argument
+from matterstack.cli.options import common, echo_remark, json_option, run_argument
 from matterstack.errors import ExitCode, UsageError
 
 _tasks = click.argument("tasks", nargs=-1, metavar="[TASK]...")
@@ -107,16 +107,25 @@ def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
 @run_argument
 @click.option("--yes", is_flag=True, help="Take the changed files.")
 @click.option("--from", "folder", metavar="DIR", help="Where the campaign folder is now.")
+@json_option
 @common
-def refresh(run: str, yes: bool, folder: str | None) -> int:
+def refresh(run: str, yes: bool, folder: str | None, as_json: bool) -> int:
     """Show which files of the campaign have changed since the run took them; with --yes take them."""
-    from matterstack.cli.render import plural
+    from matterstack.cli.render import plural, print_json
     from matterstack.orchestration.actions import refresh as refresh_run
     from matterstack.spec.files import glob_files
 
     if folder is not None and not Path(folder).is_dir():
         raise UsageError(f"--from {folder}: no such folder")
     found = refresh_run(run, glob_files, take=yes, folder=Path(folder) if folder else None)
+    if as_json:
+        changes = [
+            {"path": item.path, "kind": item.kind, "before": item.before, "after": item.after} for item in found.changes
+        ]
+        print_json(
+            {"changes": changes, "taken": found.taken, "source_digest": found.digest, "folder": str(found.folder)}
+        )
+        return ExitCode.FINE
     shown = shlex.quote(run)
     for change in found.changes:
         digests = f"{(change.before or '-')[:8]} -> {(change.after or '-')[:8]}"

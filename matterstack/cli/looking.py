@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument
+from matterstack.cli.options import common, json_option, run_argument, task_argument
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
 
@@ -123,20 +123,28 @@ def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 
 @click.command()
 @run_argument
-@click.argument("task")
+@task_argument
 @click.option("--attempt", type=click.IntRange(1), help="Number of the attempt (default: the newest).")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines of each file.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as the task prints, until it ends.")
 @click.option("--stream", type=click.Choice(["both", "stdout", "stderr"]), default="both", help="Which output to show.")
+@json_option
 @common
-def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: bool, stream: str) -> int:
+def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: bool, stream: str, as_json: bool) -> int:
     """Show what a task printed."""
+    from matterstack.cli.render import print_json
     from matterstack.orchestration.report import is_live, log_files
     from matterstack.storage.run_root import attempt_folder
 
     root, task_id, number, live = log_files(run, task, attempt)
     names = ["stdout", "stderr"] if stream == "both" else [stream]
     files = [root / attempt_folder(task_id, number) / f"{name}.log" for name in names]
+    if as_json:
+        if follow:
+            raise UsageError("--json and --follow exclude each other")
+        texts = {name: _read_tail(file, tail) for name, file in zip(names, files, strict=True)}
+        print_json({"task": task_id, "attempt": number, "live": live, **texts})
+        return ExitCode.FINE
     ends = {file: _show_log(file, tail, len(files) > 1) for file in files}
     while follow and live:
         live = is_live(root, task_id, number) and not (files[0].parent / "exit.json").exists()
@@ -145,6 +153,16 @@ def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: boo
         if live:
             time.sleep(0.2)
     return ExitCode.FINE
+
+
+def _read_tail(file: Path, tail: int | None) -> str | None:
+    """Give the text of a log, or its last lines; None if it is not there."""
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return None
+    wanted = lines if tail is None else lines[len(lines) - tail :] if tail else []
+    return b"".join(wanted).decode("utf-8", errors="replace")
 
 
 def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
@@ -184,7 +202,7 @@ def _write(data: bytes) -> None:
 
 @click.command()
 @run_argument
-@click.argument("task")
+@task_argument
 @json_option
 @common
 def attempts(run: str, task: str, as_json: bool) -> int:

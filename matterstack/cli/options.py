@@ -82,6 +82,20 @@ def _default_run(ctx: click.Context, param: click.Parameter, value: str | None) 
     raise UsageError("name a run root (RUN), or go into one")
 
 
+def task_argument(function: Command) -> Command:
+    """Add the argument TASK behind RUN."""
+    return click.argument("task", required=False, callback=_require_task, metavar="TASK")(function)
+
+
+def _require_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    if value is not None:
+        return value
+    run = str(ctx.params.get("run", ""))
+    if Path("run.json").is_file() and not Path(run).exists():
+        raise UsageError(f"RUN comes first: inside a run root write `. {run}`")
+    raise UsageError("name a task (TASK) behind RUN; `matterstack explain RUN` lists those that are not done")
+
+
 def json_option(function: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from matterstack.cli.options import TICK, campaign_options, common, echo_remark, run_argument
+from matterstack.cli.options import TICK, campaign_options, common, echo_remark, json_option, run_argument
 from matterstack.core.states import RunState
 from matterstack.errors import ExitCode, UsageError
 
@@ -17,13 +17,17 @@ from matterstack.errors import ExitCode, UsageError
 @click.command()
 @run_argument
 @click.option("--dry-run", is_flag=True, help="Show what a step would do; nothing is written or started.")
+@json_option
 @common
-def step(run: str, dry_run: bool) -> int:
+def step(run: str, dry_run: bool, as_json: bool) -> int:
     """Take one step: look, decide, start what is ready, and exit."""
+    from matterstack.cli.render import print_json
     from matterstack.orchestration.run_lifecycle import step_run
 
     report = step_run(run, dry_run=dry_run)
-    if dry_run:
+    if as_json:
+        print_json(report.to_json())
+    elif dry_run:
         for ended in report.ended:
             click.echo(
                 f"would record  {ended.task_id}, attempt {ended.attempt}: {ended.state}" + _because(ended.reason)
@@ -34,6 +38,7 @@ def step(run: str, dry_run: bool) -> int:
             click.echo(f"would submit  {task_id}, attempt {attempt}")
         if not (report.ended or report.retried or report.submitted):
             click.echo("a step would change nothing")
+    if dry_run:
         for warning in report.warnings:
             echo_remark(f"warning: {warning}")
         return ExitCode.FINE

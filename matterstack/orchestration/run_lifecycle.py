@@ -234,6 +234,20 @@ class StepReport:
     def failed(self) -> int:
         return sum(item.state in (AttemptState.FAILED, AttemptState.LOST) for item in self.ended)
 
+    def to_json(self) -> dict[str, Any]:
+        """Give the form of `step --json` (docs/architecture.md)."""
+        return {
+            "run": {"id": self.run_id, "state": str(self.state)},
+            "counts": {str(state): count for state, count in self.counts.items()},
+            "submitted": [{"task": task_id, "attempt": attempt} for task_id, attempt in self.submitted],
+            "retried": self.retried,
+            "ended": [
+                {"task": item.task_id, "attempt": item.attempt, "state": str(item.state), "reason": item.reason}
+                for item in self.ended
+            ],
+            "warnings": self.warnings,
+        }
+
     def line(self) -> str:
         """Give the tick line."""
         return (
