@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument, task_argument
+from matterstack.cli.options import common, default_run, json_option, run_argument, task_argument
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
 
@@ -25,11 +25,10 @@ _MOST_REASONS = 10
 @common
 def status(runs: tuple[str, ...], as_json: bool) -> int:
     """Show the state of runs."""
-    from matterstack.cli.options import _default_run
     from matterstack.cli.render import print_json
     from matterstack.orchestration.report import open_run
 
-    roots = runs or (_default_run(click.get_current_context(), None, None),)  # type: ignore[arg-type]
+    roots = runs or (default_run(),)
     views = [open_run(root) for root in roots]
     if as_json:
         data = [view.to_json() for view in views]
@@ -111,10 +110,8 @@ def _last_words(run: Path, path: str | None) -> str:
 
 
 def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    from matterstack.cli.options import _default_run
-
     if not arguments:
-        return _default_run(click.get_current_context(), None, None), ()  # type: ignore[arg-type]
+        return default_run(), ()
     run, tasks = arguments[0], arguments[1:]
     if not Path(run).exists() and Path("run.json").is_file():
         raise UsageError(f"RUN comes first: inside a run root write `. {' '.join(arguments)}`")

@@ -71,12 +71,13 @@ def _setup_logging(verbose: int, quiet: bool, log_format: str) -> None:
 
 def run_argument(function: Command) -> Command:
     """Add the argument RUN, which may be left out inside a run root."""
-    return click.argument("run", required=False, callback=_default_run, metavar="RUN")(function)
+    return click.argument(
+        "run", required=False, callback=lambda ctx, param, value: value or default_run(), metavar="RUN"
+    )(function)
 
 
-def _default_run(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    if value is not None:
-        return value
+def default_run() -> str:
+    """Give the run root one is in. Raises UsageError outside of one."""
     if Path("run.json").is_file() and Path("operators.yaml").is_file():
         return "."
     raise UsageError("name a run root (RUN), or go into one")

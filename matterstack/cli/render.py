@@ -12,7 +12,7 @@ import click
 from matterstack.core.states import RunState, TaskState
 from matterstack.core.values import as_text, dump_json_lines
 
-_COLOURS = {
+_COLOURS: dict[str, str] = {
     TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.BLOCKED: "magenta", TaskState.CANCELLED: "magenta",
     TaskState.RUNNING: "cyan", TaskState.SUBMITTED: "cyan", TaskState.WAITING: "yellow", TaskState.SKIPPED: "yellow",
     RunState.PAUSED: "yellow",
@@ -22,7 +22,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\
 
 def coloured(state: str) -> str:
     """Give a state with its colour; click drops it where the output is no terminal."""
-    colour = _COLOURS.get(TaskState(state) if state in TaskState.__members__ else state)  # type: ignore[call-overload]
+    colour = _COLOURS.get(state)
     return click.style(state, fg=colour) if colour else str(state)
 
 

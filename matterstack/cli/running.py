@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from matterstack.cli.options import TICK, campaign_options, common, echo_remark, json_option, run_argument
+from matterstack.cli.options import TICK, campaign_options, common, default_run, echo_remark, json_option, run_argument
 from matterstack.core.states import RunState
 from matterstack.errors import ExitCode, UsageError
 
@@ -69,11 +69,7 @@ def run(target: str | None, root: str | None, settings: tuple[str, ...], operato
     from matterstack.cli.live import Display, summary
     from matterstack.orchestration.run_lifecycle import run_until_done
 
-    if target is None:
-        from matterstack.cli.options import _default_run
-
-        target = _default_run(click.get_current_context(), None, None)  # type: ignore[arg-type]
-    path = _root_of(Path(target), root, settings, operators)
+    path = _root_of(Path(target or default_run()), root, settings, operators)
     quiet = not logging.getLogger("matterstack").isEnabledFor(TICK)
     display = Display(path, quiet=quiet)
     try:

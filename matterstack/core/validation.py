@@ -120,9 +120,9 @@ def _fitting_branch(error: ValidationError) -> list[ValidationError]:
 def _expected(error: ValidationError) -> str:
     schema: Any = error.schema
     expected = schema.get("x-expected") if isinstance(schema, Mapping) else None
-    node: ValidationError | None = error
+    node: Any = error
     while expected is None and node is not None and node.parent is not None:
-        node = node.parent  # type: ignore[assignment]
+        node = node.parent
         if (
             node is not None
             and isinstance(node.schema, Mapping)

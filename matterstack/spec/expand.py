@@ -400,7 +400,7 @@ class Expander:
 
     def _sources(self, draft: _Draft, pattern: str, is_list: bool) -> list[Source]:
         if is_list:
-            found: list[tuple[Any, str]] = list(self.outputs.glob(pattern))
+            found: list[tuple[Any, str]] = list(dict.fromkeys(self.outputs.glob(pattern)))  # `**/**` meets some twice
         else:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []

@@ -30,50 +30,57 @@ def path_problem(path: str) -> str:
     return ""
 
 
+class _Node:
+    __slots__ = ("children", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.value: object | None = None  # of the path that ends here
+
+
 class PathTree:
     """A set of paths, each with a value, that globs can be matched against without a look at all of them."""
 
     def __init__(self) -> None:
-        self._root: dict[str, object] = {}
+        self._root = _Node()
 
     def add(self, path: str, value: object) -> None:
         node = self._root
         for part in path.rstrip("/").split("/"):
-            node = node.setdefault(part, {})  # type: ignore[assignment]
-        node[""] = value
+            node = node.children.setdefault(part, _Node())
+        node.value = value
 
     def conflict(self, path: str) -> object | None:
         """Give the value of a path that is, contains or lies in ``path``, or None."""
         node = self._root
         for part in path.rstrip("/").split("/"):
-            if "" in node:
-                return node[""]
-            if part not in node:
+            if node.value is not None:
+                return node.value
+            if part not in node.children:
                 return None
-            node = node[part]  # type: ignore[assignment]
-        while "" not in node:
-            child: object = next(iter(node.values()))
-            node = child  # type: ignore[assignment]
-        return node[""]
+            node = node.children[part]
+        while node.value is None:
+            node = next(iter(node.children.values()))
+        return node.value
 
     def find(self, path: str) -> tuple[object, str] | None:
-        """Give (value, rest) of the path, or of the longest path that contains it; the rest is "" or inside it."""
+        """Give (value, rest) of the path, or of the path that contains it; the rest is "" or what lies inside."""
         node, parts = self._root, path.rstrip("/").split("/")
         for index, part in enumerate(parts):
-            if "" in node:
-                return node[""], "/".join(parts[index:])
-            if part not in node:
+            if node.value is not None:
+                return node.value, "/".join(parts[index:])
+            if part not in node.children:
                 return None
-            node = node[part]  # type: ignore[assignment]
-        return (node[""], "") if "" in node else None
+            node = node.children[part]
+        return None if node.value is None else (node.value, "")
 
     def glob(self, pattern: str) -> Iterator[tuple[object, str]]:
         """Give (value, rest) for each path that matches; for one that contains a match, the rest of the pattern."""
         yield from self._walk(self._root, pattern.rstrip("/").split("/"))
 
-    def _walk(self, node: dict[str, object], parts: list[str]) -> Iterator[tuple[object, str]]:
-        if "" in node:
-            yield node[""], "/".join(parts)  # "**" alone: the path itself, or all in a folder
+    def _walk(self, node: _Node, parts: list[str]) -> Iterator[tuple[object, str]]:
+        if node.value is not None:
+            yield node.value, "/".join(parts)  # "**" alone: the path itself, or all in a folder
             return
         if not parts:
             return
@@ -81,14 +88,13 @@ class PathTree:
         if first == "**":
             if rest:
                 yield from self._walk(node, rest)
-            for name, child in node.items():
+            for name, child in node.children.items():
                 if not name.startswith("."):
-                    yield from self._walk(child, parts)  # type: ignore[arg-type]
-            return
-        if not WILDCARD.search(first):
-            if first in node:
-                yield from self._walk(node[first], rest)  # type: ignore[arg-type]
-            return
-        for name, child in node.items():
-            if matches(first, name):
-                yield from self._walk(child, rest)  # type: ignore[arg-type]
+                    yield from self._walk(child, parts)
+        elif not WILDCARD.search(first):
+            if first in node.children:
+                yield from self._walk(node.children[first], rest)
+        else:
+            for name, child in node.children.items():
+                if matches(first, name):
+                    yield from self._walk(child, rest)
