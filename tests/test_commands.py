@@ -430,6 +430,23 @@ def test_every_reading_command_has_json(failed):
     assert log == {"task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": "no potential for Cu\n"}
 
 
+def test_a_reader_that_has_enough_is_no_failure(bench):
+    import subprocess
+    import sys
+
+    bench.start(f"tasks: {{a: {{matrix: {{i: {list(range(3000))}}}, command: 'true'}}}}\n")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m matterstack results {bench.root} | head -1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_shell_is_told_what_a_command_takes(bench):
+    env = {**os.environ, "_MATTERSTACK_COMPLETE": "bash_complete", "COMP_WORDS": "matterstack re", "COMP_CWORD": "1"}
+    assert bench.cli(env=env).stdout.split() == ["plain,results", "plain,resume", "plain,rerun", "plain,refresh"]
+
+
 def test_logs_as_json_lines(bench):
     bench.start("tasks: {a: {command: 'true'}}\n")
     lines = bench.cli("step", "-v", "--log-format", "json", bench.root).stderr.splitlines()

@@ -75,7 +75,7 @@ def _show_version(ctx: Context, _: Any, wanted: bool) -> None:
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 fine, 1 could not work, 2 a mistake in usage or in a file, 3 the run is FAILED or CANCELLED, "
-    "4 nothing left but people or paused, 75 locked.",
+    "4 nothing left but people or paused, 75 locked, 130 interrupted (the jobs go on).",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Print the version."
@@ -96,7 +96,11 @@ def _run() -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 is shown, not a reason to fail
     try:
-        code = cli.main(standalone_mode=False)
+        if "_MATTERSTACK_COMPLETE" in os.environ:
+            cli.main(prog_name="matterstack", complete_var="_MATTERSTACK_COMPLETE")  # answers the shell and exits
+        # Not cli.main(): it would take a closed pipe for a failure.
+        with cli.make_context("matterstack", sys.argv[1:]) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
         return int(code or 0)
     except click.exceptions.Exit as error:
