@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -42,7 +43,9 @@ class Bench:
         """Write a campaign file; `WITNESS` in it is the path of the witness."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((text if "matterstack:" in text else HEAD + text).replace("WITNESS", str(self.witness)))
+        path.write_text(
+            (text if re.search('matterstack"?:', text) else HEAD + text).replace("WITNESS", str(self.witness))
+        )
         return path
 
     def start(self, text: str) -> None:
