@@ -7,6 +7,7 @@ commit; the step then hands over.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from matterstack.errors import SubmissionRejected, TemplateError
 from matterstack.operators.base import Operator
 from matterstack.storage import run_root
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
+
+log = logging.getLogger("matterstack")
 
 _OF_THE_MOMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -122,7 +125,13 @@ class HandOver:
                 row = self.store.tasks([task_id])[0]
                 try:
                     intent = self._render(row, operator)
-                except (TemplateError, ValueError, SubmissionRejected) as error:
+                except OSError as error:  # an input cannot be read just now: it stays READY
+                    log.warning("%s: %s cannot be read: %s", task_id, error.filename, error.strerror)
+                    continue
+                except (
+                    Exception
+                ) as error:  # its templates, its environment, or a defect: one task never stops the others
+                    log.debug("%s", task_id, exc_info=True)
                     failed.append(self._fail(row, operator, error))
                     continue
                 if not slots.fits(intent.rendered.resources):
@@ -183,7 +192,13 @@ class HandOver:
 
     def _fail(self, row: TaskRow, operator: Operator, error: Exception) -> TaskChange:
         """Record an attempt that failed before it was handed over: its templates or its environment are wrong."""
-        failure = FailureClass.REJECTED if isinstance(error, SubmissionRejected) else FailureClass.TEMPLATE
+        failure = FailureClass.DEFECT
+        if isinstance(error, SubmissionRejected):
+            failure = FailureClass.REJECTED
+        elif isinstance(error, TemplateError | ValueError):
+            failure = FailureClass.TEMPLATE
+        else:
+            error = TypeError(f"{type(error).__name__}: {error}")
         attempt = self.store.add_attempt(
             row.task_id, operator.spec.name, "", Resources(), self.run.source_digest, {}, self.now
         )

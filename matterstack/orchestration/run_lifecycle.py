@@ -425,9 +425,12 @@ class Step:
                 continue
             try:
                 change = self._reconcile(row, found)
-            except (OSError, ValueError) as error:
-                # Its files cannot be read just now: nothing is decided on that, and the others go on.
-                self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {error}")
+            except Exception as error:
+                # Its files cannot be read just now, or a defect of ours: nothing is decided on that, and one attempt
+                # never stops the others.
+                log.debug("%s, attempt %s", row.task_id, row.attempt, exc_info=True)
+                what = f"{type(error).__name__}: {error}"
+                self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {what}")
                 continue
             if change != (None, None):
                 changes.append(change)
