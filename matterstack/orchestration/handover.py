@@ -192,19 +192,17 @@ class HandOver:
 
     def _fail(self, row: TaskRow, operator: Operator, error: Exception) -> TaskChange:
         """Record an attempt that failed before it was handed over: its templates or its environment are wrong."""
-        failure = FailureClass.DEFECT
+        failure, reason = FailureClass.DEFECT, f"{type(error).__name__}: {error}"
         if isinstance(error, SubmissionRejected):
-            failure = FailureClass.REJECTED
+            failure, reason = FailureClass.REJECTED, str(error)
         elif isinstance(error, TemplateError | ValueError):
-            failure = FailureClass.TEMPLATE
-        else:
-            error = TypeError(f"{type(error).__name__}: {error}")
+            failure, reason = FailureClass.TEMPLATE, str(error)
         attempt = self.store.add_attempt(
             row.task_id, operator.spec.name, "", Resources(), self.run.source_digest, {}, self.now
         )
         spec = self.store.campaign(row.campaign_version).tasks[row.group]
-        task = TaskChange(row.task_id, TaskState.FAILED, f"attempt {attempt}: {error}", soft=spec.allow_failure)
-        change = AttemptChange(row.task_id, attempt, AttemptState.FAILED, failure, str(error), ended_at=self.now)
+        task = TaskChange(row.task_id, TaskState.FAILED, f"attempt {attempt}: {reason}", soft=spec.allow_failure)
+        change = AttemptChange(row.task_id, attempt, AttemptState.FAILED, failure, reason, ended_at=self.now)
         self.store.apply([(change, task)], self.now)
         return task
 
