@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import LoadedCampaign
+from matterstack.errors import UsageError
 from matterstack.orchestration import run_lifecycle
 from matterstack.orchestration.report import RunView, open_run
 from matterstack.orchestration.run_lifecycle import StepReport
@@ -39,6 +40,8 @@ def initialize_run(
     Raises CampaignError for a file with problems, UsageError if the folder is not empty, RunLockedError if a process
     works in it.
     """
+    if isinstance(campaign, LoadedCampaign) and (operators is not None or params is not None):
+        raise UsageError("operators and params go with load_campaign, where a loaded campaign is given")
     loaded = (
         campaign
         if isinstance(campaign, LoadedCampaign)

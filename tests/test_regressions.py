@@ -207,6 +207,52 @@ def test_a_commit_that_is_killed_at_any_write_is_rolled_back_and_repeated(bench,
     assert sorted(map(int, bench.witnessed())) == list(range(40))
 
 
+def test_a_fan_in_is_stale_when_a_task_that_it_had_to_do_without_succeeds(bench):
+    (bench.folder / "s.sh").write_text("[ $1 != 2 ] && echo $1 > o\n")
+    bench.start(
+        'files: ["*.sh"]\ntasks: {a: {matrix: {n: [1, 2, 3]}, command: "sh ${{ source }}/s.sh ${{ matrix.n }}", allow_failure: true, '
+        'outputs: {o: {file: o, path: "o/${{ matrix.n }}"}}}, '
+        'b: {inputs: {i: "o/*"}, allow_dependency_failure: {min: 2}, command: "cat ${{ inputs.i }} > p", outputs: {p: p}}}\n'
+    )
+    bench.step_until_over()
+    assert "\nstale  " not in bench.cli("status", bench.root).stdout
+    (bench.folder / "s.sh").write_text("echo $1 > o\n")
+    bench.cli("refresh", bench.root, "--yes")
+    bench.cli("rerun", bench.root, "a/2")
+    bench.step_until_over()
+    assert "stale  b: made without a/2, which has succeeded since" in bench.cli("status", bench.root).stdout
+    bench.cli("rerun", bench.root, "b")
+    bench.step_until_over()
+    assert "\nstale  " not in bench.cli("status", bench.root).stdout
+    assert (bench.root / "results" / "p").read_text() == "1\n2\n3\n"
+
+
+def test_a_paused_task_is_pending_wherever_it_is_shown(bench):
+    bench.start("tasks: {a: {command: 'true'}, b: {command: 'true'}}\n")
+    bench.cli("pause", bench.root)
+    report = bench.step()
+    assert report.line() == "Tick: 0 ready, 0 submitted, 0 completed, 0 failed, 0 active, 2 pending"
+    rows = json.loads(bench.cli("results", bench.root, "--json").stdout)
+    assert {row["state"] for row in rows} == set(bench.states().values()) == {"PENDING"}
+
+
+def test_a_dry_run_tells_of_wishes_and_of_what_will_be_rejected(bench):
+    from matterstack.orchestration.run_lifecycle import open_ledger
+
+    bench.start(
+        "tasks: {a: {command: 'sleep 60'}, f: {command: 'false', outputs: {o: o}}, "
+        "r: {inputs: {i: o}, command: 'echo ${{ inputs.i }}', allow_dependency_failure: true}}\n"
+    )
+    bench.step()
+    bench.exit_of("f")
+    with open_ledger(bench.root) as store, store.transaction():
+        store.wish("a", 1, "cancel", 0.0)
+    lines = bench.cli("step", "--dry-run", bench.root).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "would record  f, attempt 1", "would record  r", "would end     a, attempt 1 (as somebody asked)",
+    ]  # fmt: skip
+
+
 def test_the_wrapper_leaves_the_tasks_environment_alone(bench):
     names = "claim head limit timeout date shell options mv started stat uptime kills pid file code tries sha256 folder"
     env = ", ".join(f"{name}: mine" for name in names.split())
@@ -288,6 +334,9 @@ REFUSED = {
     "a long template": ("tasks: {a: {command: 'x ${{ " + "a" * 1100 + " }}', outputs: {o: '${{ " + "b" * 1100 + " }}'}}}", "a template of"),
     "null in a list": ("tasks: {a: {command: [x, null]}}", "expected a text or a number"),
     "an unknown kind": ("operators: {l: {kind: locl}}\ntasks: {a: {command: x}}", "did you mean 'local'?"),
+    "an input as an output": ("tasks: {a: {command: x, inputs: {i: {path: c.yaml, as: o}}, outputs: {o: o}}}", "is an output as well"),
+    "more than there are": ("tasks: {b: {command: x}, a: {command: x, needs: [b], allow_dependency_failure: {min: 3}}}", "at least 3 can never complete"),
+    "no program": ("tasks: {a: {command: ['']}}", "the name of the program is empty"),
     "another case": ("tasks: {c: {command: x}, a: {command: x, needs: [C]}}", "did you mean 'c'?"),
 }  # fmt: skip
 

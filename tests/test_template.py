@@ -150,6 +150,11 @@ PLACES = {  # command -> where each template stands
     f"$'a\\'{X}'": ["single quotes"],
     f'${{a:-"{X}"}}': ["double quotes"],
     f"echo $((1 << 2)) {X}": [None],
+    f"echo $(( {X} )) $[ {X} ] ${{a:{X}:1}} a[{X}]=1 {X}": ["arithmetic", "arithmetic", "${ }", "arithmetic", None],
+    f"echo a \\\n# it's off\necho '{X}'": ["single quotes"],
+    f"echo $(date +%Y)#'{X}'": ["single quotes"],
+    f"(echo a)#'\n{X}": [None],
+    f"grep -c a[bc <<'EOF'\n{X}\nEOF\n{X}": ["a here-document", None],
     f"x=a#b' {X}'": ["single quotes"],
     f"# {X}\n{X}": ["a comment", None],
     f'"a" "{X}" b': ["double quotes"],
@@ -187,6 +192,29 @@ def test_raw_is_the_explicit_way_out():
     assert render_command('echo "${{ raw(x) }}"', {"x": "a b"}) == 'echo "a b"'
 
 
+@pytest.mark.parametrize(
+    ("command", "x", "printed"),
+    [("printf %s ${{ x }}> out; cat out", 3, "3"), ("printf %s%s a ${{ x }}>>out; cat out", "12", "a12"),
+     ("printf %s $(( ${{ x }} * 2 ))", 21, "42"), ("type ${{ x }} >/dev/null 2>&1 || printf none", "A=b", "none"),
+     ("printf %s ${{ x }}", "~", "~"), ("printf %s ${{ x }}", "{a,b}", "{a,b}"), ("case ${{ x }} in esac) printf yes;; esac", "esac", "yes")],
+)  # fmt: skip
+def test_a_value_is_a_word_and_nothing_else(tmp_path, command, x, printed):
+    script = render_command(command, {"x": x})
+    done = subprocess.run(
+        ["bash", "-c", script.replace("in esac)", "in (esac)")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == printed
+
+
+@pytest.mark.parametrize(
+    "command", ["echo $(( ${{ x }} ))", "echo $[ ${{ x }} ]", "echo ${a:${{ x }}:1}", "a[${{ x }}]=1"]
+)
+@pytest.mark.parametrize("x", ["$(touch pwned)", "a", ["1", "2"], "1+1"])
+def test_in_arithmetic_only_a_number_can_stand(command, x):
+    with pytest.raises(TemplateError, match="where only a number can"):
+        render_command(command, {"x": x})
+
+
 NASTY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
 
@@ -197,3 +225,32 @@ def test_the_shell_gets_every_value_unharmed(values, shell):
     done = subprocess.run([shell, "-e"], input=script.encode(), capture_output=True, check=True)
 
     assert done.stdout.decode().split("\0")[:-1] == [*values, "end"]
+
+
+# Pieces of shell, to be put together at random around a template: whatever the scanner makes of them, a value must
+# never become a command. Nothing here does harm when it runs.
+PIECES = ["echo ", "cat ", "'", '"', "$(", ")", "(", "`", "\\", "\n", " ", "#", "((", "))", "$((", "${a:-", "${a}", "}", "<<E\n",
+          "<<'E'\n", "<<-E\n", "\nE\n", "<<<", "case a in a) ", ";; esac", "[", "]", "=", "; ", "| cat ", "&& ", "if true; then ",
+          "; fi", "1", "a", "$'", "\\\n", "{ ", "; }", "!", "$[", "a[", "]=", "for i in ", "; do ", "; done", "${{ x }}"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9), st.lists(st.sampled_from(PIECES), max_size=9))
+def test_a_value_never_becomes_a_command_whatever_stands_around_it(tmp_path_factory, before, after):
+    text = "".join(before) + "${{ x }}" + "".join(after)
+    folder = tmp_path_factory.getbasetemp() / "quoting"
+    folder.mkdir(exist_ok=True)
+    for value in (
+        "$(touch pwned)",
+        "';touch pwned;'",
+        '";touch pwned;"',
+        "\n touch pwned\n",
+        "`touch pwned`",
+        "a);touch pwned #",
+    ):
+        try:
+            script = render_command(text, {"x": value})
+        except TemplateError:
+            continue
+        (folder / "pwned").unlink(missing_ok=True)
+        subprocess.run(["bash"], input=script.encode(), cwd=folder, capture_output=True, timeout=20)
+        assert not (folder / "pwned").exists(), script

@@ -96,6 +96,8 @@ def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
     shown = shlex.quote(run)
     many = "1 task runs" if len(done.tasks) == 1 else f"{len(done.tasks)} tasks run"
     click.echo(f"{many} again{below}; `matterstack run {shown}` or `matterstack step {shown}` starts")
+    if done.ended:
+        echo_remark(f"ended first: {', '.join(done.ended[:5])}{', …' if len(done.ended) > 5 else ''}")
     if done.still_alive:
         echo_remark(
             f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; the next step tries again"

@@ -29,14 +29,15 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
         print_json(report.to_json())
     elif dry_run:
         for ended in report.ended:
-            click.echo(
-                f"would record  {ended.task_id}, attempt {ended.attempt}: {ended.state}" + _because(ended.reason)
-            )
+            number = f", attempt {ended.attempt}" if ended.attempt else ""
+            click.echo(f"would record  {ended.task_id}{number}: {ended.state}" + _because(ended.reason))
+        for task_id, attempt in report.wished:
+            click.echo(f"would end     {task_id}, attempt {attempt} (as somebody asked)")
         for task_id in report.retried:
             click.echo(f"would retry   {task_id}")
         for task_id, attempt in report.submitted:
             click.echo(f"would submit  {task_id}, attempt {attempt}")
-        if not (report.ended or report.retried or report.submitted):
+        if not (report.ended or report.wished or report.retried or report.submitted):
             click.echo("a step would change nothing")
     if dry_run:
         for warning in report.warnings:

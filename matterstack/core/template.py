@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -539,10 +538,49 @@ def render_command(text: str, scope: Scope) -> str:
             raise TemplateError(f"{part.source}: {error}") from None
         if any("\0" in word for word in words):
             raise TemplateError(f"{part.source}: a NUL cannot be passed to a command")
-        quoted = " ".join(shlex.quote(word) for word in words)
+        if place in _NUMBERS_ONLY:
+            wrong = next((word for word in words if not _PLAIN_NUMBER.match(word)), None)
+            if wrong is not None or len(words) != 1:
+                raise TemplateError(f"{part.source} stands inside {place}, where only a number can: it is {value!r}")
+            out.append(words[0])
+            continue
+        quoted = " ".join(_quote(word) for word in words)
         # A newline in a value would end the comment, and the rest of the value would be a command.
         out.append(quoted.replace("\n", " ") if place == _COMMENT else quoted)
     return "".join(out)
+
+
+_BARE = re.compile(r"(?=.*[A-Za-z/._-])[A-Za-z0-9_./,:+@%-]+\Z")
+_RESERVED_WORDS = frozenset(
+    [
+        "if",
+        "then",
+        "elif",
+        "else",
+        "fi",
+        "time",
+        "for",
+        "in",
+        "until",
+        "while",
+        "do",
+        "done",
+        "case",
+        "esac",
+        "coproc",
+        "select",
+        "function",
+    ]
+)
+
+
+def _quote(word: str) -> str:
+    """Quote a word for the shell, unless it is certain to be one as it is.
+
+    More is quoted than `shlex.quote` does: digits before `>` would name a file descriptor, `A=b` would assign, and
+    a reserved word would be one.
+    """
+    return word if _BARE.match(word) and word not in _RESERVED_WORDS else "'" + word.replace("'", "'\"'\"'") + "'"
 
 
 # --- where in the shell's syntax a hole stands ----------------------------------------------------------------------
@@ -557,12 +595,16 @@ _ADVICE = {
     "a word behind a backslash": "leave the backslash out",
 }
 _COMMENT = "a comment"
+_ARITHMETIC, _EXPANSION = "arithmetic", "${ }"
+_NUMBERS_ONLY = (_ARITHMETIC, _EXPANSION)  # quotes do not quote there: text could be a command
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_SUBSCRIPT = re.compile(r"\[[^\]\n]*\]\+?=")
 
 
 def check_command(text: str) -> None:
     """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
     for hole, place in shell_places(text):
-        if place is not None and place != _COMMENT and not hole.is_raw:
+        if place is not None and place not in (_COMMENT, *_NUMBERS_ONLY) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
             raise TemplateError(
                 f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
@@ -594,6 +636,8 @@ class _ShellScanner:
         self.stack: list[str] = []
         self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
         self.dangling = False
+        self.text = "".join(part if isinstance(part, str) else "\0" for part in parts)
+        self.offset = 0  # of the part in hand
         self.word_start = True
         self.command_start = True  # the next word is a command or a reserved word
 
@@ -608,6 +652,7 @@ class _ShellScanner:
                 yield part, place or ("a word behind a backslash" if escaped else None)
                 self.word_start = self.command_start = False
                 line += "\0"  # no delimiter can hold it
+                self.offset += 1
                 continue
             position = 0
             while position < len(part):
@@ -631,6 +676,7 @@ class _ShellScanner:
                     comment = True
                 else:
                     position = self._step(part, position)
+            self.offset += len(part)
 
     def _after_heredoc_line(self, heredoc: tuple[str, bool], line: str) -> tuple[str, bool] | None:
         delimiter, strip_tabs = heredoc
@@ -647,6 +693,8 @@ class _ShellScanner:
         for mark in reversed(self.stack):
             if mark in self._QUOTED:
                 return self._QUOTED[mark]
+            if mark in ("((", "[", "${"):
+                return _EXPANSION if mark == "${" else _ARITHMETIC
             if mark in ("$(", "(", "case"):
                 return None  # a command of its own: quotes around it do not count
         return None
@@ -662,12 +710,14 @@ class _ShellScanner:
                 self.stack.pop()
             return position + 1
         at_word, at_command = self.word_start, self.command_start
+        if part.startswith("\\\n", position):
+            return position + 2  # the line goes on: what may begin here still may
         self.word_start = False
         if char == "\\":
             self.command_start = False
             self.dangling = position + 1 == len(part)  # it would escape the quote that is put around a value
             return position + 2
-        for opener, mark in (("$((", "(("), ("$(", "$("), ("${", "${")):
+        for opener, mark in (("$((", "(("), ("$(", "$("), ("${", "${"), ("$[", "[")):
             if part.startswith(opener, position):
                 self.stack.append(mark)
                 self.word_start = self.command_start = mark == "$("
@@ -722,11 +772,16 @@ class _ShellScanner:
             self.stack.append("((")
             return position + 2
         if char == "[" and position > 0 and (part[position - 1].isalnum() or part[position - 1] == "_"):
-            self.stack.append("[")
+            if _SUBSCRIPT.match(self.text, self.offset + position):  # an assignment to an element; else a pattern
+                self.stack.append("[")
             return position + 1
         if char == "(":
             self.stack.append("(")
-        elif char == ")" and top in ("$(", "("):
+        elif char == ")" and top == "$(":
+            self.stack.pop()
+            self.command_start = False
+            return position + 1  # in the middle of a word
+        elif char == ")" and top == "(":
             self.stack.pop()
         elif part.startswith("<<<", position):
             return position + 3
@@ -737,7 +792,7 @@ class _ShellScanner:
         elif at_word and (match := _WORD.match(part, position)):
             return self._word(match, top, at_command)
         self.word_start = char.isspace() or char in ";&|()<>"
-        separates = char in ";&|\n" or char == "(" or (char == ")" and top in ("case", "$(", "("))
+        separates = char in ";&|\n" or char == "(" or (char == ")" and top in ("case", "("))
         self.command_start = separates or (at_command and char.isspace())
         return position + 1
 

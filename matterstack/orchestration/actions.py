@@ -89,6 +89,7 @@ def _carry_out_wishes(root: Path, store: SQLiteStateStore, live: Iterable[TaskRo
 class Rerun:
     tasks: list[str]
     reopened: list[str]  # BLOCKED or SKIPPED below, or ended before
+    ended: list[str]  # what ran and was ended first
     still_alive: list[str]
 
 
@@ -123,7 +124,8 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
             store.look_again(below, now)
         alive = _carry_out_wishes(path, store, live)
         below_again = [row for row in again if row.task_id not in set(chosen) and row.state.is_settled]
-        return Rerun(chosen, [row.task_id for row in [*below_again, *reopened]], sorted(alive))
+        ended = [row.task_id for row in live if row.task_id not in alive]
+        return Rerun(chosen, [row.task_id for row in [*below_again, *reopened]], ended, sorted(alive))
 
 
 @dataclass(frozen=True)

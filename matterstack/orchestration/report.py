@@ -12,7 +12,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState
 from matterstack.core.template import did_you_mean
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration
@@ -83,7 +83,7 @@ def open_run(root: str | Path) -> RunView:
         return RunView(path, run.run_id, run.name, state_of_run(store, store.counts()), ordered, tasks)
 
 
-def _view(run: RunRow, row: TaskRow, stale: Mapping[str, tuple[str, int, int]]) -> TaskView:
+def _view(run: RunRow, row: TaskRow, stale: Mapping[str, str]) -> TaskView:
     state, reason = row.state, row.reason
     if state in (TaskState.READY, TaskState.PENDING) and (run.paused or row.paused):
         state, reason = TaskState.PENDING, "paused"
@@ -92,8 +92,7 @@ def _view(run: RunRow, row: TaskRow, stale: Mapping[str, tuple[str, int, int]]) 
     elif state is TaskState.PENDING and row.watch is not None:
         reason = f"waits for {row.watch}"
     elif row.task_id in stale:
-        upstream, used, newest = stale[row.task_id]
-        reason = f"stale: made from attempt {used} of {upstream}, which has a newer one ({newest})"
+        reason = f"stale: {stale[row.task_id]}"
     return TaskView(row.task_id, row.group, state, row.operator, row.attempts, reason, row.soft)
 
 
@@ -213,9 +212,14 @@ class _Explainer:
 
     def _failed(self, row: TaskRow) -> Explanation:
         reason = row.reason + (" (allowed)" if row.soft else "")
-        return Explanation(
-            row.task_id, row.state, reason, self._log_of(row.task_id), self._type("rerun", row.task_id), not row.soft
-        )
+        log, command = self._log_of(row.task_id), self._type("rerun", row.task_id)
+        return Explanation(row.task_id, row.state, reason, log, command, self._can_be_corrected(row))
+
+    def _can_be_corrected(self, row: TaskRow) -> bool:
+        """Say whether a corrected file of the campaign could help: not where nothing was run."""
+        last = self.last.get(row.task_id)
+        in_vain = (FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED)
+        return not row.soft and last is not None and last.failure not in in_vain
 
     def _below(self, row: TaskRow) -> Explanation:
         cause = self.rows.get(row.cause or "")
@@ -230,7 +234,7 @@ class _Explainer:
             reason = f"{cause.task_id} is {cause.state}: {cause.reason}"
         if row.reason and not row.reason.startswith((f"{cause.task_id} ",)) and "is blocked" not in row.reason:
             reason = f"{row.reason}; {reason}"
-        to_correct = cause.state is TaskState.FAILED and not cause.soft
+        to_correct = cause.state is TaskState.FAILED and self._can_be_corrected(cause)
         log = self._log_of(cause.task_id) if cause.state is TaskState.FAILED else None
         return Explanation(row.task_id, row.state, reason, log, self._type("rerun", cause.task_id), to_correct)
 
@@ -309,8 +313,7 @@ class _Explainer:
 
     def _completed(self, row: TaskRow) -> Explanation:
         if row.task_id in self.stale:
-            upstream, used, newest = self.stale[row.task_id]
-            reason = f"stale: made from attempt {used} of {upstream}, which has a newer one ({newest})"
+            reason = f"stale: {self.stale[row.task_id]}"
             return Explanation(row.task_id, row.state, reason, None, self._type("rerun", row.task_id))
         return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded", None, None)
 
@@ -360,13 +363,13 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
         if chosen_patterns:
             chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
             rows = [row for row in rows if row.task_id in chosen]
-        matrices, found = store.matrices(), store.metrics()
+        run, matrices, found = store.run(), store.matrices(), store.metrics()
         out = []
         for row in rows:
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
             out.append(
                 {
-                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(row.state),
+                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(_view(run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
                 }
             )  # fmt: skip

@@ -217,11 +217,13 @@ class StepReport:
     run_id: str
     state: RunState
     ready: int = 0
+    startable: int = 0  # READY tasks left that are not paused
     active: int = 0
     counts: dict[TaskState, int] = field(default_factory=dict)
     submitted: list[tuple[str, int]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
+    wished: list[tuple[str, int]] = field(default_factory=list)  # of a dry run: what a step would end
     warnings: list[str] = field(default_factory=list)
     next_retry: float | None = None
     running: list[tuple[str, float]] = field(default_factory=list)  # live attempts: task, since when
@@ -233,6 +235,12 @@ class StepReport:
     @property
     def failed(self) -> int:
         return sum(item.state in (AttemptState.FAILED, AttemptState.LOST) for item in self.ended)
+
+    @property
+    def pending(self) -> int:
+        """Tasks that wait, also READY ones that are paused."""
+        left = self.counts.get(TaskState.READY, 0) - max(0, self.startable)
+        return self.counts.get(TaskState.PENDING, 0) + left
 
     def to_json(self) -> dict[str, Any]:
         """Give the form of `step --json` (docs/architecture.md)."""
@@ -252,7 +260,7 @@ class StepReport:
         """Give the tick line."""
         return (
             f"Tick: {self.ready} ready, {len(self.submitted)} submitted, {self.completed} completed, "
-            f"{self.failed} failed, {self.active} active, {self.counts.get(TaskState.PENDING, 0)} pending"
+            f"{self.failed} failed, {self.active} active, {self.pending} pending"
         )
 
 
@@ -331,7 +339,7 @@ class Step:
             made += self.store.apply(self._due_retries(), self.now)
             settle_frontier(self.store, made, self.now)
             self._publish(changes)
-            self.report.ready = self.store.counts().get(TaskState.READY, 0)
+            self.report.ready = 0 if self.run.paused else self.store.ready_count()
             hand_over, intents = self._intend()
         if intents and self.dry_run:
             self.report.submitted = [intent.key for intent in intents]
@@ -346,6 +354,10 @@ class Step:
 
         hand_over = HandOver(self.root, self.store, self.run, self._operator, self.now)
         intents, failed = hand_over.intend()
+        for task in failed:
+            self.report.ended.append(
+                Ended(task.task_id, 0, AttemptState.FAILED, task.state, task.reason, None, task.soft)
+            )
         settle_frontier(self.store, failed, self.now)
         return hand_over, intents
 
@@ -377,6 +389,7 @@ class Step:
             if self.dry_run:
                 seen = self._ask(name, operator.observe, [*others, *wished])
                 out.update({k: found for k, found in seen.items() if found.sighting is not Sighting.UNCLAIMED})
+                self.report.wished += [live.key for live in wished if _sighting(seen, live) is Sighting.RUNNING]
                 continue
             seen = self._ask(name, operator.observe, others)
             unclaimed = [live for live in others if _sighting(seen, live) is Sighting.UNCLAIMED]
@@ -576,6 +589,7 @@ class Step:
     def _finish(self) -> StepReport:
         report = self.report
         report.counts = self.store.counts()
+        report.startable = 0 if self.run.paused else self.store.ready_count()
         report.active = self.store.active() - (0 if not self.dry_run else len(report.submitted))
         report.state = state_of_run(self.store, report.counts)
         report.next_retry = self.store.next_retry()

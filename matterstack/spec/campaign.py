@@ -213,6 +213,8 @@ class Builder:
             people={key: value(key) for key in PEOPLE_KEYS if key in data or key in defaults},
         )
         self._check_forms(spec, path, data)
+        if isinstance(command, list) and command[0] == "":
+            self.add((*path, "command"), "the name of the program is empty")
         for key, convert in (("memory", parse_memory), ("time", parse_time)):
             self._convert(convert, spec.resources.get(key), (*path, "resources", key))
         self._convert(parse_time, spec.people.get("deadline"), (*path, "deadline"))

@@ -359,6 +359,8 @@ class Expander:
             if spec.as_name is not None:
                 as_name = self._attempt(where, draft, render_pattern, spec.as_name, scope, escape=False)
                 problem = self._as_problem(as_name, is_list, taken) if as_name is not None else ""
+                if not problem and any(as_name == item.file.rstrip("/") for item in draft.outputs.values()):
+                    problem = f"'{as_name}' is an output as well; the copy would count as written"
                 if problem:
                     self.builder.add((*where, "as"), problem)
                     continue
@@ -469,6 +471,15 @@ class Expander:
                 self.builder.add(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
             for other in sorted(found, key=lambda d: d.position):
                 draft.edges[Edge(other.task_id, f"needs[{index}]")] = None
+        rule = draft.spec.allow_dependency_failure
+        most = len({edge.upstream for edge in draft.edges})
+        where = ("tasks", draft.spec.name, "allow_dependency_failure")
+        if (
+            rule is not None
+            and (rule.min_count or 0) > most
+            and not any(p.severity == "error" for p in self.builder.problems)
+        ):
+            self._report_once(where, f"at least {rule.min_count} can never complete: {draft.task_id} depends on {most}")
 
     # --- files and the whole ---
 

@@ -442,6 +442,10 @@ class SQLiteStateStore:
             ).fetchone()[0]
         )
 
+    def ready_count(self) -> int:
+        """Give how many tasks are READY and not paused by themselves."""
+        return int(self.db.execute("SELECT COUNT(*) FROM tasks WHERE state = 'READY' AND paused = 0").fetchone()[0])
+
     def can_move(self) -> bool:
         """Say whether a step could start something, now or after the delay of a retry."""
         row = self.db.execute(
@@ -656,14 +660,26 @@ class SQLiteStateStore:
         )
         return row[0], {name: (file, sha256) for name, file, sha256 in rows}
 
-    def stale(self) -> dict[str, tuple[str, int, int]]:
-        """Give tasks whose result was made from an older attempt: {task: (upstream, used, newest)}."""
+    def stale(self) -> dict[str, str]:
+        """Say of tasks whose result was made from an older attempt, or without one that has succeeded since, why."""
         rows = self.db.execute(
             "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM attempt_inputs i "
             "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
             "JOIN tasks u ON u.task_id = i.upstream WHERE u.result > i.upstream_attempt"
         )
-        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+        out = {row[0]: f"made from attempt {row[2]} of {row[1]}, which has a newer one ({row[3]})" for row in rows}
+        rows = self.db.execute(
+            "SELECT e.downstream, e.upstream FROM edges e "
+            "JOIN tasks t ON t.task_id = e.downstream AND t.state = 'COMPLETED' "
+            "JOIN tasks u ON u.task_id = e.upstream AND u.state = 'COMPLETED' "
+            "JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = t.result "
+            "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.result "
+            "WHERE e.entry LIKE 'inputs.%' AND theirs.ended_at > mine.created_at AND NOT EXISTS "
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.task_id)"
+        )
+        for task_id, upstream in rows:
+            out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
+        return out
 
     def consecutive_not_started(self, task_id: str, attempt: int) -> int:
         """Give how many attempts in a row just before this one never started."""
