@@ -24,7 +24,9 @@ from matterstack.storage.run_root import attempt_folder
 
 # The same examples on every machine; HYPOTHESIS_PROFILE=fuzz looks for new ones, and for longer.
 settings.register_profile("default", derandomize=True, deadline=None)
-settings.register_profile("fuzz", derandomize=False, deadline=None, max_examples=int(os.environ.get("EXAMPLES", "3000")))
+settings.register_profile(
+    "fuzz", derandomize=False, deadline=None, max_examples=int(os.environ.get("EXAMPLES", "3000"))
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 MATTERSTACK = (sys.executable, "-m", "matterstack")

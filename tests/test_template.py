@@ -154,6 +154,7 @@ PLACES = {  # command -> where each template stands
     f"echo a \\\n# it's off\necho '{X}'": ["single quotes"],
     f"echo $(date +%Y)#'{X}'": ["single quotes"],
     f"(echo a)#'\n{X}": [None],
+    f"`# {X}` {X}": ["backticks", None],
     f"grep -c a[bc <<'EOF'\n{X}\nEOF\n{X}": ["a here-document", None],
     f"x=a#b' {X}'": ["single quotes"],
     f"# {X}\n{X}": ["a comment", None],

@@ -598,18 +598,22 @@ _COMMENT = "a comment"
 _ARITHMETIC, _EXPANSION = "arithmetic", "${ }"
 _NUMBERS_ONLY = (_ARITHMETIC, _EXPANSION)  # quotes do not quote there: text could be a command
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_ELEMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\[")
 _SUBSCRIPT = re.compile(r"\[[^\]\n]*\]\+?=")
 
 
 def check_command(text: str) -> None:
     """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
-    for hole, place in shell_places(text):
+    scanner = _ShellScanner(parse(text))
+    for hole, place in scanner.places():
         if place is not None and place not in (_COMMENT, *_NUMBERS_ONLY) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
             raise TemplateError(
                 f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
                 f"or write ${{{{ raw({inside}) }}}} if it must be inserted as it is"
             )
+    if scanner.left_open:  # then bash itself may read it in more than one way
+        raise TemplateError(f"the command ends inside {scanner.left_open}; close it, so that values can be quoted")
 
 
 def shell_places(text: str) -> Iterator[tuple[Hole, str | None]]:
@@ -636,6 +640,7 @@ class _ShellScanner:
         self.stack: list[str] = []
         self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
         self.dangling = False
+        self.left_open = ""
         self.text = "".join(part if isinstance(part, str) else "\0" for part in parts)
         self.offset = 0  # of the part in hand
         self.word_start = True
@@ -648,7 +653,9 @@ class _ShellScanner:
         for part in self.parts:
             if isinstance(part, Hole):
                 escaped, self.dangling = self.dangling, False
-                place = "a here-document" if heredoc else _COMMENT if comment else self._place()
+                place = (
+                    "a here-document" if heredoc else self._place() if not comment or "`" in self.stack else _COMMENT
+                )
                 yield part, place or ("a word behind a backslash" if escaped else None)
                 self.word_start = self.command_start = False
                 line += "\0"  # no delimiter can hold it
@@ -663,10 +670,10 @@ class _ShellScanner:
                         line += char
                     else:
                         heredoc, line = self._after_heredoc_line(heredoc, line), ""
-                elif comment and char != "\n":
+                elif comment and char != "\n" and not (char == "`" and "`" in self.stack):
                     position += 1
                 elif comment:
-                    comment = False  # the newline itself may start a here-document: look at it again
+                    comment = False  # the newline, or the backtick, means something: look at it again
                 elif char == "\n" and self.pending and not self._in_text():
                     heredoc = self.pending.pop(0)
                     self.word_start = self.command_start = True
@@ -677,6 +684,14 @@ class _ShellScanner:
                 else:
                     position = self._step(part, position)
             self.offset += len(part)
+        self.left_open = "a here-document" if heredoc or self.pending else self._open_construct()
+
+    def _open_construct(self) -> str:
+        """Name what the text leaves open, "" for nothing."""
+        if not self.stack:
+            return ""
+        top = self.stack[-1]
+        return self._QUOTED.get(top) or f"'{'$((' if top == '((' else top}'"
 
     def _after_heredoc_line(self, heredoc: tuple[str, bool], line: str) -> tuple[str, bool] | None:
         delimiter, strip_tabs = heredoc
@@ -768,6 +783,10 @@ class _ShellScanner:
             self.stack.append("'")
             self.command_start = False
             return position + 1
+        if at_command and (match := _ELEMENT.match(part, position)):
+            self.stack.append("[")  # an assignment to an element, whose subscript may go over lines
+            self.command_start = False
+            return match.end()
         if part.startswith("((", position) and at_command:
             self.stack.append("((")
             return position + 2
