@@ -221,6 +221,9 @@ def test_a_fan_in_is_stale_when_a_task_that_it_had_to_do_without_succeeds(bench)
     bench.cli("rerun", bench.root, "a/2")
     bench.step_until_over()
     assert "stale  b: made without a/2, which has succeeded since" in bench.cli("status", bench.root).stdout
+    assert bench.cli("explain", bench.root).stdout.startswith(
+        "every task is COMPLETED, 1 of them stale:\nb: COMPLETED: stale: "
+    )
     bench.cli("rerun", bench.root, "b")
     bench.step_until_over()
     assert "\nstale  " not in bench.cli("status", bench.root).stdout

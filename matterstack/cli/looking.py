@@ -87,7 +87,9 @@ def explain(arguments: tuple[str, ...], as_json: bool) -> int:
         print_json([item.to_json() for item in found])
         return ExitCode.FINE
     if not found:
-        click.echo("every task is COMPLETED")
+        stale = [item for item in explain_tasks(run, ["*"]) if item.reason.startswith("stale")]
+        click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
+        found = stale
     for item in found:
         parts = [item.reason]
         if item.path:

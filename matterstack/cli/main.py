@@ -117,7 +117,7 @@ def _run() -> int:
         # `matterstack results RUN | head`: the reader has what it wanted.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as error:
+    except Exception as error:  # a person's mistake becomes a sentence; a defect is raised again, with its traceback
         return _explain(error)
 
 

@@ -515,7 +515,7 @@ class Step:
                 outcomes.update(self.operators[name].submit(launches))
             except OperatorUnavailable as error:
                 self.report.warnings.append(f"operator '{name}' is away: {error}; the next step finds out what it took")
-            except Exception as error:
+            except Exception as error:  # a defect of one operator: its attempts are fenced below, the others go on
                 log.debug("operator '%s'", name, exc_info=True)
                 self.report.warnings.append(f"operator '{name}' failed: {type(error).__name__}: {error}")
                 text = traceback.format_exc()
