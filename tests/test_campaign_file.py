@@ -209,7 +209,7 @@ MISTAKES = {
     "tasks: {a: {command: x, resources: {cpus: 4}}}\noperators: {local: {kind: local, slots: {cpus: 2}}}": ["3:36: tasks.a.resources: 4 cpus do not fit the 2 of operator 'local'"],
     "tasks: {a: {command: x, retries: -1}}": ["3:34: tasks.a.retries: expected a number of retries, or a mapping with max, delay and rules, got -1"],
     "tasks: {a: {command: x, allow_dependency_failure: {min: some}}}": ["3:57: tasks.a.allow_dependency_failure.min: expected a number like 7 or a share like 90%, got 'some'"],
-    "tasks: {a: {command: x}\n": ["4:1: is not YAML: expected ',' or '}'"],
+    "tasks: {a: {command: x}\n": ["4:1: is not YAML: expected ',' or '}' (the { that opens in line 3 is not closed)"],
     "tasks: {a: {command: x, inputs: {p: ${{ matrix.x }}}}}": ["3:38: is not YAML: expected ',' or '}' (put \"${{ … }}\" in double quotes inside { } and [ ])"],
     "tasks: {a: {command: x, inputs: {p: *.json}}}": ["3:38: is not YAML: expected alphabetic or numeric character (a value with a leading * must be quoted)"],
     "tasks:\n\ta: {command: x}": ["4:1: is not YAML: found character that cannot start any token (a tab cannot indent YAML; use spaces)"],

@@ -350,7 +350,7 @@ USAGE = {  # words -> (exit code, beginning of the message)
     ("step",): (2, "error: name a run root (RUN), or go into one"),
     ("step", "campaign.yaml"): (2, "error: campaign.yaml is a file, not a run root; "),
     ("init", "missing.yaml"): (2, "missing.yaml: no such file"),
-    ("init", "."): (2, ".: is a folder; give the campaign file in it"),
+    ("init", "."): (2, ".: is a folder; give the file in it"),
     ("init", "campaign.yaml"): (2, "error: runs/t is a run already; "),
     ("init", "campaign.yaml", "--root", "."): (2, "error: . exists and is not empty; "),
     ("explain", "runs/t", "nope"): (2, "error: no task is named 'nope'; "),

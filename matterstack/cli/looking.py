@@ -1,4 +1,4 @@
-"""status, explain, logs, attempts, results: commands that only read."""
+"""status, explain, graph, logs, attempts, results: commands that only read."""
 
 from __future__ import annotations
 
@@ -73,11 +73,16 @@ def _show_status(view: Any) -> None:
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="[RUN] [TASK]...")
+@click.argument("arguments", nargs=-1, metavar="[RUN|FILE] [TASK]...")
 @json_option
 @common
 def explain(arguments: tuple[str, ...], as_json: bool) -> int:
-    """Say of every task that is not done why, down to the last cause, and what to type next."""
+    """Say of every task that is not done why, down to the last cause, and what to type next.
+
+    With a campaign file instead of a run, show one task exactly as it would run.
+    """
+    if arguments and Path(arguments[0]).is_file():
+        return _explain_in_file(arguments[0], arguments[1:], as_json)
     from matterstack.cli.render import coloured, harmless, print_json
     from matterstack.orchestration.report import explain as explain_tasks
 
@@ -118,6 +123,48 @@ def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     if not Path(run).exists() and Path("run.json").is_file():
         raise UsageError(f"RUN comes first: inside a run root write `. {' '.join(arguments)}`")
     return run, tasks
+
+
+def _explain_in_file(file: str, tasks: tuple[str, ...], as_json: bool) -> int:
+    from matterstack.cli.campaign import load_and_warn, show_instance
+
+    if len(tasks) != 1:
+        raise UsageError(f"name one task behind {file}; `matterstack validate {shlex.quote(file)}` lists them")
+    return show_instance(load_and_warn(file), tasks[0], as_json=as_json)
+
+
+@click.command()
+@click.argument("path", required=False, metavar="RUN|FILE")
+@json_option
+@common
+def graph(path: str | None, as_json: bool) -> int:
+    """Print the graph of instances of a run or a campaign file, as DOT or JSON."""
+    from matterstack.cli.render import dot, stream_graph
+    from matterstack.core.graph import instance_edges
+
+    where = path or default_run()
+    if Path(where).is_file():
+        from matterstack.cli.campaign import load_and_warn
+
+        loaded = load_and_warn(where)
+        name = loaded.campaign.name
+        nodes = {item.task_id: (item.group, "") for item in loaded.instances}
+        entries = {item.task_id: [edge.upstream for edge in item.edges] for item in loaded.instances}
+    else:
+        from matterstack.orchestration.report import graph_of_run
+
+        view, entries = graph_of_run(where)
+        name = view.name
+        nodes = {task.task_id: (task.group, str(task.state)) for task in view.tasks}
+    members: dict[str, list[str]] = {}
+    for task_id, (group, _) in nodes.items():
+        members.setdefault(group, []).append(task_id)
+    edges = instance_edges(entries, members)
+    if as_json:
+        stream_graph(nodes, edges)
+    else:
+        dot(name, nodes, members, edges)
+    return ExitCode.FINE
 
 
 @click.command()

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # name -> module; the order is that of the help page
     "validate": "campaign", "init": "campaign", "run": "running", "step": "running",
-    "status": "looking", "explain": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
+    "status": "looking", "explain": "looking", "graph": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
     "pause": "acting", "resume": "acting", "cancel": "acting", "rerun": "acting", "refresh": "acting",
-    "schema": "campaign", "completion": "campaign",
+    "import": "campaign", "schema": "campaign", "completion": "campaign",
 }  # fmt: skip
 
 _SUMMARIES = {  # shown by --help without importing the commands
@@ -27,6 +27,7 @@ _SUMMARIES = {  # shown by --help without importing the commands
     "step": "Take one step of a run, and exit.",
     "status": "Show the state of runs.",
     "explain": "Say why tasks are not done, and what to type next.",
+    "graph": "Print the graph of a run or a campaign file.",
     "logs": "Show what a task printed.",
     "attempts": "List the attempts of a task.",
     "results": "Print one table of all tasks, with metrics.",
@@ -35,6 +36,7 @@ _SUMMARIES = {  # shown by --help without importing the commands
     "cancel": "End a run or tasks of it, for good.",
     "rerun": "Run tasks again, as new attempts.",
     "refresh": "Bring corrected files of the campaign into a run.",
+    "import": "Make a campaign file of another format's.",
     "schema": "Print the JSON Schema of a file.",
     "completion": "Print the shell's completion script.",
 }
@@ -48,7 +50,7 @@ class _Lazy(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command: Command = getattr(import_module(f"matterstack.cli.{module}"), cmd_name)
+        command: Command = getattr(import_module(f"matterstack.cli.{module}"), cmd_name.replace("import", "import_"))
         return command
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:

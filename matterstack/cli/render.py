@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -33,6 +34,54 @@ def harmless(text: str) -> str:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(dump_json_lines(value))
+
+
+def stream_graph(nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> None:
+    """Print `{"nodes": [id], "edges": [[from, to]]}`; the edges are not held, there may be millions."""
+    write = sys.stdout.write
+    write('{"nodes": [')
+    write(", ".join(json.dumps(node, ensure_ascii=False) for node in nodes))
+    write('],\n "edges": [')
+    separator = ""
+    for edge in edges:
+        write(separator + json.dumps(edge, ensure_ascii=False))
+        separator = ",\n  "
+    write("]}\n")
+
+
+_FILL = {"green": "palegreen", "red": "salmon", "magenta": "plum", "cyan": "lightcyan", "yellow": "khaki"}
+
+
+def dot(
+    name: str,
+    nodes: Mapping[str, tuple[str, str]],
+    members: Mapping[str, Sequence[str]],
+    edges: Iterable[tuple[str, str]],
+) -> None:
+    """Print a graph for Graphviz. ``nodes`` maps ids to (group, state or ""), ``members`` groups to ids.
+
+    Source: graphviz.org, "DOT Language".
+    """
+
+    def quoted(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    write = sys.stdout.write
+    write(f"digraph {quoted(name)} {{\n  rankdir=LR;\n  node [shape=box, style=filled, fillcolor=white];\n")
+    for number, (group, ids) in enumerate(members.items()):
+        in_cluster = ids != [group]
+        if in_cluster:
+            write(f"  subgraph cluster_{number} {{\n    label={quoted(group)};\n")
+        for task_id in ids:
+            state = nodes[task_id][1]
+            fill = _FILL.get(_COLOURS.get(state, ""), "white")
+            attributes = f" [fillcolor={fill}, tooltip={quoted(state)}]" if state else ""
+            write(f"  {'  ' if in_cluster else ''}{quoted(task_id)}{attributes};\n")
+        if in_cluster:
+            write("  }\n")
+    for upstream, downstream in edges:
+        write(f"  {quoted(upstream)} -> {quoted(downstream)};\n")
+    write("}\n")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:

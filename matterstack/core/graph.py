@@ -6,7 +6,7 @@ member of such a group has an edge to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,20 @@ def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:
         if node not in groups:
             width[level[node]] = width.get(level[node], 0) + 1
     return Shape(depth=max(level.values(), default=0), width=max(width.values(), default=0))
+
+
+def instance_edges(
+    entries: Mapping[str, Iterable[str]], members: Mapping[str, Iterable[str]]
+) -> Iterator[tuple[str, str]]:
+    """Give each (upstream, downstream) pair of instances once.
+
+    ``entries`` maps each instance to what it waits for, tasks or whole groups; ``members`` each group to its instances.
+    """
+    for downstream, upstreams in entries.items():
+        seen: dict[str, None] = {}
+        for name in upstreams:
+            seen.update(dict.fromkeys(members.get(name, (name,))))
+        yield from ((upstream, downstream) for upstream in seen)
 
 
 def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:

@@ -6,12 +6,13 @@ Pure: `validate` renders a sample of each task with it, `init` relies on that, a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, TaskSpec
-from matterstack.core.reconcile import escalate, parse_resources
+from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
+from matterstack.core.reconcile import escalate, parse_resources, parse_retries
 from matterstack.core.states import FailureClass
 from matterstack.core.template import references, render, render_argv, render_command, render_text
 from matterstack.core.values import as_text
@@ -38,6 +39,16 @@ class Rendered:
     env_from: Mapping[str, str]
     resources: Resources
     params: Mapping[str, Any]
+    instructions: str  # for people and labs
+
+
+@contextmanager
+def _naming(*keys: str) -> Iterator[None]:
+    """Put the key before the message of a template that cannot be resolved."""
+    try:
+        yield
+    except TemplateError as error:
+        raise TemplateError(f"{'.'.join(keys)}: {error}") from None
 
 
 def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,11 +85,13 @@ def render_attempt(
     ``failures`` are the failed attempts so far, which retry rules answer. Raises TemplateError, and ValueError
     for a resource out of range.
     """
-    spec = campaign.tasks[instance.group]
     operator = campaign.operators[instance.operator]
+    spec = campaign.tasks[instance.group].for_kind(operator.kind)
     task = {"id": instance.task_id, "name": spec.name, "label": instance.label, "attempt": attempt}
     early: dict[str, Any] = {"params": campaign.params, "matrix": instance.matrix, "task": task}
-    resources = _resources(spec, operator, {**early, "params": _own_params(spec, early)}, failures)
+    resources = parse_resources(
+        escalate(asked_resources(spec, operator, early), resolve_retries(spec, early), failures)
+    )
     scope: dict[str, Any] = {
         **early,
         "inputs": inputs,
@@ -88,13 +101,20 @@ def render_attempt(
         "operator": {"params": operator.params},
         "run": {"id": run.run_id, "name": run.run_name},
     }
-    params = {**campaign.params, **{name: render(value, scope) for name, value in spec.params.items()}}
+    params = {**campaign.params}
+    for name, value in spec.params.items():
+        with _naming("params", name):
+            params[name] = render(value, scope)
     scope["params"] = params
-    setup = [render_command(line, scope) for line in (*operator.setup, *spec.setup)]
+    with _naming("setup"):
+        setup = [render_command(line, scope) for line in (*operator.setup, *spec.setup)]
     env, env_from = _env({**operator.env, **spec.env}, scope)
-    command = _command(spec, scope)
+    with _naming("command"):
+        command = _command(spec, scope)
     script, argv = _script(spec, instance, attempt, setup, command)
-    return Rendered(command, script, argv, env, env_from, resources, params)
+    with _naming("instructions"):
+        instructions = render_text(spec.people.get("instructions", ""), scope, join_lists=True)
+    return Rendered(command, script, argv, env, env_from, resources, params, instructions)
 
 
 def _own_params(spec: TaskSpec, early: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,11 +131,25 @@ def _own_params(spec: TaskSpec, early: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _resources(
-    spec: TaskSpec, operator: OperatorSpec, scope: Mapping[str, Any], failures: list[tuple[FailureClass, int | None]]
-) -> Resources:
-    values = render({**operator.resources, **spec.resources}, scope)
-    return parse_resources(escalate(values, spec.retries, failures))
+def early_scope(campaign: Campaign, instance: Instance) -> dict[str, Any]:
+    """Give what is known of an instance before any attempt: the roots params, matrix and task."""
+    task = {"id": instance.task_id, "name": instance.group, "label": instance.label}
+    return {"params": campaign.params, "matrix": instance.matrix, "task": task}
+
+
+def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the resources that a first attempt asks for, as written. Raises TemplateError."""
+    values = {**operator.resources, **spec.resources}
+    out: dict[str, Any] = render(values, {**early, "params": _own_params(spec, early)})
+    return out
+
+
+def resolve_retries(spec: TaskSpec, early: Mapping[str, Any]) -> Retries:
+    """Give the retries of a task, their templates resolved. Raises TemplateError, and ValueError for a wrong value."""
+    if not spec.retries_written:
+        return spec.retries
+    scope = {**early, "params": _own_params(spec, early)}
+    return parse_retries(*(render(layer, scope) for layer in spec.retries_written))
 
 
 def _env(values: Mapping[str, Any], scope: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
@@ -125,9 +159,10 @@ def _env(values: Mapping[str, Any], scope: Mapping[str, Any]) -> tuple[dict[str,
         if isinstance(value, Mapping):
             env_from[name] = value["from_env"]
             continue
-        text = render_text(value, scope) if isinstance(value, str) else as_text(value)
-        if "\0" in text:
-            raise TemplateError(f"env.{name}: a NUL cannot be passed to a command")
+        with _naming("env", name):
+            text = render_text(value, scope) if isinstance(value, str) else as_text(value)
+            if "\0" in text:
+                raise TemplateError("a NUL cannot be passed to a command")
         env[name] = text
     return env, env_from
 
@@ -137,7 +172,7 @@ def _command(spec: TaskSpec, scope: Mapping[str, Any]) -> str | tuple[str, ...]:
         return render_command(spec.command, scope)
     words = tuple(render_argv(spec.command or (), scope))
     if spec.command is not None and (not words or any("\0" in word for word in words)):
-        raise TemplateError("command: it is empty, or holds a NUL")
+        raise TemplateError("it is empty, or holds a NUL")
     return words
 
 

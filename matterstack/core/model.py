@@ -14,6 +14,10 @@ from typing import Any
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.errors import Problem
 
+BUILT_IN_KINDS = ("local", "slurm", "manual", "human", "experiment")
+KINDS_WITH_COMMAND = ("local", "slurm", "manual")
+PEOPLE_KINDS = ("manual", "human", "experiment")  # whose clock is people's
+
 # --- the campaign, as written ---------------------------------------------------------------------------------------
 
 
@@ -73,6 +77,7 @@ class TaskSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
     retries: Retries = field(default_factory=Retries)
+    retries_written: tuple[Any, ...] = ()  # with templates: of defaults and task, resolved at each attempt
     priority: int | str = 0
     allow_failure: bool = False
     allow_dependency_failure: DependencyRule | None = None
@@ -83,6 +88,13 @@ class TaskSpec:
     matrix: Mapping[str, Any] | None = None
     label: str | None = None
     people: Mapping[str, Any] = field(default_factory=dict)  # when, instructions, response_schema, deadline, …
+    # People, labs and parcels inherit neither resources nor retries: where a templated `operator` may choose them,
+    # this is the task as they carry it out.
+    for_people: TaskSpec | None = None
+
+    def for_kind(self, kind: str) -> TaskSpec:
+        """Give the task as an operator of this kind carries it out."""
+        return self.for_people if self.for_people is not None and kind in PEOPLE_KINDS else self
 
 
 @dataclass(frozen=True)
@@ -343,13 +355,15 @@ def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
     values = dict(data)
     if isinstance(values.get("command"), list):
         values["command"] = tuple(values["command"])
-    for key in ("setup", "needs"):
+    for key in ("setup", "needs", "retries_written"):
         values[key] = tuple(values.get(key, ()))
     values["inputs"] = {name: InputSpec(**item) for name, item in values.get("inputs", {}).items()}
     values["outputs"] = {name: OutputSpec(**item) for name, item in values.get("outputs", {}).items()}
     values["retries"] = Retries(**values.get("retries", {}))
     if "allow_dependency_failure" in values:
         values["allow_dependency_failure"] = DependencyRule(**values["allow_dependency_failure"])
+    if "for_people" in values:
+        values["for_people"] = _task_from_json(values["for_people"])
     return TaskSpec(**values)
 
 

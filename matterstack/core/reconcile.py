@@ -6,8 +6,9 @@ changes, so a step that was killed before it recorded them is simply repeated.
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from matterstack.core.model import (
@@ -27,7 +28,14 @@ from matterstack.core.states import (
     FailureClass,
     TaskState,
 )
-from matterstack.core.values import as_text, format_duration, parse_memory, parse_time
+from matterstack.core.values import (
+    LONGEST_TIME_S,
+    MOST_MEMORY,
+    as_text,
+    format_duration,
+    parse_memory,
+    parse_time,
+)
 
 LEAST_TIME_S = 0.1
 _MOST = 1_000_000  # cpus or gpus of one attempt
@@ -183,6 +191,110 @@ def _rule(retries: Retries, failure: FailureClass, exit_code: int | None) -> Any
     return retries.rules.get(str(failure))
 
 
+RETRY_CLASSES = tuple(sorted(RETRIED))
+MOST_RETRIES = 1000
+_EXIT_CODE = re.compile(r"exit_code_(0|[1-9][0-9]{0,2})\Z")
+
+
+def parse_retries(*layers: Any) -> Retries:
+    """Merge `retries` of defaults and task (each a number or a mapping) key by key, and convert.
+
+    Raises ValueError for one that is wrong, with its place in words.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if isinstance(layer, Mapping):
+            merged.update(layer)
+        elif isinstance(layer, int) and not isinstance(layer, bool):
+            merged["max"] = layer
+        else:
+            raise ValueError(f"retries: expected a number of retries or a mapping, got {_shown(layer)}")
+    problem = next(retry_problems(merged), None)
+    if problem is not None:
+        raise ValueError(f"{'.'.join(('retries', *problem[0]))}: {problem[1]}")
+    rules = {key: rule for key, rule in merged.items() if key not in ("max", "delay")}
+    return Retries(int(merged.get("max", 0)), parse_time(merged.get("delay", "0s")), rules)
+
+
+def retry_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give (keys below retries, message) for everything that is wrong."""
+    for key, value in data.items():
+        if key == "max":
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RETRIES:
+                yield (key,), f"expected a whole number from 0 to {MOST_RETRIES}, got {_shown(value)}"
+        elif key == "delay":
+            message = _problem_of(parse_time, value)
+            if message:
+                yield (key,), message
+        elif key not in RETRY_CLASSES and not _EXIT_CODE.match(key):
+            yield (key,), f"is no class of failures; there are {', '.join(RETRY_CLASSES)} and exit_code_N"
+        elif isinstance(value, Mapping):
+            for name, message in _rule_problems(value):
+                yield (key, name), message
+        elif value != "never":
+            yield (key,), f"expected never, or a mapping like {{memory: x2, up_to: 120G}}, got {_shown(value)}"
+
+
+def _rule_problems(rule: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    changed = [key for key in rule if key != "up_to"]
+    if rule and not changed:
+        yield "up_to", "limits nothing; name what grows, like {memory: x2, up_to: 120G}"
+        return
+    for key, value in rule.items():
+        kind = next(iter(changed), "") if key == "up_to" else key
+        if key == "up_to" and len(changed) > 1:
+            yield key, f"limits one resource, here are {', '.join(changed)}"
+        elif kind not in ("cpus", "gpus", "memory", "time"):
+            yield key, "expected cpus, gpus, memory or time, and up_to"
+        elif key != "up_to" and isinstance(value, str) and value.startswith("x"):
+            if not _FACTOR.match(value) or not 0 < float(value[1:]) <= 1000:
+                yield key, f"expected a factor like x2, got {value}"
+        elif kind in ("memory", "time"):
+            message = _problem_of(parse_memory if kind == "memory" else parse_time, value)
+            if message:
+                yield key, message
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            yield key, f"expected a whole number or a factor like x2, got {_shown(value)}"
+
+
+_FACTOR = re.compile(r"x[0-9]+(\.[0-9]+)?\Z")
+
+
+def _problem_of(parse: Any, value: Any) -> str:
+    try:
+        parse(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def most_cpu_seconds(resources: Mapping[str, Any], retries: Retries) -> float | None:
+    """Give an upper bound of cpus times time over all attempts, None where there is no time limit.
+
+    Each retry is taken to be the one whose rule asks for most.
+    """
+    first = parse_resources(resources)
+    if first.time_s is None:
+        return None
+    classes: list[tuple[FailureClass, int | None]] = [(FailureClass.EXIT_CODE, None), (FailureClass.TIMEOUT, None)]
+    for key, rule in retries.rules.items():
+        if isinstance(rule, Mapping):
+            code = int(key[10:]) if key.startswith("exit_code_") else None
+            classes.append((FailureClass.EXIT_CODE if code is not None else FailureClass(key), code))
+    total = first.cpus * first.time_s
+    asked = dict(resources)
+    for _ in range(retries.max):
+        tries = [escalate(asked, retries, [failure]) for failure in classes]
+        found = [parse_resources(values) for values in tries]
+        # Of each resource the most that any rule gives: a bound, also where rules of several classes follow each other.
+        cpus = max((item.cpus, item.as_written["cpus"]) for item in found)[1]
+        time = max((item.time_s or 0.0, str(item.as_written["time"])) for item in found)[1]
+        asked = {**asked, "cpus": cpus, "time": time}
+        last = parse_resources(asked)
+        total += last.cpus * (last.time_s or 0.0)
+    return total
+
+
 def escalate(
     resources: Mapping[str, Any], retries: Retries, failures: list[tuple[FailureClass, int | None]]
 ) -> dict[str, Any]:
@@ -210,12 +322,11 @@ def escalate(
 def _multiply(key: str, value: Any, factor: float, up_to: Any) -> Any:
     if key == "memory":
         size = int(parse_memory(value) * factor)
-        return _memory_text(min(size, parse_memory(up_to)) if up_to else size)
+        return _memory_text(min(size, parse_memory(up_to) if up_to else MOST_MEMORY))
     if key == "time":
-        seconds = parse_time(value) * factor
-        return f"{min(seconds, parse_time(up_to)) if up_to else seconds:g}s"
-    number = int(value) * factor
-    return max(1, round(min(number, int(up_to)) if up_to else number))
+        seconds = min(parse_time(value) * factor, parse_time(up_to) if up_to else LONGEST_TIME_S)
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    return max(1, round(min(int(value) * factor, int(up_to) if up_to else _MOST)))
 
 
 def _memory_text(size: int) -> str:

@@ -305,7 +305,7 @@ def references(value: object) -> Iterator[tuple[str, ...]]:
             for part in parse(value):
                 if isinstance(part, Hole):
                     yield from _names(part.expression)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for item in value.values():
             yield from references(item)
     elif isinstance(value, list | tuple):
@@ -454,7 +454,7 @@ def render(value: Any, scope: Scope) -> Any:
             return value
         hole = whole(value)
         return evaluate(hole.expression, scope) if hole else render_text(value, scope)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: render(item, scope) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [render(item, scope) for item in value]
@@ -604,25 +604,43 @@ _SUBSCRIPT = re.compile(r"\[[^\]\n]*\]\+?=")
 
 def check_command(text: str) -> None:
     """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
-    scanner = _ShellScanner(parse(text))
-    for hole, place in scanner.places():
+    scan = _scan(text)
+    for hole, place in scan.places:
         if place is not None and place not in (_COMMENT, *_NUMBERS_ONLY) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
             raise TemplateError(
                 f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
                 f"or write ${{{{ raw({inside}) }}}} if it must be inserted as it is"
             )
-    if scanner.left_open:  # then bash itself may read it in more than one way
-        raise TemplateError(f"the command ends inside {scanner.left_open}; close it, so that values can be quoted")
+    if scan.left_open:  # then bash itself may read it in more than one way
+        raise TemplateError(f"the command ends inside {scan.left_open}; close it, so that values can be quoted")
 
 
-def shell_places(text: str) -> Iterator[tuple[Hole, str | None]]:
+def has_pipe(text: str) -> bool:
+    """Say whether a command of the shell pipes one program into another."""
+    return _scan(text).has_pipe
+
+
+@dataclass(frozen=True)
+class _Scan:
+    places: tuple[tuple[Hole, str | None], ...]
+    left_open: str
+    has_pipe: bool
+
+
+@lru_cache(maxsize=20_000)
+def _scan(text: str) -> _Scan:
+    scanner = _ShellScanner(parse(text))
+    return _Scan(tuple(scanner.places()), scanner.left_open, scanner.has_pipe)
+
+
+def shell_places(text: str) -> tuple[tuple[Hole, str | None], ...]:
     """Give each hole with the shell construct that it stands in; None where a quoted word is right.
 
     Knows quotes, `$'…'`, backslashes, comments, `$( )`, `${ }`, `$(( ))`, backticks, here-documents and
     here-strings. Source: POSIX.1-2017, Shell Command Language, 2.2-2.7.
     """
-    return _ShellScanner(parse(text)).places()
+    return _scan(text).places
 
 
 class _ShellScanner:
@@ -641,6 +659,7 @@ class _ShellScanner:
         self.pending: list[tuple[str, bool]] = []  # here-documents that start after this line
         self.dangling = False
         self.left_open = ""
+        self.has_pipe = False
         self.text = "".join(part if isinstance(part, str) else "\0" for part in parts)
         self.offset = 0  # of the part in hand
         self.word_start = True
@@ -811,6 +830,8 @@ class _ShellScanner:
         elif at_word and (match := _WORD.match(part, position)):
             return self._word(match, top, at_command)
         self.word_start = char.isspace() or char in ";&|()<>"
+        around = (part[position - 1 : position], part[position + 1 : position + 2])
+        self.has_pipe |= char == "|" and "|" not in around and around[0] != ">" and top != "case"
         separates = char in ";&|\n" or char == "(" or (char == ")" and top in ("case", "("))
         self.command_start = separates or (at_command and char.isspace())
         return position + 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 _LONGEST_VALUE = 60
+_FEW_KEYS = 10
 
 
 class SchemaError(ValueError):
@@ -36,16 +37,31 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise SchemaError(f"{place + ': ' if place else ''}{error.message}") from None
 
 
+def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
+    """Say in one sentence where ``value`` violates a valid JSON Schema, "" if it does not."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    if error is None:
+        return ""
+    place = ".".join(map(str, error.absolute_path))
+    return f"{place + ': ' if place else ''}{error.message[:200]}"
+
+
 @lru_cache(maxsize=8)
 def _validator(schemas: str, entry: str) -> Draft202012Validator:
     import json
 
     from jsonschema import Draft202012Validator, validators
     from referencing import Registry, Resource
+    from referencing.jsonschema import DRAFT202012
 
     documents = json.loads(schemas)
+    for document in documents:
+        document.pop("$schema", None)  # it would make jsonschema drop our own type checker at this document
     registry: Any = Registry().with_resources(
-        [(document["$id"], Resource.from_contents(document)) for document in documents]
+        [(document["$id"], Resource.from_contents(document, DRAFT202012)) for document in documents]
     )
     # JSON Schema takes 4.0 for an integer; in a campaign it is written as a number that may have a fraction.
     whole = Draft202012Validator.TYPE_CHECKER.redefine(
@@ -80,7 +96,10 @@ def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
             patterns = list(schema.get("patternProperties", {}))
             for key in error.instance:
                 if key not in known and not any(re.search(pattern, key) for pattern in patterns):
-                    out.append(((*path, key), f"unknown key{did_you_mean(str(key), known)}", True))
+                    near = did_you_mean(str(key), known)
+                    if not near and 0 < len(known) <= _FEW_KEYS:
+                        near = f"; there {'are' if len(known) > 1 else 'is'} {', '.join(known)}"
+                    out.append(((*path, key), f"unknown key{near}", True))
             return
     if error.validator == "required" and isinstance(error.instance, Mapping):
         required: Any = error.validator_value

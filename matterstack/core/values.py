@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from json.encoder import encode_basestring
 from typing import Any
 
 _NUL, _TRUE, _FALSE = ("null", "Null", "NULL", "~", ""), ("true", "True", "TRUE"), ("false", "False", "FALSE")
@@ -97,14 +98,16 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
 
     With ``exact``, for `load_json`, also a number that JSON cannot write that way (`.5`, `0x10`, `+1`) keeps it.
     """
+    if isinstance(value, str):
+        return encode_basestring(value)
     if isinstance(value, Int | Float):
         if _JSON_NUMBER.match(value.text):
             return value.text
         if exact:
             return json.dumps({_EXACT: value.text})
         return int.__repr__(value) if isinstance(value, Int) else float.__repr__(value)
-    if isinstance(value, Mapping):
-        items = (f"{json.dumps(str(k), ensure_ascii=False)}: {dump_json(v, exact=exact)}" for k, v in value.items())
+    if isinstance(value, dict | Mapping):
+        items = [f"{encode_basestring(str(k))}: {dump_json(v, exact=exact)}" for k, v in value.items()]
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(dump_json(item, exact=exact) for item in value) + "]"
@@ -137,8 +140,8 @@ _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])\Z")
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9]):([0-5][0-9])\Z")
 _SCALE = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_TIME_S = 100 * 366 * 86400
-_MOST_MEMORY = 2**60
+LONGEST_TIME_S = 100 * 366 * 86400
+MOST_MEMORY = 2**60
 
 
 def parse_memory(value: object) -> int:
@@ -148,7 +151,7 @@ def parse_memory(value: object) -> int:
         hint = f"; did you mean {value}G or {value}M?" if isinstance(value, int | float) else ""
         raise ValueError(f"expected memory with a unit like 500M, 24G or 1.5T, got {value!s}{hint}")
     size = float(match[1]) * _SCALE[match[2].upper()]
-    if not 1 <= size <= _MOST_MEMORY:
+    if not 1 <= size <= MOST_MEMORY:
         raise ValueError(f"memory of {value} is out of range (1K to 1048576T)")
     return int(size)
 
@@ -162,7 +165,7 @@ def parse_time(value: object) -> float:
             seconds = float(int(match[1][:12]) * 3600 + int(match[2]) * 60 + int(match[3]))
         else:
             raise ValueError(f"expected a time with a unit like 90s, 10m, 4h, 2d or 24:00:00, got {value}")
-        if seconds > _LONGEST_TIME_S:
+        if seconds > LONGEST_TIME_S:
             raise ValueError(f"a time of {value} is longer than 100 years")
         return seconds
     hint = f"; did you mean {value}s or {value}m?" if isinstance(value, int | float) else ""

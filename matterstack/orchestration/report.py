@@ -390,6 +390,14 @@ def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, s
         return path, task_id, number, numbers[number].state.is_live
 
 
+def graph_of_run(root: str | Path) -> tuple[RunView, dict[str, list[str]]]:
+    """Give a run, and for each task what it waits for: tasks, or whole groups by their name."""
+    view = open_run(root)
+    with _reading(root) as (_, store):
+        entries = store.entries(task.task_id for task in view.tasks)
+    return view, {task_id: [upstream for _, upstream in pairs] for task_id, pairs in entries.items()}
+
+
 def is_live(root: Path, task_id: str, attempt: int) -> bool:
     with _reading(root) as (_, store):
         row = store.attempt(task_id, attempt)

@@ -25,14 +25,17 @@ from matterstack import __version__
 from matterstack.core.model import (
     AttemptChange,
     AttemptFacts,
+    Campaign,
     Evidence,
     Launch,
     LiveAttempt,
     LoadedCampaign,
     Observation,
+    Retries,
     Sighting,
     Submission,
     TaskChange,
+    TaskSpec,
 )
 from matterstack.core.states import (
     TASK_STATE_OF_ATTEMPT,
@@ -50,6 +53,7 @@ from matterstack.errors import (
     RunLockedError,
     RunRootError,
     SubmissionRejected,
+    TemplateError,
     UsageError,
 )
 from matterstack.operators.base import Key, Operator
@@ -453,7 +457,8 @@ class Step:
         from matterstack.core.reconcile import reconcile  # only where something is live
 
         task = self.store.tasks([row.task_id])[0]
-        spec = self.store.campaign(task.campaign_version).tasks[task.group]
+        campaign = self.store.campaign(task.campaign_version)
+        spec = campaign.tasks[task.group].for_kind(campaign.operators[task.operator].kind)
         live = self._live(row)
         evidence = Evidence()
         if seen.sighting in (Sighting.ENDED, Sighting.GONE):
@@ -467,7 +472,7 @@ class Step:
             wish=row.wish,
             wished_at=row.wished_at,
             reason=row.reason,
-            retries=spec.retries,
+            retries=self._retries(campaign, spec, row.task_id),
             tries=task.tries,
             not_started=self.store.consecutive_not_started(row.task_id, row.attempt),
             allow_failure=spec.allow_failure,
@@ -482,6 +487,17 @@ class Step:
                 Ended(row.task_id, row.attempt, attempt.state, task_state, attempt.reason, seconds, spec.allow_failure)
             )
         return attempt, change
+
+    def _retries(self, campaign: Campaign, spec: TaskSpec, task_id: str) -> Retries:
+        if not spec.retries_written:
+            return spec.retries
+        from matterstack.core.launch import early_scope, resolve_retries
+
+        try:
+            return resolve_retries(spec, early_scope(campaign, self.store.instance(task_id)))
+        except (TemplateError, ValueError) as error:  # validate has seen all that can be seen before an attempt
+            self.report.warnings.append(f"{task_id}: {error}; it is not tried again")
+            return Retries()
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
         due = self.store.retries_due(self.now)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from matterstack.core.model import (
+    BUILT_IN_KINDS,
+    PEOPLE_KINDS,
     Campaign,
     DependencyRule,
     InputSpec,
@@ -14,8 +18,8 @@ from matterstack.core.model import (
     Retries,
     TaskSpec,
 )
-from matterstack.core.template import check_command, did_you_mean, is_template, parse, references, whole
-from matterstack.core.validation import SchemaError, check_schema
+from matterstack.core.reconcile import parse_retries, retry_problems
+from matterstack.core.template import check_command, did_you_mean, has_pipe, is_template, parse, references, whole
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
 from matterstack.spec.loader import Document, plain
@@ -26,8 +30,6 @@ PEOPLE_KEYS = (
     "when", "bundle", "instructions", "response_schema", "result_schema", "deadline", "on_deadline", "default",
     "responders",
 )  # fmt: skip
-BUILT_IN_KINDS = ("local", "slurm", "manual", "human", "experiment")
-KINDS_WITH_COMMAND = ("local", "slurm", "manual")
 _OPERATOR_KEYS = ("kind", "max_active", "slots", "setup", "env", "resources", "params")
 
 _ALL = (
@@ -43,6 +45,7 @@ _ALL = (
     "response",
     "metrics",
 )
+_OF_RESULTS = ("response", "metrics", "inputs", "outputs")
 _EARLY = ("params", "matrix", "task")
 _DECIDED = ("params", "matrix", "task", "response", "metrics")
 ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: which roots each key may use
@@ -72,6 +75,7 @@ class Builder:
         self.problems: list[Problem] = []
         self._refused: set[Path] = set()
         self.unparsed = False  # a template somewhere cannot be parsed
+        self.kinds: dict[str, str] = {}  # of operators
         self.root: dict[str, Any] = plain(document.root)
         for path in without:
             _remove(self.root, path)
@@ -92,6 +96,7 @@ class Builder:
         root = self.root
         defaults = root.get("defaults", {})
         operators = self._operators()
+        self.kinds = {name: operator.kind for name, operator in operators.items()}
         tasks = {name: self._task(name, task, defaults) for name, task in root["tasks"].items()}
         return Campaign(
             name=root["name"],
@@ -171,6 +176,23 @@ class Builder:
     # --- tasks ---
 
     def _task(self, name: str, data: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec:
+        """Give a task with the defaults that hold for it: people, labs and parcels inherit no resources or retries."""
+        kinds = self.kinds_of(data.get("operator", defaults.get("operator", "local")))
+        own = {key: value for key, value in defaults.items() if key not in ("resources", "retries")}
+        if kinds and kinds <= set(PEOPLE_KINDS):
+            return self._merged_task(name, data, own)
+        spec = self._merged_task(name, data, defaults)
+        if len(own) == len(defaults) or not kinds & set(PEOPLE_KINDS):
+            return spec
+        return replace(spec, for_people=self._merged_task(name, data, own))
+
+    def kinds_of(self, operator: Any) -> set[str]:
+        """Give the kinds that a task's operator may have: of a template, those of all operators."""
+        if is_template(operator):
+            return set(self.kinds.values())
+        return {self.kinds[operator]} if operator in self.kinds else set()
+
+    def _merged_task(self, name: str, data: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec:
         path: Path = ("tasks", name)
 
         def merged(key: str) -> dict[str, Any]:
@@ -180,6 +202,7 @@ class Builder:
             return data[key] if key in data else defaults.get(key, default)
 
         command = data.get("command")
+        retries, retries_written = self._retries(data.get("retries", {}), defaults.get("retries", {}), path)
         spec = TaskSpec(
             name=name,
             description=value("description", ""),
@@ -190,9 +213,8 @@ class Builder:
             env=merged("env"),
             params=merged("params"),
             resources=merged("resources"),
-            retries=self._retries(
-                {**_as_mapping(defaults.get("retries", {})), **_as_mapping(data.get("retries", {}))}, (*path, "retries")
-            ),
+            retries=retries,
+            retries_written=retries_written,
             priority=value("priority", 0),
             allow_failure=value("allow_failure", False),
             allow_dependency_failure=_dependency_rule(value("allow_dependency_failure", False)),
@@ -218,40 +240,25 @@ class Builder:
         for key, convert in (("memory", parse_memory), ("time", parse_time)):
             self._convert(convert, spec.resources.get(key), (*path, "resources", key))
         self._convert(parse_time, spec.people.get("deadline"), (*path, "deadline"))
-        for key in ("response_schema", "result_schema"):
-            if key in data and not any(True for _ in references(data[key])):
-                try:
-                    check_schema(data[key])
-                except SchemaError as error:
-                    self.add((*path, key), f"is not a JSON Schema: {error}")
+        is_checked = isinstance(command, str) and not self.has_problem((*path, "command"))
+        if spec.shell == "sh" and is_checked and has_pipe(str(command)):
+            cure = "write `shell: bash`, or take the pipe apart"
+            message = f"under `shell: sh` a failure before a | goes unnoticed ({cure})"
+            self.add((*path, "command"), message, severity="warning")
         return spec
 
-    def _retries(self, data: Mapping[str, Any], path: Path) -> Retries:
-        if any(is_template(text) for _, text in _texts(data, ())):
-            self.add(path, "this version of MatterStack cannot resolve templates in retries yet")
-            return Retries()
-        rules = {key: rule for key, rule in data.items() if key not in ("max", "delay")}
-        for name, rule in rules.items():
-            if isinstance(rule, Mapping):
-                self._check_rule(rule, (*path, name))
-        delay = self._convert(parse_time, data.get("delay", "0s"), (*path, "delay")) or 0.0
-        return Retries(max=int(data.get("max", 0)), delay_s=delay, rules=rules)
-
-    def _check_rule(self, rule: Mapping[str, Any], path: Path) -> None:
-        for key, value in rule.items():
-            factor = value[1:] if isinstance(value, str) and value.startswith("x") else None
-            try:
-                if factor is not None:
-                    if float(factor) <= 0:
-                        raise ValueError
-                elif key == "memory" or (key == "up_to" and "memory" in rule):
-                    parse_memory(value)
-                elif key == "time" or (key == "up_to" and "time" in rule):
-                    parse_time(value)
-                elif not isinstance(value, int) or isinstance(value, bool):
-                    raise ValueError(f"expected a whole number or a factor like x2, got {value}")
-            except ValueError as error:
-                self.add((*path, key), str(error) if factor is None else f"expected a factor like x2, got {value}")
+    def _retries(self, own: Any, default: Any, path: Path) -> tuple[Retries, tuple[Any, ...]]:
+        """Give the retries, or with templates their layers, to be resolved at each attempt."""
+        layers = tuple(layer for layer in (default, own) if layer != {})
+        if any(is_template(text) for layer in layers for _, text in _texts(layer, ())):
+            return Retries(), layers
+        for layer, place in ((default, ("defaults",)), (own, path)):
+            for keys, message in retry_problems(_as_mapping(layer)):
+                self.add((*place, "retries", *keys), message)
+        try:
+            return parse_retries(*layers), ()
+        except ValueError:
+            return Retries(), ()
 
     def _check_forms(self, spec: TaskSpec, path: Path, data: Mapping[str, Any]) -> None:
         """Report templates where none may stand, that cannot be parsed, or that name a root not known there."""
@@ -300,15 +307,51 @@ class Builder:
             "task": ("id", "name", "label") if early else ("id", "name", "label", "attempt"),
             "run": ("id", "name"),
             "operator": ("params",),
+            "response": self._answering,
+            "metrics": self.root["tasks"],
         }
         found = known.get(root)
-        if found is not None and names[0] not in found:
-            has = f"it has {', '.join(found)}" if found else "it is empty"
+        if root == "response" and names[0] in self.root["tasks"] and names[0] not in (found or ()):
+            self.add(path, f"'{names[0]}' is carried out by no person or laboratory, so it gives no response")
+        elif root == "params" and early and names[0] in spec.params and names[0] not in params:
+            self.add(path, f"'{names[0]}' is one of the task's own params; {key} sees those of the campaign alone")
+        elif found is not None and names[0] not in found:
+            has = f"it has {_some(found)}" if found else "it is empty"
             self.add(path, f"'{names[0]}' is not in {root}{did_you_mean(names[0], found)}; {has}")
+        elif root == "response":
+            self._check_field(path, names)
+
+    @cached_property
+    def _answering(self) -> list[str]:
+        """The tasks of people and laboratories, or of operators that are not built in."""
+        return [name for name in self.root["tasks"] if self._may_answer(name)]
+
+    def _may_answer(self, task: str) -> bool:
+        defaults = self.root.get("defaults", {})
+        kinds = self.kinds_of(self.root["tasks"][task].get("operator", defaults.get("operator", "local")))
+        return any(kind in ("human", "experiment") or kind not in BUILT_IN_KINDS for kind in kinds)
+
+    def _check_field(self, path: Path, names: tuple[str, ...]) -> None:
+        """Report a field that the schema of the answer does not have."""
+        task, defaults = self.root["tasks"][names[0]], self.root.get("defaults", {})
+        if len(names) < 2:
+            self.add(path, f"name a field of the answer: response.{names[0]}.FIELD")
+            return
+        key = "result_schema" if "result_schema" in task else "response_schema"
+        schema = task.get(key, defaults.get(key, {}))
+        fields = schema.get("properties")
+        if not isinstance(fields, Mapping) or names[1] in fields:
+            return
+        near = did_you_mean(names[1], fields)
+        if schema.get("additionalProperties") is False or near:
+            message = f"'{names[1]}' is no property in {key} of {names[0]}{near}; it has {_some(fields)}"
+            self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
     def _unknown_root(self, path: Path, root: str, key: str) -> None:
         known = ROOTS[key]
-        if root in _ALL:
+        if key == "matrix" and root in _OF_RESULTS:
+            self.add(path, "a matrix that comes from a result is reserved for a later version of MatterStack")
+        elif root in _ALL:
             self.add(path, f"'{root}' cannot be used in {key}; {', '.join(known)} can")
         else:
             self.add(path, f"'{root}' is not known{did_you_mean(root, known)}; {', '.join(known)} can be used in {key}")
@@ -322,12 +365,18 @@ def _remove(root: dict[str, Any], path: Path) -> None:
     if not isinstance(node, dict):
         return
     node.pop(path[-1], None)
-    if path[0] == "tasks" and len(path) == 3 and "command" not in node:
-        node["command"] = "true"
+    if path[0] == "tasks" and len(path) == 3 and (path[2] == "command" or did_you_mean(str(path[2]), ["command"])):
+        node.setdefault("command", "true")
 
 
 def _as_mapping(retries: Any) -> dict[str, Any]:
     return {"max": int(retries)} if isinstance(retries, int) else dict(retries)
+
+
+def _some(names: Iterable[str]) -> str:
+    """List names for a message, the first eight of many."""
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:
@@ -343,7 +392,7 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     """Give every text within a value with its path."""
     if isinstance(value, str):
         yield path, value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             yield from _texts(item, (*path, key))
     elif isinstance(value, list):

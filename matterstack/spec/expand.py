@@ -16,6 +16,7 @@ from typing import Any
 from matterstack.core.globs import WILDCARD
 from matterstack.core.graph import Graph, build, find_cycle
 from matterstack.core.model import (
+    KINDS_WITH_COMMAND,
     Campaign,
     Edge,
     Instance,
@@ -37,9 +38,9 @@ from matterstack.core.template import (
     render_text,
 )
 from matterstack.core.validation import show
-from matterstack.core.values import as_text
+from matterstack.core.values import as_text, dump_json
 from matterstack.errors import CampaignError, TemplateError
-from matterstack.spec.campaign import BUILT_IN_KINDS, KINDS_WITH_COMMAND, Builder
+from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
 from matterstack.spec.paths import PathTree, path_problem
 from matterstack.spec.tables import read_table
@@ -69,6 +70,25 @@ class Expansion:
     graph: Graph
     group_nodes: frozenset[str]  # groups that something waits for as a whole
     matches: dict[tuple[str, str], Match]  # (task id, input) -> what matched
+    late: Mapping[str, Late]  # task -> `late_names` of it
+    labels: dict[str, str]  # task id -> what its label was before it was made safe, where that is something else
+
+
+Late = Mapping[tuple[str, str], Where]
+
+
+def late_names(spec: TaskSpec) -> Late:
+    """Give each (root, task) that a task's templates name below response and metrics, with the first place of it."""
+    found: dict[tuple[str, str], Where] = {}
+    parts: dict[str, Any] = {
+        "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
+        "resources": spec.resources, "retries": spec.retries_written, **spec.people,
+    }  # fmt: skip
+    for key, value in parts.items():
+        for reference in references(value):
+            if reference[0] in ("response", "metrics") and len(reference) > 1:
+                found.setdefault((reference[0], reference[1]), (key,))
+    return found
 
 
 def make_label(text: str) -> str:
@@ -88,8 +108,9 @@ def _safe(text: str) -> str:
 
 
 class Expander:
-    def __init__(self, campaign: Campaign, folder: Path, builder: Builder) -> None:
+    def __init__(self, campaign: Campaign, late: Mapping[str, Late], folder: Path, builder: Builder) -> None:
         self.campaign = campaign
+        self.late = late
         self.folder = folder
         self.builder = builder
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -98,7 +119,9 @@ class Expander:
         self.ids = PathTree()
         self.files: set[str] = set()
         self.matches: dict[tuple[str, str], Match] = {}
+        self.labels: dict[str, str] = {}
         self._globbed: dict[str, list[str]] = {}
+        self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[str]]] = {}
 
     def expand(self) -> Expansion:
         for index, pattern in enumerate(self.campaign.files):
@@ -110,6 +133,9 @@ class Expander:
         for draft in self.drafts:
             self._resolve_inputs(draft)
             self._resolve_needs(draft)
+        for spec in self.campaign.tasks.values():
+            if self.late[spec.name]:
+                self._resolve_late(spec, self.late[spec.name])
         self._check_source_paths()
         return self._finish()
 
@@ -124,15 +150,20 @@ class Expander:
             return
         labels: dict[str, Mapping[str, Any]] = {}
         for row in rows:
-            label = self._label(spec, row, where)
-            if label is None:
+            text = self._label_text(spec, row, where)
+            if text is None:
                 return
+            label = make_label(text)
             if label in labels:
-                what = f"{_row_text(labels[label])} and {_row_text(row)} have the same label '{label}'"
-                self.builder.add((*where, "label" if spec.label else "matrix"), f"{what}; set `label`")
+                what = f"{_row_text(labels[label])} and {_row_text(row)} have the same label '{label}'; set `label`"
+                if labels[label] == row:
+                    what = f"{_row_text(row)} stands there twice"
+                self.builder.add((*where, "label" if spec.label else "matrix"), what)
                 return
             labels[label] = row
             task_id = spec.name if spec.matrix is None else f"{spec.name}/{label}"
+            if text != label:
+                self.labels[task_id] = text
             draft = _Draft(spec, task_id, label, row, len(self.drafts))
             self.drafts.append(draft)
             self.ids.add(task_id, draft)
@@ -166,6 +197,8 @@ class Expander:
         return self._include(rows, spec.matrix.get("include", []), (*where, "include"), spec.label)
 
     def _axis(self, name: str, values: Any, where: Where, label: str | None) -> list[Any]:
+        if self.builder.has_problem(where):
+            return []
         if isinstance(values, str):
             try:
                 values = render(values, {"params": self.campaign.params})
@@ -191,8 +224,9 @@ class Expander:
 
     def _table(self, name: str, where: Where) -> list[dict[str, Any]]:
         problem = path_problem(name)
-        if problem:
-            self.builder.add(where, problem)
+        if problem or self.builder.has_problem(where):
+            if problem:
+                self.builder.add(where, problem)
             return []
         shown = str(Path(self.builder.document.file).parent / name)
         try:
@@ -236,17 +270,19 @@ class Expander:
             self.builder.add(where[:-1], "gives no instances")
         return rows
 
-    def _label(self, spec: TaskSpec, row: Mapping[str, Any], where: Where) -> str | None:
+    def _label_text(self, spec: TaskSpec, row: Mapping[str, Any], where: Where) -> str | None:
+        """Give the label of a row before it is made safe."""
         if spec.matrix is None:
             return spec.name
         try:
             if spec.label:
                 scope = {"params": self.campaign.params, "matrix": row, "task": {"name": spec.name}}
-                return make_label(render_text(spec.label, scope))
-            columns = self._label_columns(spec, row)
-            return make_label("-".join(as_text(row[name]) for name in columns))
+                return render_text(spec.label, scope)
+            return "-".join(as_text(row[name]) for name in self._label_columns(spec, row))
         except (TemplateError, ValueError) as error:
-            self.builder.add((*where, "label" if spec.label else "matrix"), str(error))
+            place = (*where, "label" if spec.label else "matrix")
+            if not self.builder.has_problem(place):
+                self.builder.add(place, str(error))
             return None
 
     @staticmethod
@@ -301,8 +337,9 @@ class Expander:
             self.builder.add(
                 where, f"'command' is missing (operator '{draft.operator}' is of kind {kind})", at_key=True
             )
-        elif spec.command is not None and kind == "human":
-            self.builder.add((*where, "command"), "a person runs no command; use `instructions`", at_key=True)
+        elif spec.command is not None and kind in ("human", "experiment"):
+            who = "a person" if kind == "human" else "an instrument"
+            self.builder.add((*where, "command"), f"{who} runs no command; use `instructions`", at_key=True)
 
     def scope(self, draft: _Draft) -> dict[str, Any]:
         task = {"id": draft.task_id, "name": draft.spec.name, "label": draft.label}
@@ -372,7 +409,7 @@ class Expander:
             if not sources:
                 # A matrix without rows has no outputs: that is told already.
                 if all(self.rows.values()) and not self.builder.has_problem(where):
-                    self.builder.add(where, self._no_match(pattern, is_list))
+                    self.builder.add(where, self._no_match(draft, pattern, is_list))
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
             self._record(draft, name, sources)
@@ -439,7 +476,9 @@ class Expander:
             self._globbed[pattern] = [path for path in found if _is_utf8(path)]
         return self._globbed[pattern]
 
-    def _no_match(self, pattern: str, is_list: bool) -> str:
+    def _no_match(self, draft: _Draft, pattern: str, is_list: bool) -> str:
+        if any(output.path == pattern for output in draft.outputs.values()):
+            return f"'{pattern}' is an output of {draft.task_id} itself; a task cannot wait for its own output"
         known = [output.path for draft in self.drafts[:2000] for output in draft.outputs.values()]
         near = did_you_mean(pattern, known)
         if pattern.startswith("results/"):
@@ -480,6 +519,36 @@ class Expander:
             and not any(p.severity == "error" for p in self.builder.problems)
         ):
             self._report_once(where, f"at least {rule.min_count} can never complete: {draft.task_id} depends on {most}")
+
+    # --- answers and metrics ---
+
+    def _resolve_late(self, spec: TaskSpec, names: Late) -> None:
+        """Make the edges that `response.TASK` and `metrics.TASK` imply: to the instance of equal axis values."""
+        drafts = [draft for draft in self.drafts if draft.spec is spec]
+        for (root, task), place in names.items():
+            if task not in self.rows or not self.rows[task]:
+                continue  # told already, where the name stands
+            where: Where = ("tasks", spec.name, *place)
+            for draft in drafts:
+                found = self._with_equal_values(task, draft)
+                if len(found) != 1:
+                    shared = [axis for axis in self.rows[task][0] if axis in draft.matrix]
+                    has = f"{len(found)} instances with equal {', '.join(shared)}" if shared else "no axis in common"
+                    message = f"{root}.{task} must be of one instance: {task} has {has}, seen from {draft.task_id}"
+                    self._report_once(where, message)
+                    break
+                draft.edges[Edge(found[0], f"{root}.{task}")] = None
+
+    def _with_equal_values(self, task: str, draft: _Draft) -> list[str]:
+        """Give the instances of a task whose values of the common axes are those of ``draft``."""
+        shared = tuple(axis for axis in self.rows[task][0] if axis in draft.matrix)
+        index = self._by_values.get((task, shared))
+        if index is None:
+            index = self._by_values[task, shared] = {}
+            for other in self.drafts:
+                if other.spec.name == task:
+                    index.setdefault(tuple(_shown(other.matrix[axis]) for axis in shared), []).append(other.task_id)
+        return index.get(tuple(_shown(draft.matrix[axis]) for axis in shared), [])
 
     # --- files and the whole ---
 
@@ -533,7 +602,7 @@ class Expander:
         cycle = find_cycle(graph)
         if cycle:
             self._report_cycle(cycle)
-        return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches)
+        return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches, self.late, self.labels)
 
     def _report_cycle(self, cycle: list[str]) -> None:
         first = min(range(len(cycle)), key=lambda index: cycle[index])
@@ -591,31 +660,6 @@ def render_pattern_of_id(text: str, scope: Mapping[str, Any]) -> str:
     return f"{group}{slash}_{label[1:]}" if label[:1] in (".", "-") else f"{group}{slash}{label}"
 
 
-def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], *, to_run: bool) -> None:
-    """Report kinds of operators that do not exist, and ``to_run`` also what this version can check but not run."""
-    kinds = set(installed)
-    used = {spec.operator for spec in campaign.tasks.values()}
-    templated = any(is_template(name) for name in used)
-    for name, operator in campaign.operators.items():
-        place: Where = ("operators", name, "kind")
-        if operator.kind not in kinds and operator.kind not in BUILT_IN_KINDS:
-            near = did_you_mean(operator.kind, (*BUILT_IN_KINDS, *kinds))
-            builder.add(place, f"there is no operator of kind '{operator.kind}'{near}")
-        elif operator.kind not in kinds and (name in used or templated):
-            message = f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet"
-            builder.add(place, message, severity="error" if to_run else "warning")
-    severity = "error" if to_run else "warning"
-    for spec in campaign.tasks.values():
-        for key in ("when", "bundle"):
-            if key in spec.people:
-                message = f"this version of MatterStack cannot run '{key}' yet"
-                builder.add(("tasks", spec.name, key), message, severity=severity)
-        for reference in references([spec.command, spec.env, spec.params, spec.resources, spec.setup]):
-            if reference[0] in ("response", "metrics"):
-                message = f"this version of MatterStack cannot use '{reference[0]}' yet"
-                builder.add(("tasks", spec.name), message, severity=severity)
-
-
 def _source_paths(text: str) -> Iterable[str]:
     parts = parse(text) if "${{" in text else ()
     for index, part in enumerate(parts):
@@ -643,6 +687,13 @@ def _parents(path: str) -> Iterable[str]:
     while "/" in path:
         path = path.rsplit("/", 1)[0]
         yield path
+
+
+def _shown(value: Any) -> str:
+    try:
+        return as_text(value)
+    except ValueError:
+        return dump_json(value)
 
 
 def _same(left: Any, right: Any) -> bool:

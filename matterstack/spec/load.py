@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.graph import shape
-from matterstack.core.launch import RunFacts, render_attempt, source_path
-from matterstack.core.model import Campaign, Instance, LoadedCampaign
-from matterstack.core.template import references
-from matterstack.core.values import as_text, dump_json, format_memory, resolve_scalar
-from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
+from matterstack.core.model import Campaign, LoadedCampaign
+from matterstack.core.values import dump_json, resolve_scalar
+from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
-from matterstack.spec.expand import Expander, Expansion, check_kinds
+from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
+from matterstack.spec.expand import Expander, Expansion, late_names
 from matterstack.spec.loader import Document, load_document, parse_document, plain
 from matterstack.spec.schema import check_campaign, check_operators, harmless_paths
 
@@ -67,8 +66,9 @@ def load_campaign(
     campaign = builder.build()
     if builder.unparsed:
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
-    check_kinds(campaign, builder, installed_kinds, to_run=to_run)
-    expansion = Expander(campaign, home, builder).expand()
+    late = {spec.name: late_names(spec) for spec in campaign.tasks.values()}
+    check_kinds(campaign, late, builder, installed_kinds, to_run=to_run)
+    expansion = Expander(campaign, late, home, builder).expand()
     for instance in expansion.instances:  # an operator may be named by a template
         kind = campaign.operators[instance.operator].kind
         if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):
@@ -76,7 +76,8 @@ def load_campaign(
             builder.add(("operators", instance.operator, "kind"), message)
     # A sample is only worth rendering where inputs and outputs are known to be right.
     if not _errors(builder.problems):
-        _check_samples(campaign, expansion, builder)
+        check_instances(campaign, expansion, builder)
+        warn_of_typos(campaign, expansion, builder)
     if _errors(builder.problems):
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     return LoadedCampaign(
@@ -137,49 +138,6 @@ def _operators_json(document: Document) -> dict[str, str]:
     return {"local": '{"kind": "local"}', **{name: dump_json(value) for name, value in found.items()}}
 
 
-def _check_samples(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
-    """Render the first instance of each task, and check every instance's slots, as an attempt would."""
-    seen: set[str] = set()
-    for instance in expansion.instances:
-        if instance.group in seen:
-            continue
-        seen.add(instance.group)
-        spec = campaign.tasks[instance.group]
-        where = ("tasks", instance.group)
-        late = any(
-            reference[0] in ("response", "metrics")
-            for reference in references([spec.command, spec.env, spec.params, spec.resources, spec.setup])
-        )
-        if late:
-            continue  # nothing is known of answers and metrics before they exist
-        inputs = {
-            name: [_sample_path(instance, name)] if item.is_list else _sample_path(instance, name)
-            for name, item in instance.inputs.items()
-        }
-        try:
-            rendered = render_attempt(campaign, instance, 1, RunFacts("run", "run"), inputs, [])
-        except (TemplateError, ValueError) as error:
-            key = "resources" if str(error).startswith("resources.") else "command" if spec.command else None
-            builder.add((*where, key) if key else where, f"{instance.task_id}: {error}")
-            continue
-        operator = campaign.operators[instance.operator]
-        resources = rendered.resources
-        if operator.slot_cpus is not None and resources.cpus > operator.slot_cpus:
-            message = f"{resources.cpus} cpus do not fit the {operator.slot_cpus} of operator '{operator.name}'"
-            builder.add((*where, "resources"), message)
-        if operator.slot_memory is not None and (resources.memory or 0) > operator.slot_memory:
-            message = (
-                f"{format_memory(resources.memory or 0)} do not fit the {format_memory(operator.slot_memory)} "
-                f"of operator '{operator.name}'"
-            )
-            builder.add((*where, "resources"), message)
-
-
-def _sample_path(instance: Instance, name: str) -> str:
-    as_name = instance.inputs[name].as_name
-    return as_name or f"{source_path(instance.task_id)}/{name}"
-
-
 def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
     form = shape(expansion.graph, expansion.group_nodes)
     patterns = {
@@ -192,28 +150,18 @@ def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for instance in expansion.instances:
         counts[instance.group] = counts.get(instance.group, 0) + 1
+    hours, unlimited = cpu_hours(campaign, expansion)
     return {
         "name": campaign.name,
         "tasks": len(campaign.tasks),
         "instances": len(expansion.instances),
         "depth": form.depth,
         "width": form.width,
-        "edges": sum(len(instance.edges) for instance in expansion.instances),
+        "edges": sum(len({edge.upstream for edge in instance.edges}) for instance in expansion.instances),
         "files": len(expansion.files),
+        "cpu_hours": round(hours, 6) if not unlimited else None,
+        "without_time_limit": unlimited,
         "instances_of": counts,
         "patterns": patterns,
-        "labels": {
-            instance.task_id: "-".join(_shown(value) for value in instance.matrix.values())
-            for instance in expansion.instances
-            if campaign.tasks[instance.group].matrix is not None and campaign.tasks[instance.group].label is None
-            and instance.label != "-".join(_shown(value) for value in instance.matrix.values())
-            and "table" not in (campaign.tasks[instance.group].matrix or {})
-        },
-    }  # fmt: skip
-
-
-def _shown(value: Any) -> str:
-    try:
-        return as_text(value)
-    except ValueError:
-        return str(value)
+        "labels": expansion.labels,
+    }

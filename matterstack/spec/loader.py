@@ -18,8 +18,9 @@ import yaml
 from matterstack.core.values import resolve_scalar
 from matterstack.errors import CampaignError, Problem
 
-LARGEST_FILE = 64 * 2**20
+LARGEST_FILE = 32 * 2**20
 _DEEPEST = 60
+_MOST_NODES = 2_500_000  # keys and values of a file; 100,000 tasks written out have about 1,400,000
 _MOST_EXPANDED = 2_000_000  # nodes that aliases may add
 
 _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
@@ -98,8 +99,10 @@ def read_text(path: Path, shown: str) -> str:
 
     try:
         if path.is_dir():
-            raise refuse("is a folder; give the campaign file in it")
+            raise refuse("is a folder; give the file in it")
         size = path.stat().st_size
+        if not path.is_file():  # a pipe or a device could keep us waiting, or never end
+            raise refuse("is no regular file")
         if size > LARGEST_FILE:
             raise refuse(f"has {size} bytes; a campaign file may have {LARGEST_FILE} (use a matrix or a table)")
         data = path.read_bytes()
@@ -145,11 +148,22 @@ def _as_yaml(text: str) -> str:
     return _PAIR.sub(character, text).replace("\t", " ")
 
 
+class _NotJSON(Exception):
+    pass
+
+
+def _refuse_constant(text: str) -> None:
+    raise _NotJSON(text)
+
+
 def _check_json(text: str, file: str) -> None:
     try:
-        json.loads(text, parse_int=str, parse_float=str)
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise CampaignError([Problem(file, error.lineno, error.colno, "", f"is not JSON: {error.msg}")]) from None
+    except _NotJSON as error:
+        line = next((n for n, row in enumerate(text.splitlines(), 1) if str(error) in row), 1)
+        raise CampaignError([Problem(file, line, 1, "", f"is not JSON: {error} is no number")]) from None
     except RecursionError:
         raise CampaignError([Problem(file, 1, 1, "", f"is nested deeper than {_DEEPEST} levels")]) from None
 
@@ -219,6 +233,8 @@ class _Builder:
 
     def _syntax_error(self, error: yaml.MarkedYAMLError) -> CampaignError:
         mark = error.problem_mark or error.context_mark
+        if "end of stream" in (error.problem or "") and "quoted scalar" in str(error.context):
+            return self.refuse(error.context_mark, "is not YAML: the quote that opens here is never closed")
         text = self.line(mark.line) if mark is not None else ""
         what = (error.problem or "cannot be parsed").replace("did not find expected", "expected").strip()
         near = text[: mark.column + 1] if mark is not None else ""
@@ -229,12 +245,19 @@ class _Builder:
             hint = " (a tab cannot indent YAML; use spaces)"
         elif "alias" in str(error.context) or "alias" in what:
             hint = " (a value with a leading * must be quoted)"
+        elif "flow" in str(error.context) and error.context_mark is not None:
+            opener = "{" if "mapping" in str(error.context) else "["
+            hint = f" (the {opener} that opens in line {error.context_mark.line + 1} is not closed)"
+        elif what == "expected key":
+            what, hint = "a key expected", " (the indentation is off)"
         elif "mapping values are not allowed" in what:
             hint = " (a text with ': ' must be quoted, or the indentation is off)"
         return self.refuse(mark, f"is not YAML: {what}{hint}")
 
     def _node(self, event: Any, events: Iterator[Any], depth: int) -> Any:
         self.nodes += 1
+        if self.nodes > _MOST_NODES:
+            raise self.refuse(event.start_mark, f"holds more than {_MOST_NODES} values (use a matrix or a table)")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if depth > _DEEPEST:
@@ -321,6 +344,7 @@ class _Builder:
             if not isinstance(key, str):
                 raise self.refuse(key_event.start_mark, "a key must be a text")
             value_event = next(events)
+            self.nodes += 1
             mark = value_event.start_mark
             value = self._node(value_event, events, depth + 1)
             if key == "<<" and not getattr(key_event, "style", None):
@@ -362,8 +386,38 @@ class _Builder:
 
 def plain(value: Any) -> Any:
     """Give a copy of a parsed value made of plain dicts and lists, without `x-` keys."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if not key.startswith("x-")}
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes texts so that our own rules for scalars read them as texts; of several lines, as a block."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = None
+    if "\n" in text and not re.search(r"[^\S\n]\n|\A\s|[^\n\t -~\xa0-\ud7ff]", text):
+        style = "|"
+    else:
+        try:
+            style = None if isinstance(resolve_scalar(text), str) and "#" not in text else '"'
+        except ValueError:
+            style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump_document(document: Mapping[str, Any], *, as_json: bool) -> str:
+    """Write a campaign as YAML or JSON, which reads back as the same values."""
+    if as_json:
+        return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text

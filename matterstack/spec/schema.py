@@ -6,6 +6,7 @@ their commands and paths alone cost no more than one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from matterstack.errors import Problem, UsageError
 from matterstack.spec.loader import Document
 
 RESERVED = ("quorum", "repeat", "tasks", "limits", "container", "notify", "include")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
 _FREE_TEXT = ("description", "command", "instructions", "label", "when")
 
 
@@ -65,7 +67,9 @@ def check_campaign(document: Document) -> list[Problem]:
                 problems += found
             elif seen[shape]:
                 problems += _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
-        frame["tasks"] = {name: {} for name in tasks if not str(name).startswith("x-")} or tasks
+        # Names that are right need not all be looked at again: one stands for them.
+        names = [name for name in tasks if not str(name).startswith("x-")]
+        frame["tasks"] = {name: {} for name in names if name == names[0] or not NAME.match(str(name))} or tasks
     else:
         frame = dict(root)
     return _check(document, frame, "campaign.schema.json", ()) + problems

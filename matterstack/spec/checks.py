@@ -1,0 +1,321 @@
+"""What is wrong, or looks wrong, with a campaign whose instances are known; and the most that it asks for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from matterstack.core.globs import matches
+from matterstack.core.launch import RunFacts, asked_resources, early_scope, render_attempt, resolve_retries, source_path
+from matterstack.core.model import (
+    BUILT_IN_KINDS,
+    PEOPLE_KINDS,
+    Campaign,
+    Instance,
+    OperatorSpec,
+    Resources,
+    TaskSpec,
+)
+from matterstack.core.reconcile import most_cpu_seconds, parse_resources
+from matterstack.core.template import (
+    did_you_mean,
+    evaluate,
+    is_template,
+    parse,
+    references,
+    render,
+    render_pattern,
+    whole,
+)
+from matterstack.core.validation import SchemaError, check_schema, schema_violation
+from matterstack.core.values import format_memory, parse_time
+from matterstack.errors import TemplateError
+from matterstack.spec.campaign import Builder
+from matterstack.spec.expand import Expansion, Late, is_pattern
+
+_MOST_SAMPLES = 500  # of one task
+_LIKE_A_TYPO = 0.8  # of two words: 'point' and 'points'
+_NAMED_KEY = re.compile(r"((?:env|params|setup|command|instructions|resources|retries)(?:\.\w+)*): ")
+_EARLY = frozenset(["params", "matrix", "task"])
+
+Where = tuple[str | int, ...]
+
+
+def check_kinds(
+    campaign: Campaign, late: Mapping[str, Late], builder: Builder, installed: Iterable[str], *, to_run: bool
+) -> None:
+    """Report kinds of operators that do not exist, and ``to_run`` also what this version can check but not run."""
+    kinds = set(installed)
+    used = {spec.operator for spec in campaign.tasks.values()}
+    templated = any(is_template(name) for name in used)
+    for name, operator in campaign.operators.items():
+        place: Where = ("operators", name, "kind")
+        if operator.kind not in kinds and operator.kind not in BUILT_IN_KINDS:
+            near = did_you_mean(operator.kind, (*BUILT_IN_KINDS, *kinds))
+            builder.add(place, f"there is no operator of kind '{operator.kind}'{near}")
+        elif operator.kind not in kinds and (name in used or templated):
+            message = f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet"
+            builder.add(place, message, severity="error" if to_run else "warning")
+    severity = "error" if to_run else "warning"
+    for spec in campaign.tasks.values():
+        for key in ("when", "bundle"):
+            if key in spec.people:
+                message = f"this version of MatterStack cannot run '{key}' yet"
+                builder.add(("tasks", spec.name, key), message, severity=severity)
+        for (root, _), place in late[spec.name].items():
+            if place != ("when",):
+                message = f"this version of MatterStack cannot use '{root}' yet"
+                builder.add(("tasks", spec.name, *place), message, severity=severity)
+
+
+def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
+    """Report what an attempt would stumble over: attempts are rendered for each value of each axis."""
+    groups: dict[str, list[Instance]] = {}
+    for instance in expansion.instances:
+        groups.setdefault(instance.group, []).append(instance)
+    for name, instances in groups.items():
+        spec = campaign.tasks[name]
+        for instance in _samples(instances):
+            if not _check_one(campaign, instance, expansion.late[name], builder):
+                break
+        _check_people(campaign, spec, instances[0], builder)
+
+
+def _samples(instances: list[Instance]) -> Iterator[Instance]:
+    """Give the first instance, and each one in which a value of an axis appears for the first time."""
+    seen: set[tuple[str, str]] = set()
+    given = 0
+    for index, instance in enumerate(instances):
+        values = {(axis, str(value)) for axis, value in instance.matrix.items()}
+        if index and values <= seen:
+            continue
+        seen |= values
+        yield instance
+        given += 1
+        if given == _MOST_SAMPLES:
+            return
+
+
+def _check_one(campaign: Campaign, instance: Instance, late: Late, builder: Builder) -> bool:
+    operator = campaign.operators[instance.operator]
+    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    where: Where = ("tasks", instance.group)
+    early = early_scope(campaign, instance)
+    late_keys = {place[0] for place in late.values()}
+    key = "resources"
+    try:
+        if not late_keys & {"resources", "params"}:
+            _check_slots(parse_resources(asked_resources(spec, operator, early)), operator)
+        key = "retries"
+        if not late_keys & {"retries", "params"}:
+            resolve_retries(spec, early)
+        key = "deadline"
+        deadline = spec.people.get("deadline")
+        if deadline is not None and not late_keys & {"deadline", "params"}:
+            parse_time(render(deadline, early))
+        key = "when"
+        _check_when(spec, early)
+        key = ""
+        if not late_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
+            render_attempt(campaign, instance, 1, RunFacts("run", "run"), _sample_inputs(instance), [])
+    except (TemplateError, ValueError) as error:
+        text = str(error)
+        named = _NAMED_KEY.match(text)
+        if named:
+            text, place = text[named.end() :], tuple(named[1].split("."))
+        else:
+            place = (key,) if key else ()
+        of = f"{instance.task_id}: " if instance.matrix else ""
+        builder.add((*where, *place), f"{of}{text}")
+        return False
+    return True
+
+
+def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
+    if operator.slot_cpus is not None and resources.cpus > operator.slot_cpus:
+        raise ValueError(f"{resources.cpus} cpus do not fit the {operator.slot_cpus} of operator '{operator.name}'")
+    if operator.slot_memory is not None and (resources.memory or 0) > operator.slot_memory:
+        asked, there = format_memory(resources.memory or 0), format_memory(operator.slot_memory)
+        raise ValueError(f"{asked} do not fit the {there} of operator '{operator.name}'")
+
+
+def _check_when(spec: TaskSpec, early: Mapping[str, Any]) -> None:
+    condition = spec.people.get("when")
+    hole = whole(condition) if condition is not None else None
+    if hole is None or any(reference[0] not in _EARLY for reference in references(condition)):
+        return
+    value = evaluate(hole.expression, early)
+    if not isinstance(value, bool):
+        raise TemplateError(f"{hole.source} is {value!r}; a condition gives true or false")
+
+
+def _sample_inputs(instance: Instance) -> dict[str, Any]:
+    def path(name: str) -> str:
+        return instance.inputs[name].as_name or f"{source_path(instance.task_id)}/{name}"
+
+    return {name: [path(name)] if item.is_list else path(name) for name, item in instance.inputs.items()}
+
+
+# --- people and laboratories ----------------------------------------------------------------------------------------
+
+
+def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builder: Builder) -> None:
+    """Report keys for people and labs that contradict each other or that nobody reads."""
+    kind = campaign.operators[instance.operator].kind
+    keys, where = spec.people, ("tasks", spec.name)
+    written = builder.root["tasks"][spec.name]
+
+    def warn(key: str, message: str) -> None:
+        if key in written:  # a default holds for whom it concerns
+            builder.add((*where, key), message, severity="warning")
+
+    if kind in BUILT_IN_KINDS and kind not in PEOPLE_KINDS:
+        for key in ("response_schema", "result_schema", "deadline", "on_deadline", "default", "responders"):
+            warn(key, f"is for people and laboratories; operator '{instance.operator}' is of kind {kind}")
+        return
+    if kind == "human":
+        warn("result_schema", "is for laboratories; a person's answer has a `response_schema`")
+        if not keys.get("instructions") and not spec.description:
+            message = "says nothing to the person who is asked; write `instructions`"
+            builder.add(where, message, at_key=True, severity="warning")
+    elif kind == "experiment":
+        warn("response_schema", "is for people; what an instrument gives has a `result_schema`")
+    if "deadline" not in keys:
+        warn("on_deadline", "has no effect without a `deadline`")
+    if keys.get("responders") == []:
+        builder.add((*where, "responders"), "is empty: nobody could answer")
+    schemas = {key: keys[key] for key in ("response_schema", "result_schema") if key in keys}
+    rendered: dict[str, Any] = {}
+    for key, schema in schemas.items():
+        try:
+            rendered[key] = render(schema, early_scope(campaign, instance))
+            check_schema(rendered[key])
+        except TemplateError as error:
+            builder.add((*where, key), f"{instance.task_id}: {error}")
+        except SchemaError as error:
+            builder.add((*where, key), f"is not a JSON Schema: {error}")
+            rendered.pop(key, None)
+    _check_default(keys, rendered.get("response_schema"), where, builder, warn)
+
+
+def _check_default(
+    keys: Mapping[str, Any], schema: Mapping[str, Any] | None, where: Where, builder: Builder, warn: Any
+) -> None:
+    if keys.get("on_deadline") == "default" and "default" not in keys:
+        builder.add((*where, "on_deadline"), "takes the answer under `default`, and there is none")
+    if "default" not in keys:
+        return
+    if keys.get("on_deadline") != "default":
+        warn("default", "is only taken with `on_deadline: default`")
+    problem = schema_violation(schema, keys["default"]) if schema is not None else ""
+    if problem:
+        builder.add((*where, "default"), f"is no answer by the `response_schema`: {problem}")
+
+
+# --- typos that another match hides ---------------------------------------------------------------------------------
+
+
+def warn_of_typos(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
+    """Warn of outputs that nobody uses where a name close to theirs is used."""
+    first: dict[str, Instance] = {}
+    used: set[tuple[str, str]] = set()
+    for instance in expansion.instances:
+        first.setdefault(instance.group, instance)
+        for item in instance.inputs.values():
+            used.update((s.task.split("/")[0], str(s.output)) for s in item.sources if s.task is not None)
+    patterns = _patterns(campaign, first.values())
+    for group, instance in first.items():
+        spec = campaign.tasks[group]
+        for name, output in instance.outputs.items():
+            if (group, name) in used:
+                continue
+            where: Where = ("tasks", group, "outputs", name)
+            path = output.path.rstrip("/")
+            near = next((item for item in patterns if item[0] != group and _is_almost(path, item[2])), None)
+            if near is not None:
+                message = f"'{path}' is used by no task, and {near[0]} takes '{near[2]}' (is one of them a typo?)"
+                builder.add(where, message, severity="warning")
+                continue
+            word = _other_word(spec, instance, name)
+            if word:
+                file = output.file.rstrip("/")
+                message = f"'{file}' is not in the command, which names '{word}' (is one of them a typo?)"
+                builder.add(where, message, severity="warning")
+
+
+def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[str, str, str]]:
+    """Give (task, input, pattern) of each input that is a glob or takes a file of the campaign folder."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for instance in instances:
+        for name, item in instance.inputs.items():
+            written = campaign.tasks[instance.group].inputs[name].pattern
+            if is_pattern(written) or any(source.task is None for source in item.sources):
+                pattern = render_pattern(written, early_scope(campaign, instance), escape=item.is_list)
+                found.setdefault(pattern, (instance.group, name, pattern))
+    return list(found.values())[:_MOST_SAMPLES]
+
+
+def _is_almost(path: str, pattern: str) -> bool:
+    """Say whether all but one component of a path match those of a pattern, and that one nearly does."""
+    parts, wanted = path.split("/"), pattern.rstrip("/").split("/")
+    if len(parts) != len(wanted) or "**" in wanted:
+        return False
+    other = [(part, want) for part, want in zip(parts, wanted, strict=True) if not matches(want, part)]
+    return len(other) == 1 and _alike(*other[0])
+
+
+def _alike(one: str, other: str) -> bool:
+    """Say whether two names differ in one word of letters, as a typo does; run_a and run_b, or Al and Cu, do not."""
+    parts, others = (re.split(r"([A-Za-z]+)", name) for name in (one, other))
+    if len(parts) != len(others):
+        return False
+    differing = [pair for pair in zip(parts, others, strict=True) if pair[0] != pair[1]]
+    if len(differing) != 1 or min(map(len, differing[0])) < 3 or not "".join(differing[0]).isalpha():
+        return False
+    return difflib.SequenceMatcher(None, *differing[0]).ratio() >= _LIKE_A_TYPO
+
+
+def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
+    """Give a word of the command that is nearly the file of an output which the command does not name."""
+    texts = [spec.command] if isinstance(spec.command, str) else list(spec.command or ())
+    if any(reference[0] == "outputs" and reference[1:2] in ((), (output,)) for reference in references(texts)):
+        return ""
+    literal = " ".join("".join(part if isinstance(part, str) else "\0" for part in parse(text)) for text in texts)
+    words = set(re.findall(r"(?<![\w\0/.$-])[\w./-]*[./][\w./-]*\w(?![\w\0/])", literal))
+    file = instance.outputs[output].file.rstrip("/")
+    if any(word.removeprefix("./") == file for word in words) or file in literal:
+        return ""
+    taken = {item.file for item in instance.outputs.values()} | {item.as_name for item in instance.inputs.values()}
+    return next((word for word in sorted(words) if word not in taken and _alike(word, file)), "")
+
+
+# --- what it asks for -----------------------------------------------------------------------------------------------
+
+
+def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str]]:
+    """Give the most cpu-hours that all attempts may use, all retries included, and the tasks without a time limit.
+
+    People, labs and closed clusters use none of ours.
+    """
+    total, unlimited = 0.0, dict[str, None]()
+    known: dict[tuple[str, str], float | None] = {}
+    for instance in expansion.instances:
+        operator = campaign.operators[instance.operator]
+        if operator.kind in PEOPLE_KINDS:
+            continue
+        spec = campaign.tasks[instance.group]
+        key = (instance.group, instance.operator)
+        if key not in known or spec.retries_written or any(True for _ in references([spec.resources, spec.params])):
+            try:
+                early = early_scope(campaign, instance)
+                known[key] = most_cpu_seconds(asked_resources(spec, operator, early), resolve_retries(spec, early))
+            except (TemplateError, ValueError):  # of an answer or metric, that no one knows yet
+                known[key] = None
+        seconds = known[key]
+        if seconds is None:
+            unlimited[instance.group] = None
+        else:
+            total += seconds
+    return total / 3600, list(unlimited)

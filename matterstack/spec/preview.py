@@ -1,0 +1,87 @@
+"""One instance of a campaign exactly as its first attempt would run, without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.launch import RunFacts, early_scope, render_attempt, resolve_retries, source_path
+from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
+from matterstack.core.template import did_you_mean
+from matterstack.errors import UsageError
+from matterstack.spec.expand import late_names
+
+_UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `init` draws
+
+
+def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
+    """Give the one instance that an id names. Raises UsageError for none, or for a group of several."""
+    by_id = {instance.task_id: instance for instance in loaded.instances}
+    if task in by_id:
+        return by_id[task]
+    members = [instance.task_id for instance in loaded.instances if instance.group == task]
+    if len(members) == 1:
+        return by_id[members[0]]
+    if members:
+        more = ", …" if len(members) > 3 else ""
+        raise UsageError(f"'{task}' has {len(members)} instances ({', '.join(members[:3])}{more}); name one")
+    raise UsageError(f"no task is named '{task}'{did_you_mean(task, by_id)}; `matterstack validate` lists them")
+
+
+def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
+    """Give the first attempt of an instance as JSON values, as `validate --task` and `explain FILE TASK` show it.
+
+    Inputs made by other tasks are shown as of their first attempt. Where templates name answers or metrics, which
+    only a run has, `command`, `env` and `script` are as written and `unresolved` names those.
+    """
+    campaign = loaded.campaign
+    operator = campaign.operators[instance.operator]
+    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    early = early_scope(campaign, instance)
+    outputs = {other.task_id: other.outputs for other in loaded.instances}
+    inputs = {name: _paths(item, instance, outputs) for name, item in instance.inputs.items()}
+    late = late_names(spec)
+    out: dict[str, Any] = {
+        "task": instance.task_id, "attempt": 1, "operator": instance.operator, "kind": operator.kind,
+        "matrix": instance.matrix, "priority": instance.priority,
+        "needs": list(dict.fromkeys(edge.upstream for edge in instance.edges)),
+        "inputs": inputs,
+        "outputs": {name: {"file": item.file, "path": item.path, "optional": item.optional}
+                    for name, item in instance.outputs.items()},
+    }  # fmt: skip
+    if "when" in spec.people:
+        out["when"] = spec.people["when"]
+    if any(place != ("when",) for place in late.values()):
+        out |= {"unresolved": [f"{root}.{task}" for root, task in late], "command": spec.command, "script": None}
+        out |= {"env": dict(spec.env), "resources": dict(spec.resources), "instructions": None}
+        return out
+    run = RunFacts(f"{campaign.name}-{_UNKNOWN_ID}", campaign.name)
+    rendered = render_attempt(campaign, instance, 1, run, inputs, [])
+    retries = resolve_retries(spec, early)
+    root = (Path("runs") / campaign.name).resolve()
+    env: dict[str, Any] = {**rendered.env, **{name: {"from_env": origin} for name, origin in rendered.env_from.items()}}
+    env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / "source")}
+    env |= {"MATTERSTACK_TASK": instance.task_id, "MATTERSTACK_ATTEMPT": "1"}
+    if operator.kind == "local":
+        env.setdefault("OMP_NUM_THREADS", str(rendered.resources.cpus))
+    out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv), "env": env}
+    out |= {"resources": {**rendered.resources.as_written}, "params": rendered.params}
+    out |= {"retries": {"max": retries.max, "delay_s": retries.delay_s, **retries.rules}}
+    out |= {"instructions": rendered.instructions or None, "unresolved": []}
+    return out
+
+
+def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mapping[str, Any]]) -> str | list[str]:
+    up = source_path(instance.task_id).removesuffix("source")
+    paths = []
+    for source in item.sources:
+        if source.task is None:
+            paths.append(f"{up}source/{source.path}")
+            continue
+        file = outputs[source.task][str(source.output)].file.rstrip("/")
+        inside = f"/{source.path}" if source.path else ""
+        paths.append(f"{up}tasks/{source.task}/attempt-1/{file}{inside}")
+    if item.is_list:
+        return paths
+    return item.as_name or paths[0]
