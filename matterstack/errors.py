@@ -28,11 +28,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: str) -> str:
+    """Escape what would break a line or do something to a terminal: names may hold anything."""
+    return _UNPRINTABLE.sub(_escaped, text)
 
 
 class ExitCode(IntEnum):
@@ -70,10 +75,11 @@ class Problem:
     def __post_init__(self) -> None:
         # A message quotes what stands in the file: it stays one line, and does nothing to a terminal.
         for name in ("where", "message"):
-            object.__setattr__(self, name, _UNPRINTABLE.sub(_escaped, getattr(self, name)))
+            object.__setattr__(self, name, one_line(getattr(self, name)))
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        file = one_line(self.file)
+        place = f"{file}:{self.line}:{self.column}" if self.line else file
         kind = "warning: " if self.severity == "warning" else ""
         where = f"{self.where}: " if self.where else ""
         return f"{place}: {kind}{where}{self.message}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from matterstack.core.validation import find_errors
 from matterstack.errors import CampaignError
 from matterstack.spec.expand import make_label
 from matterstack.spec.load import load_campaign, parse_overrides
+from matterstack.spec.loader import load_document
+from matterstack.spec.schema import read_schema
 
 HEAD = "matterstack: 1\nname: t\n"
 
@@ -263,6 +267,35 @@ def test_a_billion_instances_are_refused_at_once(problems):
 def test_anchors_merges_and_x_keys_work(load):
     loaded = load("x-r: &r {cpus: 3, time: 1h}\ntasks: {a: {command: x, x-note: y, resources: {<<: *r, cpus: 1}}}\n")
     assert loaded.campaign.tasks["a"].resources == {"cpus": 1, "time": "1h"}
+
+
+X_KEYS = """
+x-top: 1
+params: {x-a: 1, p: {x-b: 2, c: 3}}
+operators: {x-o: 1, local: {kind: local, x-n: 1, slots: {x-k: 1}}}
+defaults: {x-d: 1, resources: {x-q: 1}}
+tasks:
+  x-template: &t {command: "true"}
+  a:
+    <<: *t
+    x-note: hello
+    resources: {x-why: big, cpus: 1}
+    retries: {max: 1, x-r: 1, timeout: {x-t: 1, time: x2}}
+    env: {x-e: 1}
+    inputs: {x-i: 1}
+    outputs: {x-oo: 1, o: {path: o, x-z: 1, optional: true}}
+    matrix: {x-m: 1, i: [1]}
+    allow_dependency_failure: {x-d: 1, min: 0}
+"""
+
+
+def test_x_keys_are_ignored_at_every_place_also_by_the_schema_alone(load):
+    loaded = load(X_KEYS)
+    spec = loaded.campaign.tasks["a"]
+    assert (ids(loaded), spec.env, list(spec.inputs), list(spec.outputs)) == (["a/1"], {}, [], ["o"])
+    assert loaded.campaign.params == {"p": {"c": 3}}
+    whole = load_document(Path("c.yaml")).root  # as an editor checks it
+    assert find_errors(json.dumps([json.loads(read_schema("campaign"))]), "campaign.schema.json", whole) == []
 
 
 def test_defaults_are_merged_key_by_key_and_setup_is_appended(load):

@@ -9,12 +9,14 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from matterstack import initialize_run, run_until_done
 from matterstack.spec.load import load_campaign
+from matterstack.spec.preview import find_instance, preview
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "workflows"
 TRACES = sorted(FOLDER.glob("*.json.xz"))
@@ -22,11 +24,11 @@ pytestmark = pytest.mark.skipif(not TRACES, reason="needs the workflow traces")
 LARGEST_TO_RUN = 120  # tasks
 
 
-def read(trace: Path) -> dict:
+def read(trace: Path, commands: str = "true", safe_paths: bool = True) -> dict:
     spec = importlib.util.spec_from_file_location("wf2campaign", FOLDER / "wf2campaign.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.convert(module.read(str(trace)), commands="true", safe_paths=True)
+    return module.convert(module.read(str(trace)), commands=commands, safe_paths=safe_paths)
 
 
 def name_of(task_id: str) -> str:
@@ -78,3 +80,18 @@ def test_each_task_runs_once_and_never_before_its_parents(bench, trace, by):
     for task in workflow["tasks"]:
         for parent in task["needs"]:
             assert order[name_of(parent)] < order[name_of(task["id"])]
+
+
+@pytest.mark.parametrize("trace", TRACES, ids=[path.name.split(".")[0] for path in TRACES])
+def test_an_imported_trace_has_the_recorded_graph_and_its_commands_unharmed(bench, trace):
+    done = bench.cli("import", "wfformat", trace, "-o", "c.yaml")
+    assert done.returncode == 0, done.stderr
+    loaded = load_campaign(bench.folder / "c.yaml")
+    recorded = {task["id"]: task for task in read(trace, commands="argv", safe_paths=False)["tasks"]}
+    ids = {spec.description or name: name for name, spec in loaded.campaign.tasks.items()}
+
+    assert edges(loaded) == {(ids[up], ids[task["id"]]) for task in recorded.values() for up in task["needs"]}
+    for task_id, task in recorded.items():
+        shown = preview(loaded, find_instance(loaded, ids[task_id]))
+        body = shown["script"].split("\n", 2)[2]
+        assert body == task["command"].rstrip("\n") + "\n" or shlex.split(body)[1:] == shlex.split(task["command"])

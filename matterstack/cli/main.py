@@ -124,16 +124,16 @@ def _run() -> int:
 
 
 def _explain(error: Exception) -> int:
-    from matterstack.errors import CampaignError, MatterStackError
+    from matterstack.errors import CampaignError, MatterStackError, one_line
 
     if isinstance(error, CampaignError):
         print(error, file=sys.stderr)
         return int(error.exit_code)
     if isinstance(error, MatterStackError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
     if isinstance(error, OSError) and error.errno is not None:
-        print(f"error: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        print(one_line(f"error: {error.filename or 'the system'}: {error.strerror}"), file=sys.stderr)
         return 1
     raise error
 

@@ -18,7 +18,9 @@ _COLOURS: dict[str, str] = {
     TaskState.RUNNING: "cyan", TaskState.SUBMITTED: "cyan", TaskState.WAITING: "yellow", TaskState.SKIPPED: "yellow",
     RunState.PAUSED: "yellow",
 }  # fmt: skip
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 def coloured(state: str) -> str:

@@ -22,7 +22,7 @@ from matterstack.core.reconcile import parse_retries, retry_problems
 from matterstack.core.template import check_command, did_you_mean, has_pipe, is_template, parse, references, whole
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
-from matterstack.spec.loader import Document, plain
+from matterstack.spec.loader import Document
 
 Path = tuple[str | int, ...]
 
@@ -76,7 +76,7 @@ class Builder:
         self._refused: set[Path] = set()
         self.unparsed = False  # a template somewhere cannot be parsed
         self.kinds: dict[str, str] = {}  # of operators
-        self.root: dict[str, Any] = plain(document.root)
+        self.root: dict[str, Any] = document.plain
         for path in without:
             _remove(self.root, path)
 
@@ -136,7 +136,7 @@ class Builder:
         for name, data in self.root.get("operators", {}).items():
             specs[name] = self._operator(name, data, self.document, ("operators", name))
         if self.operators_document is not None:
-            for name, data in plain(self.operators_document.root).items():
+            for name, data in self.operators_document.plain.items():
                 specs[name] = self._operator(name, data, self.operators_document, (name,))
         return specs
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Document:
         self.root = root
         self.at = at
         self.warnings = warnings
+
+    @cached_property
+    def plain(self) -> Any:
+        """The root value as plain dicts and lists, without `x-` keys, which are ignored everywhere."""
+        return plain(self.root)
 
     def position(self, path: tuple[str | int, ...], *, at_key: bool = False) -> Mark:
         """Give line and column of a path, or of the nearest ancestor that the file holds."""
@@ -239,7 +245,9 @@ class _Builder:
         what = (error.problem or "cannot be parsed").replace("did not find expected", "expected").strip()
         near = text[: mark.column + 1] if mark is not None else ""
         hint = ""
-        if "${{" in text and ("{" in near.replace("${{", "") or "[" in near):
+        if "mapping values are not allowed" in what and not re.match(r"[^#'\"]*:\s*[{\[]", text):
+            hint = " (a text with ': ' must be quoted, or the indentation is off)"
+        elif "${{" in text and ("{" in near.replace("${{", "") or "[" in near):
             hint = ' (put "${{ … }}" in double quotes inside { } and [ ])'
         elif "\t" in text[: max(len(text) - len(text.lstrip()), 0)] or "'\\t'" in what:
             hint = " (a tab cannot indent YAML; use spaces)"
@@ -250,8 +258,6 @@ class _Builder:
             hint = f" (the {opener} that opens in line {error.context_mark.line + 1} is not closed)"
         elif what == "expected key":
             what, hint = "a key expected", " (the indentation is off)"
-        elif "mapping values are not allowed" in what:
-            hint = " (a text with ': ' must be quoted, or the indentation is off)"
         return self.refuse(mark, f"is not YAML: {what}{hint}")
 
     def _node(self, event: Any, events: Iterator[Any], depth: int) -> Any:

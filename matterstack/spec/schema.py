@@ -49,7 +49,7 @@ def _all_schemas() -> str:
 
 def check_campaign(document: Document) -> list[Problem]:
     """Give everything in a campaign file that its schema does not allow."""
-    root = document.root
+    root = document.plain
     if not isinstance(root, Mapping):
         return [document.problem((), "is not a campaign: expected a mapping with matterstack, name and tasks")]
     tasks = root.get("tasks")
@@ -58,8 +58,6 @@ def check_campaign(document: Document) -> list[Problem]:
         frame = {**root, "tasks": {}}
         seen: dict[str, bool] = {}
         for name, task in tasks.items():
-            if str(name).startswith("x-"):
-                continue
             shape = _shape(task)
             if shape not in seen:
                 found = _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
@@ -68,8 +66,8 @@ def check_campaign(document: Document) -> list[Problem]:
             elif seen[shape]:
                 problems += _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
         # Names that are right need not all be looked at again: one stands for them.
-        names = [name for name in tasks if not str(name).startswith("x-")]
-        frame["tasks"] = {name: {} for name in names if name == names[0] or not NAME.match(str(name))} or tasks
+        first = next(iter(tasks))
+        frame["tasks"] = {name: {} for name in tasks if name == first or not NAME.match(name)}
     else:
         frame = dict(root)
     return _check(document, frame, "campaign.schema.json", ()) + problems
@@ -117,7 +115,7 @@ def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[st
 
 def check_operators(document: Document) -> list[Problem]:
     """Give everything in an operators.yaml that its schema does not allow."""
-    return _check(document, document.root, "operators.schema.json", ())
+    return _check(document, document.plain, "operators.schema.json", ())
 
 
 def _check(document: Document, value: Any, entry: str, prefix: tuple[str | int, ...]) -> list[Problem]:

@@ -219,12 +219,16 @@ class _Converter:
         return Imported(document, self.edges, tuple(self._remarks(outside)))
 
     def _remarks(self, outside: list[str]) -> Iterable[str]:
-        if outside:
+        if len(outside) == 1:
+            yield "1 file that no task makes is not here; it is listed under x-external-inputs"
+        elif outside:
             yield f"{len(outside)} files that no task makes are not here; they are listed under x-external-inputs"
-        if self.without_command:
-            yield f"{self.without_command} tasks have no recorded command; they run their name as a program"
+        if self.without_command == 1:
+            yield "1 task has no recorded command; it runs its name as a program"
+        elif self.without_command:
+            yield f"{self.without_command} tasks have no recorded command; they run their names as programs"
         if self.unknown_parents:
-            yield f"{self.unknown_parents} parents are no tasks of the workflow; they are left out"
+            yield f"named as parents, but no tasks of the workflow and left out: {self.unknown_parents}"
         shared = sum(len(makers) > 1 for makers in self.makers.values())
         if shared:
             yield f"{shared} files are made by several tasks; a reader takes that of its parent, or else of the first"
