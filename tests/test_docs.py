@@ -43,7 +43,7 @@ def keys_of(node, found):
             found.add(name)
             keys_of(value, found)
         for key, value in node.items():
-            if key != "properties":
+            if key not in ("properties", "examples"):
                 keys_of(value, found)
     elif isinstance(node, list):
         for item in node:
@@ -54,6 +54,16 @@ def keys_of(node, found):
 @pytest.mark.parametrize("key", sorted(keys_of(SCHEMA, set())))
 def test_every_key_of_the_schema_is_in_the_documentation_of_the_format(key):
     assert re.search(rf"`{key}`|`{{{key}: |\b{key}: ", FORMAT), key
+
+
+@pytest.mark.parametrize("where", ["", "task", "operator", "resources"])
+def test_every_default_of_the_schema_is_in_the_row_of_its_key(where):
+    for path, schema in described(SCHEMA if not where else SCHEMA["$defs"][where]):
+        if "default" in schema:
+            value = schema["default"]
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows = [row for row in FORMAT.splitlines() if row.startswith("| ") and f"`{path}`" in row.split("|")[1]]
+            assert any(f"`{text}`" in row or (text == "1" and "{cpus: 1}" in row) for row in rows), (path, text)
 
 
 def described(node, path="", defs=SCHEMA["$defs"]):
@@ -91,6 +101,9 @@ def test_the_examples_within_the_schema_are_valid():
 def test_every_campaign_in_the_documentation_runs(bench, number):
     text = blocks(FORMAT, "yaml")[number]
     file = bench.write(text)
+    if text.startswith("# cannot run yet\n"):
+        assert all("this version of MatterStack" in problem.message for problem in load_campaign(file).warnings)
+        return
     assert load_campaign(file, installed_kinds=runnable_kinds(), to_run=True).warnings == ()
 
     done = bench.cli("run", file, "--root", bench.root)

@@ -313,6 +313,38 @@ def references(value: object) -> Iterator[tuple[str, ...]]:
             yield from references(item)
 
 
+def conditional_parts(text: str) -> Iterator[str]:
+    """Give the operators and functions in a text that only a condition may use."""
+    for part in parse(text):
+        if isinstance(part, Hole):
+            yield from _conditional(part.expression)
+
+
+def _conditional(tree: Expression) -> Iterator[str]:
+    match tree:
+        case Operation(operator, operands):
+            yield "not" if operator == "bool" else operator
+            for item in operands:
+                yield from _conditional(item)
+        case Call(function, argument):
+            if function == "len":
+                yield "len()"
+            yield from _conditional(argument)
+        case Attribute(of, _):
+            yield from _conditional(of)
+        case Index(of, key):
+            yield from _conditional(of)
+            yield from _conditional(key)
+        case Items(items):
+            for item in items:
+                yield from _conditional(item)
+
+
+def uses_raw(text: str) -> bool:
+    """Say whether a text inserts a value by `raw(…)`."""
+    return any(isinstance(part, Hole) and part.is_raw for part in parse(text))
+
+
 def _names(tree: Expression) -> Iterator[tuple[str, ...]]:
     path: list[str] = []
     node: Expression = tree

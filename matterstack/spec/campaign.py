@@ -19,7 +19,17 @@ from matterstack.core.model import (
     TaskSpec,
 )
 from matterstack.core.reconcile import parse_retries, retry_problems
-from matterstack.core.template import check_command, did_you_mean, has_pipe, is_template, parse, references, whole
+from matterstack.core.template import (
+    check_command,
+    conditional_parts,
+    did_you_mean,
+    has_pipe,
+    is_template,
+    parse,
+    references,
+    uses_raw,
+    whole,
+)
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
 from matterstack.spec.loader import Document
@@ -276,6 +286,11 @@ class Builder:
                     self.add(full, "must be exactly one template")
                 elif (key == "command" and isinstance(spec.command, str)) or key == "setup":
                     check_command(text)
+                only_in_when = next(conditional_parts(text), None) if key != "when" else None
+                if only_in_when is not None:
+                    self.add(full, f"'{only_in_when}' can only be used in `when`")
+                if key not in ("command", "setup") and uses_raw(text):
+                    self.add(full, "raw() is for `command` and `setup`: nothing is quoted here")
                 for reference in references(text):
                     if reference[0] not in ROOTS[key]:
                         self._unknown_root(full, reference[0], key)
