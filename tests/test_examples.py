@@ -9,6 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tests.conftest import Bench
 
 if not os.environ.get("CI"):
     pytest.importorskip("ase", reason="needs the extra [science]")
@@ -24,10 +27,18 @@ EMT = {
 
 @pytest.fixture(scope="module")
 def fcc(tmp_path_factory):
-    """The finished campaign, whose loop was killed on the way."""
-    from tests.conftest import Bench
+    """The finished campaign, whose loop was killed on the way; one for all workers of a test run."""
+    shared = tmp_path_factory.getbasetemp().parent / "fcc"
+    bench = Bench(shared)
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "done").exists():
+            shared.mkdir()
+            run_and_kill(bench)
+            (shared / "done").touch()
+    return bench
 
-    bench = Bench(tmp_path_factory.mktemp("fcc"))
+
+def run_and_kill(bench):
     seven = "scales=[0.965, 0.975, 0.985, 0.99, 1.00, 1.005, 1.015]"  # the least that a fit accepts
     loop = bench.popen("run", EXAMPLES / "fcc_screening" / "campaign.yaml", "--root", bench.root, "--set", seven)
     bench.wait_for(bench.root / "results" / "points" / "Al" / "0.985.json", limit_s=60)
@@ -35,7 +46,6 @@ def fcc(tmp_path_factory):
     loop.communicate()
     done = bench.cli("run", bench.root, timeout=280)
     assert done.returncode == 0, done.stderr
-    return bench
 
 
 def test_fcc_gives_the_lattice_constants_and_bulk_moduli_of_emt(fcc):
