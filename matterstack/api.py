@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from matterstack import wiring as wiring  # on import, it tells the run's side how a campaign file is read
 from matterstack.core.model import LoadedCampaign
 from matterstack.errors import UsageError
 from matterstack.orchestration import run_lifecycle

@@ -5,8 +5,10 @@
     │   └── CampaignError                2   the campaign file, all of its problems
     ├── RunRootError                     1   a run root that cannot be read or written
     ├── RunLockedError(BlockingIOError) 75   another process works on this run
+    ├── RunIsCopyError                   1   a copy or clone of a run, which only `adopt` lets write
     ├── LedgerError(RuntimeError)        1   a ledger that is refused
     │   ├── LedgerMissingError               lost
+    │   ├── LedgerUnfinishedError            a killed step left a commit to roll back, which a reader cannot
     │   ├── LedgerNewerError                 written by a newer MatterStack
     │   ├── LedgerForeignError               not ours, or of another run
     │   ├── LedgerDamagedError               truncated, corrupt, or of no version
@@ -97,6 +99,10 @@ class RunRootError(MatterStackError):
     pass
 
 
+class RunIsCopyError(MatterStackError):
+    pass
+
+
 class RunLockedError(MatterStackError, BlockingIOError):
     exit_code = ExitCode.LOCKED
 
@@ -106,6 +112,10 @@ class LedgerError(MatterStackError, RuntimeError):
 
 
 class LedgerMissingError(LedgerError):
+    pass
+
+
+class LedgerUnfinishedError(LedgerError):
     pass
 
 

@@ -170,7 +170,7 @@ def test_set_is_part_of_what_a_run_is(bench):
     assert bench.cli("run", "campaign.yaml", "--set", "x=1.50").returncode == 0
     assert (bench.root / "results" / "o").read_text() == "1.50\n"
     assert json.loads((bench.root / "run.json").read_text())["set"] == {"x": 1.5}
-    assert '--set was {"x": 1.5} and is {}' in bench.cli("run", "campaign.yaml").stderr
+    assert '--set was {"x": 1.50} and is {}' in bench.cli("run", "campaign.yaml").stderr
     assert bench.cli("run", "campaign.yaml", "--set", "x=1.50").returncode == 0
 
 

@@ -14,7 +14,8 @@ from matterstack.core.model import (
     Sighting,
 )
 from matterstack.core.readiness import Upstream, WaitingTask, settle
-from matterstack.core.reconcile import describe_exit, escalate, parse_resources, reconcile
+from matterstack.core.reconcile import describe_exit, reconcile
+from matterstack.core.resources import escalate, parse_resources
 from matterstack.core.states import (
     ATTEMPT_MOVES,
     ENDED,

@@ -19,8 +19,9 @@ ARROWS = {  # part -> the parts that it may import; errors may be imported from 
     "storage": {"storage", "core", "__version__"},
     "operators": {"operators", "core"},
     "orchestration": {"orchestration", "operators", "storage", "core", "__version__"},
-    "api": {"orchestration", "operators", "spec", "core"},
-    "cli": {"cli", "api", "orchestration", "operators", "spec", "storage", "core", "__version__"},
+    "wiring": {"orchestration", "operators", "spec", "core"},
+    "api": {"wiring", "orchestration", "operators", "spec", "core"},
+    "cli": {"cli", "wiring", "api", "orchestration", "operators", "spec", "storage", "core", "__version__"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

@@ -13,6 +13,9 @@ import time
 import pytest
 
 from matterstack import run_until_done
+from matterstack.core.model import Retries
+from matterstack.core.resources import escalate, most_cpu_seconds
+from matterstack.core.states import FailureClass
 from matterstack.orchestration.report import attempts
 from matterstack.spec.load import load_campaign
 from tests.conftest import HEAD
@@ -252,7 +255,7 @@ def test_a_dry_run_tells_of_wishes_and_of_what_will_be_rejected(bench):
         store.wish("a", 1, "cancel", 0.0)
     lines = bench.cli("step", "--dry-run", bench.root).stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "would record  f, attempt 1", "would record  r", "would end     a, attempt 1 (as somebody asked)",
+        "would record  f, attempt 1", "would record  r, attempt 1", "would end     a, attempt 1 (as somebody asked)",
     ]  # fmt: skip
 
 
@@ -449,3 +452,106 @@ def test_names_that_are_not_utf8_are_refused_or_shown_but_never_a_traceback(benc
     done = bench.cli("validate", file)
     assert done.returncode == 2
     assert "is not UTF-8; rename the file" in done.stderr
+
+
+# --- found in a review of the campaign file's checks -----------------------------------------------------------------
+
+
+def test_the_number_of_the_attempt_can_be_used_in_resources_and_params(bench):
+    bench.start(
+        "tasks: {a: {command: 'false', retries: 1, params: {seed: '${{ task.attempt }}'}, "
+        "resources: {memory: '${{ task.attempt }}G', time: '${{ params.seed }}m'}}}\n"
+    )
+    bench.step_until_over()
+    second = json.loads((bench.attempt("a", 2) / "task.json").read_text())
+    assert second["resources"] == {"cpus": 1, "memory": "2G", "time": "2m"}
+    assert second["params"] == {"seed": 2}
+
+
+def test_a_factor_multiplies_the_one_cpu_that_is_asked_for_by_default(bench):
+    bench.start("tasks: {a: {command: 'false', retries: {max: 1, exit_code: {cpus: x2}}}}\n")
+    bench.step_until_over()
+    assert json.loads((bench.attempt("a", 2) / "task.json").read_text())["resources"]["cpus"] == 2
+
+
+def test_a_limit_of_growth_never_makes_a_resource_smaller():
+    rules = Retries(max=1, rules={"timeout": {"time": "x2", "up_to": "1h"}})
+    assert escalate({"time": "10h"}, rules, [(FailureClass.TIMEOUT, None)]) == {"time": "36000s"}
+
+
+def test_the_most_cpu_seconds_is_a_bound_also_where_rules_ask_for_less():
+    rules = Retries(max=5, rules={"timeout": {"time": "1m"}, "exit_code": {"time": "1m"}})
+    assert most_cpu_seconds({"time": "10h"}, rules) == 6 * 36000
+
+
+def test_answers_and_metrics_may_be_named_under_several_keys(bench):
+    file = bench.write(
+        "tasks:\n  a: {matrix: {m: [1, 2]}, command: 'true'}\n"
+        "  b: {matrix: {m: [1.0, 2]}, command: 'echo ${{ metrics.a.e }}', resources: {memory: '${{ metrics.a.m }}'}}\n"
+    )
+    loaded = load_campaign(file)
+    assert [(e.upstream, i.task_id) for i in loaded.instances for e in i.edges] == [("a/1", "b/1.0"), ("a/2", "b/2")]
+
+
+def test_own_params_are_seen_by_deadline_condition_and_schema(bench):
+    file = bench.write(
+        "operators: {h: {kind: human}}\nparams: {n: no}\ntasks: {a: {operator: h, instructions: x, params: {days: 3d, n: 3, go: true}, "
+        "deadline: '${{ params.days }}', when: '${{ params.go }}', response_schema: {maxProperties: '${{ params.n }}'}}}\n"
+    )
+    load_campaign(file)
+
+
+def test_a_value_that_bash_would_evaluate_again_can_only_be_a_number(bench):
+    bench.start(
+        "params: {n: 3}\ntasks: {a: {command: 'if [[ ${{ params.n }} -eq 3 ]]; then echo a >> WITNESS; fi; let x=${{ params.n }}'}}\n"
+    )
+    bench.step_until_over()
+    assert bench.witnessed() == ["a"]
+
+
+def test_many_unknown_names_and_many_patterns_are_told_within_seconds(bench):
+    tasks = {f"t{i}": {"command": "x", "needs": [f"zz{i}"]} for i in range(3000)}
+    file = bench.write(json.dumps({"matterstack": 1, "name": "t", "tasks": tasks}), "c.json")
+    done = bench.cli("validate", file, timeout=30)
+    assert done.stderr.count("is not defined") == 3000
+    deep = {f"t{i}": {"command": "x", "outputs": {"o": "a/" * 25 + f"f{i}"}} for i in range(300)}
+    deep["z"] = {"command": "x", "inputs": {"i": "**/a/" * 14 + "**/q"}}
+    file = bench.write(json.dumps({"matterstack": 1, "name": "t", "tasks": deep}), "d.json")
+    assert "matches no declared output" in bench.cli("validate", file, timeout=30).stderr
+
+
+def test_a_table_with_too_many_rows_is_not_read_to_its_end(bench):
+    with open(bench.folder / "t.csv", "w") as file:
+        file.write("id\n" + "".join(f"{n}\n" for n in range(300_000)))
+    done = bench.cli("validate", bench.write("tasks: {a: {command: x, matrix: {table: t.csv}}}\n"), timeout=30)
+    assert done.stderr.endswith("t.csv:250002:1: has more than 250000 rows, the most instances of a campaign\n")
+
+
+def test_a_task_that_failed_before_its_hand_over_is_shown_with_its_own_attempt(bench):
+    file = bench.write("tasks: {a: {command: x, env: {T: {from_env: NOT_SET_HERE}}}}\n")
+    done = bench.cli("run", file, "--root", bench.root)
+    assert "a failed: attempt 1, the environment variable NOT_SET_HERE is not set where the step runs" in done.stderr
+
+
+def test_a_persons_answer_can_be_an_input(bench):
+    file = bench.write(
+        "operators: {h: {kind: human}}\ntasks: {a: {operator: h, instructions: x}, b: {inputs: {r: responses/a.json}, command: 'cat ${{ inputs.r }}'}}\n"
+    )
+    assert [(e.upstream, i.task_id) for i in load_campaign(file).instances for e in i.edges] == [("a", "b")]
+
+
+@pytest.mark.parametrize("text", ["{'name': 'x'}", "{'command': {'program': 'x', 'arguments': ['\\ud800']}}"])
+def test_an_odd_recording_is_refused_or_imported_never_a_traceback(bench, text):
+    document = json.loads(text.replace("'", '"'))
+    workflow = {"workflow": {"tasks": [{"name": "a", "files": [{"link": "input", "name": ""}], **document}]}}
+    (bench.folder / "in.json").write_text(json.dumps(workflow))
+    done = bench.cli("import", "wfformat", "in.json", "-o", "c.yaml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not (bench.folder / "c.yaml").exists()
+
+
+def test_a_file_that_is_changed_in_place_makes_an_edge(bench):
+    tasks = [{"id": "a", "outputFiles": ["f"]}, {"id": "b", "inputFiles": ["f"], "outputFiles": ["f"]}]
+    (bench.folder / "in.json").write_text(json.dumps({"workflow": {"specification": {"tasks": tasks}}}))
+    bench.cli("import", "wfformat", "in.json", "-o", "c.yaml")
+    assert json.loads(bench.cli("graph", "c.yaml", "--json").stdout)["edges"] == [["a", "b"]]

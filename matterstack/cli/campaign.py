@@ -215,8 +215,9 @@ def wfformat(file: str, output: str | None) -> int:
     if target is None:
         click.echo(text, nl=False)
     else:
-        with open(target, "x", encoding="utf-8") as opened:
-            opened.write(text)
+        data = text.encode()
+        with open(target, "xb") as opened:
+            opened.write(data)
     echo_remark(f"{plural(len(imported.document['tasks']), 'task')}; {plural(imported.edges, 'edge')}")
     for remark in imported.remarks:
         echo_remark(remark)

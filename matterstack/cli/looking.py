@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from matterstack.cli.options import common, default_run, json_option, run_argument, task_argument
+from matterstack.cli.options import campaign_options, common, default_run, json_option, run_argument, task_argument
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
 
@@ -74,15 +74,18 @@ def _show_status(view: Any) -> None:
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[RUN|FILE] [TASK]...")
+@campaign_options
 @json_option
 @common
-def explain(arguments: tuple[str, ...], as_json: bool) -> int:
+def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
     """Say of every task that is not done why, down to the last cause, and what to type next.
 
     With a campaign file instead of a run, show one task exactly as it would run.
     """
-    if arguments and Path(arguments[0]).is_file():
-        return _explain_in_file(arguments[0], arguments[1:], as_json)
+    if arguments and _is_campaign(arguments[0]):
+        return _explain_in_file(arguments[0], arguments[1:], settings, operators, as_json)
+    if settings or operators:
+        raise UsageError("--set and --operators go with a campaign file; a run has its own")
     from matterstack.cli.render import coloured, harmless, print_json
     from matterstack.orchestration.report import explain as explain_tasks
 
@@ -125,19 +128,29 @@ def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return run, tasks
 
 
-def _explain_in_file(file: str, tasks: tuple[str, ...], as_json: bool) -> int:
+def _is_campaign(path: str) -> bool:
+    """Say whether an argument names a campaign file; within a run root only one that looks like one."""
+    file = Path(path)
+    within_run = Path("run.json").is_file() and file.suffix not in (".yaml", ".yml", ".json")
+    return file.is_file() and not within_run
+
+
+def _explain_in_file(
+    file: str, tasks: tuple[str, ...], settings: tuple[str, ...], operators: str | None, as_json: bool
+) -> int:
     from matterstack.cli.campaign import load_and_warn, show_instance
 
     if len(tasks) != 1:
         raise UsageError(f"name one task behind {file}; `matterstack validate {shlex.quote(file)}` lists them")
-    return show_instance(load_and_warn(file), tasks[0], as_json=as_json)
+    return show_instance(load_and_warn(file, settings, operators), tasks[0], as_json=as_json)
 
 
 @click.command()
 @click.argument("path", required=False, metavar="RUN|FILE")
+@campaign_options
 @json_option
 @common
-def graph(path: str | None, as_json: bool) -> int:
+def graph(path: str | None, settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
     """Print the graph of instances of a run or a campaign file, as DOT or JSON."""
     from matterstack.cli.render import dot, stream_graph
     from matterstack.core.graph import instance_edges
@@ -146,7 +159,7 @@ def graph(path: str | None, as_json: bool) -> int:
     if Path(where).is_file():
         from matterstack.cli.campaign import load_and_warn
 
-        loaded = load_and_warn(where)
+        loaded = load_and_warn(where, settings, operators)
         name = loaded.campaign.name
         nodes = {item.task_id: (item.group, "") for item in loaded.instances}
         entries = {item.task_id: [edge.upstream for edge in item.edges] for item in loaded.instances}

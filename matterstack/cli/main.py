@@ -17,8 +17,11 @@ COMMANDS = {  # name -> module; the order is that of the help page
     "validate": "campaign", "init": "campaign", "run": "running", "step": "running",
     "status": "looking", "explain": "looking", "graph": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
     "pause": "acting", "resume": "acting", "cancel": "acting", "rerun": "acting", "refresh": "acting",
+    "doctor": "mending", "adopt": "mending",
     "import": "campaign", "schema": "campaign", "completion": "campaign",
 }  # fmt: skip
+
+_NAMES = {"import": "import_"}  # of commands whose name Python does not allow for a function
 
 _SUMMARIES = {  # shown by --help without importing the commands
     "validate": "Check a campaign file; report all of its problems.",
@@ -36,6 +39,8 @@ _SUMMARIES = {  # shown by --help without importing the commands
     "cancel": "End a run or tasks of it, for good.",
     "rerun": "Run tasks again, as new attempts.",
     "refresh": "Bring corrected files of the campaign into a run.",
+    "doctor": "Check a run root, and repair it.",
+    "adopt": "Make a copy of a run root its home.",
     "import": "Make a campaign file of another format's.",
     "schema": "Print the JSON Schema of a file.",
     "completion": "Print the shell's completion script.",
@@ -50,7 +55,9 @@ class _Lazy(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command: Command = getattr(import_module(f"matterstack.cli.{module}"), cmd_name.replace("import", "import_"))
+        if module not in ("campaign",):
+            import_module("matterstack.wiring")  # where reading a run without its ledger learns the campaign's format
+        command: Command = getattr(import_module(f"matterstack.cli.{module}"), _NAMES.get(cmd_name, cmd_name))
         return command
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:

@@ -19,6 +19,9 @@ else:
     Graph, MultiGraph = nx.DiGraph, nx.MultiDiGraph
 
 
+_MOST_CYCLES = 20
+
+
 @dataclass(frozen=True)
 class Shape:
     """How deep a graph is (tasks on its longest path) and how wide (tasks that could run at once, by level)."""
@@ -35,11 +38,14 @@ def build(edges: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> Graph:
     return graph
 
 
-def find_cycle(graph: Graph) -> list[str] | None:
-    """Give the nodes of one cycle in order of their edges, or None. Costs little where there is none."""
+def find_cycles(graph: Graph) -> list[list[str]]:
+    """Give one cycle of each knot of tasks that wait for each other, its nodes in the order of their edges."""
     if nx.is_directed_acyclic_graph(graph):
-        return None
-    return [upstream for upstream, _ in nx.find_cycle(graph)]
+        return []
+    knots = [knot for knot in nx.strongly_connected_components(graph) if len(knot) > 1]
+    knots += [{node} for node in nx.nodes_with_selfloops(graph)]
+    cycles = [[upstream for upstream, _ in nx.find_cycle(graph.subgraph(knot))] for knot in knots[:_MOST_CYCLES]]
+    return sorted(cycles, key=min)
 
 
 def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:

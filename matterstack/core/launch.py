@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
-from matterstack.core.reconcile import escalate, parse_resources, parse_retries
+from matterstack.core.resources import escalate, parse_resources, parse_retries
 from matterstack.core.states import FailureClass
 from matterstack.core.template import references, render, render_argv, render_command, render_text
 from matterstack.core.values import as_text
@@ -87,8 +87,7 @@ def render_attempt(
     """
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_kind(operator.kind)
-    task = {"id": instance.task_id, "name": spec.name, "label": instance.label, "attempt": attempt}
-    early: dict[str, Any] = {"params": campaign.params, "matrix": instance.matrix, "task": task}
+    early = early_scope(campaign, instance, attempt)
     resources = parse_resources(
         escalate(asked_resources(spec, operator, early), resolve_retries(spec, early), failures)
     )
@@ -117,39 +116,53 @@ def render_attempt(
     return Rendered(command, script, argv, env, env_from, resources, params, instructions)
 
 
-def _own_params(spec: TaskSpec, early: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the params that resources may use: those of the task that name nothing but params, matrix and task.
+def with_own_params(spec: TaskSpec, early: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """Give the scope of a value in which the task's params that it names stand over the campaign's.
 
-    One that names more is left out, so that using it is an error and never the campaign's value of that name.
+    Of those, only what names nothing but params, matrix and task itself is known so early; one that names more is
+    left out, so that using it is an error and never the campaign's value of that name.
     """
     params = dict(early["params"])
-    for name, value in spec.params.items():
-        if all(reference[0] in early for reference in references(value)):
-            params[name] = render(value, early)
+    for name in {reference[1] for reference in references(value) if reference[0] == "params" and len(reference) > 1}:
+        if name not in spec.params:
+            continue
+        if all(reference[0] in early for reference in references(spec.params[name])):
+            with _naming("params", name):
+                params[name] = render(spec.params[name], early)
         else:
             params.pop(name, None)
-    return params
+    return {**early, "params": params}
 
 
-def early_scope(campaign: Campaign, instance: Instance) -> dict[str, Any]:
-    """Give what is known of an instance before any attempt: the roots params, matrix and task."""
-    task = {"id": instance.task_id, "name": instance.group, "label": instance.label}
+def early_scope(campaign: Campaign, instance: Instance, attempt: int = 1) -> dict[str, Any]:
+    """Give what is known of an attempt before anything is resolved: the roots params, matrix and task."""
+    task = {"id": instance.task_id, "name": instance.group, "label": instance.label, "attempt": attempt}
     return {"params": campaign.params, "matrix": instance.matrix, "task": task}
 
 
 def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:
     """Give the resources that a first attempt asks for, as written. Raises TemplateError."""
     values = {**operator.resources, **spec.resources}
-    out: dict[str, Any] = render(values, {**early, "params": _own_params(spec, early)})
-    return out
+    return {name: _resolve(value, spec, early, "resources", name) for name, value in values.items()}
+
+
+def resolve_early(value: Any, spec: TaskSpec, early: Mapping[str, Any]) -> Any:
+    """Resolve a value that sees params (the campaign's with the task's over them), matrix and task."""
+    return render(value, with_own_params(spec, early, value))
 
 
 def resolve_retries(spec: TaskSpec, early: Mapping[str, Any]) -> Retries:
     """Give the retries of a task, their templates resolved. Raises TemplateError, and ValueError for a wrong value."""
     if not spec.retries_written:
         return spec.retries
-    scope = {**early, "params": _own_params(spec, early)}
-    return parse_retries(*(render(layer, scope) for layer in spec.retries_written))
+    with _naming("retries"):
+        layers = [resolve_early(layer, spec, early) for layer in spec.retries_written]
+    return parse_retries(*layers)
+
+
+def _resolve(value: Any, spec: TaskSpec, early: Mapping[str, Any], *keys: str) -> Any:
+    with _naming(*keys):
+        return resolve_early(value, spec, early)
 
 
 def _env(values: Mapping[str, Any], scope: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

@@ -570,7 +570,7 @@ def render_command(text: str, scope: Scope) -> str:
             raise TemplateError(f"{part.source}: {error}") from None
         if any("\0" in word for word in words):
             raise TemplateError(f"{part.source}: a NUL cannot be passed to a command")
-        if place in _NUMBERS_ONLY:
+        if place is not None and _takes_numbers(place):
             wrong = next((word for word in words if not _PLAIN_NUMBER.match(word)), None)
             if wrong is not None or len(words) != 1:
                 raise TemplateError(f"{part.source} stands inside {place}, where only a number can: it is {value!r}")
@@ -628,17 +628,31 @@ _ADVICE = {
 }
 _COMMENT = "a comment"
 _ARITHMETIC, _EXPANSION = "arithmetic", "${ }"
-_NUMBERS_ONLY = (_ARITHMETIC, _EXPANSION)  # quotes do not quote there: text could be a command
+_TEST = "an arithmetic test in [[ ]]"
+_NUMBERS_ONLY = (_ARITHMETIC, _EXPANSION, _TEST)  # quotes do not quote there: text could be a command
+# Builtins that evaluate their arguments once more, and tests that read them as arithmetic: `a[$(rm x)]` runs there,
+# however it is quoted. Source: bash(1), ARITHMETIC EVALUATION, CONDITIONAL EXPRESSIONS, SHELL BUILTIN COMMANDS.
+_EVALUATES = re.compile(
+    r"\s*(?:\w+=\S*\s+)*(?:(?:builtin|command)\s+)?(?:(?P<always>let|eval|unset|read|mapfile|readarray)\b"
+    r"|(?P<typed>declare|typeset|local|readonly)\s(?:.*\s)?-[A-Za-z]*i"
+    r"|(?P<named>printf|test|\[|wait)\s(?:.*\s)?-[vp]\s*\Z|(?P<double>\[\[)\s)",
+    re.DOTALL,
+)
+_ARITHMETIC_TEST = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge|v|R)\s")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 _ELEMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\[")
 _SUBSCRIPT = re.compile(r"\[[^\]\n]*\]\+?=")
+
+
+def _takes_numbers(place: str) -> bool:
+    return place in _NUMBERS_ONLY or place.startswith("an argument of")
 
 
 def check_command(text: str) -> None:
     """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
     scan = _scan(text)
     for hole, place in scan.places:
-        if place is not None and place not in (_COMMENT, *_NUMBERS_ONLY) and not hole.is_raw:
+        if place is not None and place != _COMMENT and not _takes_numbers(place) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
             raise TemplateError(
                 f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
@@ -650,7 +664,7 @@ def check_command(text: str) -> None:
 
 def has_pipe(text: str) -> bool:
     """Say whether a command of the shell pipes one program into another."""
-    return _scan(text).has_pipe
+    return _scan(text).has_pipe and "pipefail" not in text
 
 
 @dataclass(frozen=True)
@@ -696,6 +710,8 @@ class _ShellScanner:
         self.offset = 0  # of the part in hand
         self.word_start = True
         self.command_start = True  # the next word is a command or a reserved word
+        self.command_from = 0  # where the simple command in hand begins
+        self.outer: list[int] = []  # the same of those around it
 
     def places(self) -> Iterator[tuple[Hole, str | None]]:
         comment = False
@@ -707,7 +723,7 @@ class _ShellScanner:
                 place = (
                     "a here-document" if heredoc else self._place() if not comment or "`" in self.stack else _COMMENT
                 )
-                yield part, place or ("a word behind a backslash" if escaped else None)
+                yield part, place or ("a word behind a backslash" if escaped else self._evaluated())
                 self.word_start = self.command_start = False
                 line += "\0"  # no delimiter can hold it
                 self.offset += 1
@@ -750,6 +766,24 @@ class _ShellScanner:
             return heredoc
         return self.pending.pop(0) if self.pending else None
 
+    def _evaluated(self) -> str | None:
+        """Name the builtin or test of bash that evaluates its arguments, if the hole stands in one."""
+        match = _EVALUATES.match(self.text[self.command_from : self.offset])
+        if match is None:
+            return None
+        if match["double"]:
+            end = self.text.find("]]", self.offset)
+            inside = self.text[self.command_from : end if end >= 0 else len(self.text)]
+            return _TEST if _ARITHMETIC_TEST.search(inside) else None
+        word = match["always"] or match["typed"] or match["named"]
+        if word in ("read", "mapfile", "readarray") and "<" in self.text[self.command_from : self.offset]:
+            return None  # what they read, not what they assign to
+        return f"an argument of `{word}`"
+
+    def _leave(self) -> None:
+        """Go on with the command around a `$( )`, `( )` or backticks."""
+        self.command_from = self.outer.pop() if self.outer else 0
+
     def _in_text(self) -> bool:
         return bool(self.stack) and self.stack[-1] in ("'", "$'", '"', "${", "((", "[")
 
@@ -776,6 +810,8 @@ class _ShellScanner:
                 self.stack.pop()
             return position + 1
         at_word, at_command = self.word_start, self.command_start
+        if at_command and not char.isspace():
+            self.command_from = self.offset + position
         if part.startswith("\\\n", position):
             return position + 2  # the line goes on: what may begin here still may
         self.word_start = False
@@ -786,14 +822,18 @@ class _ShellScanner:
         for opener, mark in (("$((", "(("), ("$(", "$("), ("${", "${"), ("$[", "[")):
             if part.startswith(opener, position):
                 self.stack.append(mark)
+                if mark == "$(":
+                    self.outer.append(self.command_from)
                 self.word_start = self.command_start = mark == "$("
                 return position + len(opener)
         if char == "`":
             if "`" in self.stack:
                 while self.stack.pop() != "`":
                     pass
+                self._leave()
             else:
                 self.stack.append("`")
+                self.outer.append(self.command_from)
                 self.word_start = self.command_start = True
             return position + 1
         if char == '"':
@@ -847,12 +887,15 @@ class _ShellScanner:
             return position + 1
         if char == "(":
             self.stack.append("(")
+            self.outer.append(self.command_from)
         elif char == ")" and top == "$(":
             self.stack.pop()
+            self._leave()
             self.command_start = False
             return position + 1  # in the middle of a word
         elif char == ")" and top == "(":
             self.stack.pop()
+            self._leave()
         elif part.startswith("<<<", position):
             return position + 3
         elif match := _HEREDOC.match(part, position):

@@ -32,17 +32,29 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
     try:
         Draft202012Validator.check_schema(schema)
+    except RecursionError:
+        raise SchemaError("is nested too deeply") from None
     except Invalid as error:
         place = ".".join(map(str, error.absolute_path))
         raise SchemaError(f"{place + ': ' if place else ''}{error.message}") from None
 
 
 def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
-    """Say in one sentence where ``value`` violates a valid JSON Schema, "" if it does not."""
+    """Say in one sentence where ``value`` violates a valid JSON Schema, "" if it does not.
+
+    Raises SchemaError for a `$ref` that leads nowhere, or round in a circle: nothing is fetched.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
-    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    try:
+        error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+    except RecursionError:
+        raise SchemaError("its `$ref` go round in a circle, or it is nested too deeply") from None
+    except Unresolvable as unresolvable:
+        raise SchemaError(f"`$ref` leads nowhere: {unresolvable.ref}") from None
     if error is None:
         return ""
     place = ".".join(map(str, error.absolute_path))

@@ -114,14 +114,14 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def dump_json_lines(value: Mapping[str, Any] | list[Any]) -> str:
+def dump_json_lines(value: Mapping[str, Any] | list[Any], *, exact: bool = False) -> str:
     """Write a JSON object or list for files and pipes that people look at too: one key or item a line."""
     if not value:
         return "{}\n" if isinstance(value, Mapping) else "[]\n"
     if isinstance(value, Mapping):
-        items = [f"{json.dumps(str(key), ensure_ascii=False)}: {dump_json(item)}" for key, item in value.items()]
+        items = [f"{encode_basestring(str(key))}: {dump_json(item, exact=exact)}" for key, item in value.items()]
         return "{\n  " + ",\n  ".join(items) + "\n}\n"
-    return "[\n  " + ",\n  ".join(dump_json(item) for item in value) + "\n]\n"
+    return "[\n  " + ",\n  ".join(dump_json(item, exact=exact) for item in value) + "\n]\n"
 
 
 def _number_or_mapping(pairs: list[tuple[str, Any]]) -> Any:

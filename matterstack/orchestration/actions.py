@@ -17,9 +17,8 @@ from matterstack.core.states import ACTIVE, LIVE, TaskState
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.orchestration.report import select_tasks
-from matterstack.orchestration.run_lifecycle import Step, open_ledger, state_of_run
+from matterstack.orchestration.run_lifecycle import Step, open_ledger, open_to_write, state_of_run
 from matterstack.storage import run_root
-from matterstack.storage.run_lock import run_lock
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
 
 PATIENCE_S = 30.0
@@ -33,7 +32,7 @@ def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) ->
     Raises UsageError for a run that is over.
     """
     path = run_root.require_run_root(Path(root))
-    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = select_tasks(store.task_ids(), patterns) if patterns else None
         state = state_of_run(store, store.counts())
         if state.is_over and not resume:
@@ -53,7 +52,7 @@ class Cancelled:
 def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
     """Cancel a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
     path = run_root.require_run_root(Path(root))
-    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
         rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
         waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
         live = [row for row in rows if row.state in ACTIVE]
@@ -102,7 +101,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
     path = run_root.require_run_root(Path(root))
     if not patterns:
         raise UsageError("rerun: name the tasks to run again (an id or a glob)")
-    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = select_tasks(store.task_ids(), patterns)
         below = descendants(build(store.all_edges()), chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
@@ -120,7 +119,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
             settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
             store.apply([(None, TaskChange(row.task_id, TaskState.PENDING)) for row in [*settled, *reopened]], now)
             for row in again:
-                store.reset_tries(row.task_id)
+                store.reset_tries(row.task_id, now)
             store.look_again(below, now)
         alive = _carry_out_wishes(path, store, live)
         below_again = [row for row in again if row.task_id not in set(chosen) and row.state.is_settled]
@@ -156,7 +155,7 @@ def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | Non
     if not take:
         with open_ledger(path, read_only=True) as store:
             return _compare(path, store, folder, find)
-    with run_lock(path, wait_s=PATIENCE_S), open_ledger(path) as store:
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
         found = _compare(path, store, folder, find)
         wanted = [change for change in found.changes if change.kind in ("changed", "new")]
         if not wanted:
@@ -221,7 +220,7 @@ def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[So
         digest = run_root.digest_of_listing({file: sha for file, (sha, _) in sources.items()})
         with store.transaction():
             store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
-        run_root.finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()})
+        run_root.finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()}, store.tables())
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,11 +17,13 @@ from matterstack.core.states import AttemptState, FailureClass, RunState, TaskSt
 from matterstack.core.template import did_you_mean
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration
-from matterstack.errors import UsageError
+from matterstack.errors import LedgerMissingError, LedgerUnfinishedError, UsageError
 from matterstack.orchestration.handover import Slots
 from matterstack.orchestration.run_lifecycle import Operators, open_ledger, state_of_run
 from matterstack.storage import run_root
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore, TaskRow
+
+log = logging.getLogger("matterstack")
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,25 @@ class RunView:
 @contextmanager
 def _reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
     path = run_root.require_run_root(Path(root))
-    with open_ledger(path, read_only=True) as store:
+    with _open(path) as store:
         store.db.execute("BEGIN")  # one snapshot for all that is read
         yield path, store
+
+
+def _open(root: Path) -> SQLiteStateStore:
+    """Give the ledger, or the run as the journal tells it: a copy has no ledger, and a reader cannot roll one back."""
+    try:
+        return open_ledger(root, read_only=True)
+    except (LedgerMissingError, LedgerUnfinishedError) as error:
+        if not (root / run_root.JOURNAL).exists():
+            raise
+        from matterstack.orchestration.rebuild import memory_ledger
+
+        why = (
+            "there is no ledger here" if isinstance(error, LedgerMissingError) else "a killed step left a commit undone"
+        )
+        log.warning("%s: %s; this is read from %s", root, why, run_root.JOURNAL)
+        return memory_ledger(root)
 
 
 def open_run(root: str | Path) -> RunView:

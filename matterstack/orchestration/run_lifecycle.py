@@ -13,11 +13,13 @@ import os
 import secrets
 import select
 import shutil
+import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from matterstack.core.model import (
     LiveAttempt,
     LoadedCampaign,
     Observation,
+    OutputFile,
     Retries,
     Sighting,
     Submission,
@@ -50,6 +53,7 @@ from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import (
     MatterStackError,
     OperatorUnavailable,
+    RunIsCopyError,
     RunLockedError,
     RunRootError,
     SubmissionRejected,
@@ -61,7 +65,7 @@ from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.storage import run_root
 from matterstack.storage.journal import Journal
-from matterstack.storage.run_lock import LOCK_FILE, run_lock, somebody_waits
+from matterstack.storage.run_lock import LOCK_FILE, run_lock, somebody_waits, write_released
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
 
 if TYPE_CHECKING:
@@ -165,8 +169,8 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
         "version": __version__, "set": loaded.overrides,
     }  # fmt: skip
-    run_root.write_beside(folder / run_root.RUN, dump_json_lines(record))
-    (folder / LOCK_FILE).touch()
+    run_root.write_beside(folder / run_root.RUN, dump_json_lines(record, exact=True))
+    write_released(folder, root)  # so that a ledger lost before the first step is known to have been here
     run = RunRow(
         run_id, loaded.campaign.name, loaded.digest, to_text(now), False, False, 1,
         _relative_path(loaded, root), source_digest, str(root.resolve()).encode(errors="replace").decode(),
@@ -279,8 +283,33 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
     if dry_run:
         with open_ledger(path, read_only=True) as store, store.copy_to_memory() as copy:
             return Step(path, copy, dry_run=True).take()
-    with run_lock(path), open_ledger(path) as store:
+    with open_to_write(path) as store:
         return _take_step(path, store)
+
+
+@contextmanager
+def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateStore]:
+    """Hold the run's lock and give its ledger.
+
+    Raises RunLockedError if the lock is not free within ``wait_s``, RunIsCopyError for a copy or clone of a run
+    (DESIGN: the files of a copy may be read, only `adopt` makes it one that writes), LedgerError, RunRootError.
+    """
+    with run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root)), open_ledger(root) as store:
+        yield store
+
+
+def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:
+    """Raise RunIsCopyError if the ledger is missing and `run.lock` does not say that it was here."""
+    if (root / run_root.LEDGER).exists():
+        return
+    if (holder.get("host"), holder.get("path")) != (socket.gethostname(), str(root.resolve())):
+        raise RunIsCopyError(_COPY.format(root=root, home=""))
+
+
+_COPY = (
+    "{root} is a copy of a run{home}: it can be read, and not be stepped; `matterstack adopt {root}` makes it the run's "
+    "home, once the other has stopped"
+)
 
 
 def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
@@ -290,9 +319,12 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
         return SQLiteStateStore(path, read_only=True)
     store = SQLiteStateStore(path, journal=Journal(root / run_root.JOURNAL))
     try:
+        if not store.is_at_home(socket.gethostname(), str(root.resolve())):
+            _, host, home = store.home()
+            raise RunIsCopyError(_COPY.format(root=root, home=f" at home on {host} in {home}"))
         mended = store.mend_journal()
         if (root / "source" / run_root.STAGING).is_dir():
-            run_root.finish_staged_source(root, store.sources())
+            run_root.finish_staged_source(root, store.sources(), store.tables())
         if mended:
             log.warning("%s: %d lines that a killed step left out were added", root / run_root.JOURNAL, mended)
     except OSError as error:
@@ -337,9 +369,12 @@ class Step:
     def take(self) -> StepReport:
         rows = self.store.live_attempts()
         seen = self._look(rows)
-        changes = self._reconcile_all(rows, seen)
+        late = self.store.lost_attempts()
+        seen.update(self._look_for_late_ends(late))
+        changes = self._reconcile_all([*rows, *late], seen)
         with self.store.transaction():
             made = self.store.apply(changes, self.now)
+            made += self._reopen_below(changes, late)
             made += self.store.apply(self._due_retries(), self.now)
             settle_frontier(self.store, made, self.now)
             self._publish(changes)
@@ -360,15 +395,26 @@ class Step:
         intents, failed = hand_over.intend()
         for task in failed:
             self.report.ended.append(
-                Ended(task.task_id, 0, AttemptState.FAILED, task.state, task.reason, None, task.soft)
+                Ended(
+                    task.task_id,
+                    self.store.tasks([task.task_id])[0].attempts,
+                    AttemptState.FAILED,
+                    task.state,
+                    task.reason.partition(": ")[2],
+                    None,
+                    task.soft,
+                )
             )
         settle_frontier(self.store, failed, self.now)
         return hand_over, intents
 
     def end_wished(self) -> None:
         """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
-        rows = [row for row in self.store.live_attempts() if row.wish]
-        seen = self._look(rows)
+        self.record_all(self._look([row for row in self.store.live_attempts() if row.wish]))
+
+    def record_all(self, seen: Mapping[Key, Observation]) -> None:
+        """Record what is seen of live attempts; nothing is handed over."""
+        rows = [row for row in self.store.live_attempts() if (row.task_id, row.attempt) in seen]
         changes = self._reconcile_all(rows, seen)
         with self.store.transaction():
             made = self.store.apply(changes, self.now)
@@ -402,6 +448,31 @@ class Step:
             out.update(self._ask(name, operator.recover, [*submitting, *unclaimed]))
             out.update(self._ask(name, operator.cancel, wished))
         return out
+
+    def _look_for_late_ends(self, lost: Sequence[AttemptRow]) -> dict[Key, Observation]:
+        """Give the ends of attempts that were taken to be lost and have turned up since."""
+        seen: dict[Key, Observation] = {}
+        for name in dict.fromkeys(row.operator for row in lost):
+            operator = self._operator(name)
+            if operator is not None:
+                found = self._ask(name, operator.observe, [self._live(row) for row in lost if row.operator == name])
+                seen.update({key: item for key, item in found.items() if item.sighting is Sighting.ENDED})
+        return seen
+
+    def _reopen_below(self, changes: Iterable[Change], lost: Sequence[AttemptRow]) -> list[TaskChange]:
+        """Open again what stands below a task that was FAILED for a lost attempt and has COMPLETED after all."""
+        keys = {(row.task_id, row.attempt) for row in lost}
+        ids = [
+            a.task_id for a, _ in changes if a and (a.task_id, a.attempt) in keys and a.state is AttemptState.COMPLETED
+        ]
+        if not ids:
+            return []
+        from matterstack.core.graph import build, descendants
+
+        below = self.store.tasks(descendants(build(self.store.all_edges()), ids))
+        ended = (TaskState.BLOCKED, TaskState.SKIPPED)
+        again = [(None, TaskChange(row.task_id, TaskState.PENDING)) for row in below if row.state in ended]
+        return self.store.apply(again, self.now)
 
     def _operator(self, name: str) -> Operator | None:
         """Give an operator, None with a warning if it cannot be made: that must not stop the others."""
@@ -472,8 +543,10 @@ class Step:
             wish=row.wish,
             wished_at=row.wished_at,
             reason=row.reason,
-            retries=self._retries(campaign, spec, row.task_id),
-            tries=task.tries,
+            retries=self._retries(campaign, spec, row)
+            if seen.sighting in (Sighting.ENDED, Sighting.GONE)
+            else Retries(),
+            tries=task.tries - (row.state is AttemptState.LOST),  # one that was lost has counted already
             not_started=self.store.consecutive_not_started(row.task_id, row.attempt),
             allow_failure=spec.allow_failure,
         )
@@ -488,15 +561,15 @@ class Step:
             )
         return attempt, change
 
-    def _retries(self, campaign: Campaign, spec: TaskSpec, task_id: str) -> Retries:
+    def _retries(self, campaign: Campaign, spec: TaskSpec, row: AttemptRow) -> Retries:
         if not spec.retries_written:
             return spec.retries
         from matterstack.core.launch import early_scope, resolve_retries
 
         try:
-            return resolve_retries(spec, early_scope(campaign, self.store.instance(task_id)))
-        except (TemplateError, ValueError) as error:  # validate has seen all that can be seen before an attempt
-            self.report.warnings.append(f"{task_id}: {error}; it is not tried again")
+            return resolve_retries(spec, early_scope(campaign, self.store.instance(row.task_id), row.attempt))
+        except (TemplateError, ValueError) as error:
+            self.report.warnings.append(f"{row.task_id}: {error}; if it failed, it is not tried again")
             return Retries()
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
@@ -514,6 +587,16 @@ class Step:
                 outputs, declared = attempt.evidence.outputs, self.store.outputs_of(attempt.task_id).values()
                 for remark in run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared):
                     self.report.warnings.append(f"{attempt.task_id}: {remark}")
+                self._keep_from_git(attempt.task_id, attempt.attempt, outputs)
+
+    def _keep_from_git(self, task_id: str, attempt: int, outputs: Sequence[OutputFile]) -> None:
+        most = self.store.campaign(self.run.campaign_version).git_max_size
+        folder = run_root.attempt_folder(task_id, attempt)
+        large = [f"{folder}/{item.file}" for item in outputs if (item.size or 0) > most]
+        try:
+            run_root.ignore_large(self.root, large, most)
+        except OSError as error:
+            self.report.warnings.append(f"{task_id}: .gitignore could not be written: {error.strerror}")
 
     # --- hand over ---
 
@@ -648,7 +731,7 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
     first = True
     while True:
         try:
-            with run_lock(path, wait_s=0.0 if first else 3600.0), open_ledger(path) as store:
+            with open_to_write(path, wait_s=0.0 if first else 3600.0) as store:
                 store.keep_campaigns(campaigns)
                 report = _take_step(path, store)
                 fds = _wake_fds(path, store)

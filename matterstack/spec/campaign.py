@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from matterstack.core.model import (
     Retries,
     TaskSpec,
 )
-from matterstack.core.reconcile import parse_retries, retry_problems
+from matterstack.core.resources import parse_retries, retry_problems
 from matterstack.core.template import (
     check_command,
     conditional_parts,
@@ -61,7 +62,7 @@ _DECIDED = ("params", "matrix", "task", "response", "metrics")
 ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: which roots each key may use
     "matrix": ("params",),
     "label": _EARLY, "needs": _EARLY, "operator": _EARLY, "priority": _EARLY, "inputs": _EARLY, "outputs": _EARLY,
-    "command": _ALL, "setup": _ALL, "env": _ALL, "params": _ALL, "instructions": _ALL,
+    "command": _ALL, "command_text": _ALL, "setup": _ALL, "env": _ALL, "params": _ALL, "instructions": _ALL,
     "resources": _DECIDED, "deadline": _DECIDED, "retries": _DECIDED,
     "when": tuple(root for root in _ALL if root not in ("inputs", "outputs")),
     "response_schema": ("params", "matrix"), "result_schema": ("params", "matrix"),
@@ -84,22 +85,45 @@ class Builder:
         self.overrides = overrides
         self.problems: list[Problem] = []
         self._refused: set[Path] = set()
+        self._told: set[Problem] = set()
         self.unparsed = False  # a template somewhere cannot be parsed
         self.kinds: dict[str, str] = {}  # of operators
+        self.operators: dict[str, OperatorSpec] = {}
         self.root: dict[str, Any] = document.plain
         for path in without:
             _remove(self.root, path)
 
     def add(self, path: Path, message: str, *, at_key: bool = False, severity: str = "error") -> None:
+        path = self._written_at(path)
         problem = self.document.problem(path, message, at_key=at_key, severity=severity)
         if severity == "error":
             self._refused.add(path)
-        if problem not in self.problems:
+        if problem not in self._told:
+            self._told.add(problem)
             self.problems.append(problem)
+
+    def _written_at(self, path: Path) -> Path:
+        """Give where a value of a task stands: under `defaults` if the task has it from there."""
+        if len(path) < 3 or path[0] != "tasks" or not isinstance(self.root.get("tasks"), dict):
+            return path
+        task, defaults = self.root["tasks"].get(path[1]), self.root.get("defaults", {})
+        if not isinstance(task, dict) or not isinstance(defaults, dict) or path[2] not in defaults:
+            return path
+        inherited = ("defaults", *path[2:])
+        if path[2] not in task:
+            return inherited
+        merged = isinstance(task[path[2]], dict) and isinstance(defaults[path[2]], dict) and len(path) > 3
+        if merged and path[3] not in task[path[2]] and path[3] in defaults[path[2]]:
+            return inherited
+        return path
 
     def has_problem(self, path: Path) -> bool:
         """Say whether the form of a value was refused, so that evaluating it would only repeat that."""
-        return path in self._refused
+        return self._written_at(path) in self._refused
+
+    def may_give(self, root: str, task: str) -> bool:
+        """Say whether a task may give what `response.TASK` or `metrics.TASK` names."""
+        return root == "metrics" or task in self._answering
 
     def build(self) -> Campaign:
         """Give the campaign; where `problems` is not empty afterwards, it is only good for further checks."""
@@ -107,6 +131,8 @@ class Builder:
         defaults = root.get("defaults", {})
         operators = self._operators()
         self.kinds = {name: operator.kind for name, operator in operators.items()}
+        self.operators = operators
+        self._check_defaults(defaults)
         tasks = {name: self._task(name, task, defaults) for name, task in root["tasks"].items()}
         return Campaign(
             name=root["name"],
@@ -155,8 +181,12 @@ class Builder:
             self.problems.append(document.problem((*path, *where), message))
 
         for where, text in _texts(data, ()):
-            if is_template(text) and where[0] not in ("setup", "env", "resources"):
+            if not is_template(text):
+                continue
+            if where[0] not in ("setup", "env", "resources"):
                 add(where, "templates cannot be used here")
+            elif document is self.document:
+                self._check_form((*path, *where), str(where[0]), text)
         slots = data.get("slots", {})
         memory = None
         try:
@@ -245,13 +275,15 @@ class Builder:
             people={key: value(key) for key in PEOPLE_KEYS if key in data or key in defaults},
         )
         self._check_forms(spec, path, data)
-        if isinstance(command, list) and command[0] == "":
+        if isinstance(command, list) and as_text(command[0]).strip() == "":
             self.add((*path, "command"), "the name of the program is empty")
+        elif isinstance(command, str) and not command.strip():
+            self.add((*path, "command"), "is empty")
         for key, convert in (("memory", parse_memory), ("time", parse_time)):
             self._convert(convert, spec.resources.get(key), (*path, "resources", key))
         self._convert(parse_time, spec.people.get("deadline"), (*path, "deadline"))
-        is_checked = isinstance(command, str) and not self.has_problem((*path, "command"))
-        if spec.shell == "sh" and is_checked and has_pipe(str(command)):
+        lines = [command] if isinstance(command, str) and not self.has_problem((*path, "command")) else []
+        if spec.shell == "sh" and not any("pipefail" in line for line in spec.setup) and any(map(has_pipe, lines)):
             cure = "write `shell: bash`, or take the pipe apart"
             message = f"under `shell: sh` a failure before a | goes unnoticed ({cure})"
             self.add((*path, "command"), message, severity="warning")
@@ -277,27 +309,15 @@ class Builder:
                 continue
             key = str(where[0])
             full = (*path, *where)
-            if key not in ROOTS or (key == "matrix" and where[1] in ("table", "include", "exclude")):
+            if key == "matrix" and where[1] in ("table", "include", "exclude"):
                 self.add(full, "templates cannot be used here")
                 continue
-            try:
-                self._parse(text)
-                if key in ("matrix", "when") and whole(text) is None:
-                    self.add(full, "must be exactly one template")
-                elif (key == "command" and isinstance(spec.command, str)) or key == "setup":
-                    check_command(text)
-                only_in_when = next(conditional_parts(text), None) if key != "when" else None
-                if only_in_when is not None:
-                    self.add(full, f"'{only_in_when}' can only be used in `when`")
-                if key not in ("command", "setup") and uses_raw(text):
-                    self.add(full, "raw() is for `command` and `setup`: nothing is quoted here")
+            form = "command_text" if key == "command" and isinstance(spec.command, str) else key
+            self._check_form(full, form, text)
+            with suppress(TemplateError):  # told already
                 for reference in references(text):
-                    if reference[0] not in ROOTS[key]:
-                        self._unknown_root(full, reference[0], key)
-                    else:
+                    if reference[0] in ROOTS.get(form, ()):
                         self._check_name(full, reference, key, spec)
-            except TemplateError as error:
-                self.add(full, str(error))
 
     def _parse(self, text: str) -> None:
         try:
@@ -319,9 +339,14 @@ class Builder:
             "matrix": None if spec.matrix is not None and (not axes or "table" in axes) else axes,
             "inputs": spec.inputs,
             "outputs": spec.outputs,
-            "task": ("id", "name", "label") if early else ("id", "name", "label", "attempt"),
+            "task": ("name",)
+            if key == "label"
+            else ("id", "name", "label")
+            if early
+            else ("id", "name", "label", "attempt"),
             "run": ("id", "name"),
             "operator": ("params",),
+            "resources": self._resource_names(spec),
             "response": self._answering,
             "metrics": self.root["tasks"],
         }
@@ -335,6 +360,48 @@ class Builder:
             self.add(path, f"'{names[0]}' is not in {root}{did_you_mean(names[0], found)}; {has}")
         elif root == "response":
             self._check_field(path, names)
+        elif root == "metrics" and len(names) < 2:
+            self.add(path, f"name a value of its metrics.json: metrics.{names[0]}.NAME")
+        elif root == "operator" and len(names) > 1 and spec.operator in self.operators:
+            known_params = self.operators[spec.operator].params
+            if names[1] not in known_params:
+                has = f"it has {_some(known_params)}" if known_params else "it has none"
+                near = did_you_mean(names[1], known_params)
+                self.add(path, f"'{names[1]}' is not in the params of operator '{spec.operator}'{near}; {has}")
+
+    def _resource_names(self, spec: TaskSpec) -> set[str] | None:
+        if spec.operator not in self.operators:
+            return None
+        return {"cpus", *self.operators[spec.operator].resources, *spec.resources}
+
+    def _check_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Report templates of `defaults` in the wrong place or form; what they name hangs on the task."""
+        for where, text in _texts(defaults, ()):
+            if is_template(text):
+                self._check_form(("defaults", *where), str(where[0]), text)
+
+    def _check_form(self, path: Path, key: str, text: str) -> bool:
+        """Report a template that cannot stand or be parsed here, or names a root not known here; say if it is fine."""
+        if key not in ROOTS:
+            self.add(path, "templates cannot be used here")
+            return False
+        try:
+            self._parse(text)
+            if key in ("matrix", "when") and whole(text) is None:
+                self.add(path, "must be exactly one template")
+            elif key in ("command_text", "setup"):
+                check_command(text)
+            only_in_when = next(conditional_parts(text), None) if key != "when" else None
+            if only_in_when is not None:
+                self.add(path, f"'{only_in_when}' can only be used in `when`")
+            if key not in ("command_text", "command", "setup") and uses_raw(text):
+                self.add(path, "raw() is for `command` and `setup`: nothing is quoted here")
+            for reference in references(text):
+                if reference[0] not in ROOTS[key]:
+                    self._unknown_root(path, reference[0], key)
+        except TemplateError as error:
+            self.add(path, str(error))
+        return not self.has_problem(path)
 
     @cached_property
     def _answering(self) -> list[str]:
@@ -363,7 +430,7 @@ class Builder:
             self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
     def _unknown_root(self, path: Path, root: str, key: str) -> None:
-        known = ROOTS[key]
+        known, key = ROOTS[key], "command" if key == "command_text" else key
         if key == "matrix" and root in _OF_RESULTS:
             self.add(path, "a matrix that comes from a result is reserved for a later version of MatterStack")
         elif root in _ALL:

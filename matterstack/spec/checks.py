@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from matterstack.core.globs import matches
-from matterstack.core.launch import RunFacts, asked_resources, early_scope, render_attempt, resolve_retries, source_path
+from matterstack.core.launch import (
+    RunFacts,
+    asked_resources,
+    early_scope,
+    render_attempt,
+    resolve_early,
+    resolve_retries,
+    source_path,
+    with_own_params,
+)
 from matterstack.core.model import (
     BUILT_IN_KINDS,
     PEOPLE_KINDS,
@@ -18,25 +26,25 @@ from matterstack.core.model import (
     Resources,
     TaskSpec,
 )
-from matterstack.core.reconcile import most_cpu_seconds, parse_resources
+from matterstack.core.resources import most_cpu_seconds, parse_resources
 from matterstack.core.template import (
     did_you_mean,
     evaluate,
     is_template,
     parse,
     references,
-    render,
     render_pattern,
     whole,
 )
 from matterstack.core.validation import SchemaError, check_schema, schema_violation
-from matterstack.core.values import format_memory, parse_time
+from matterstack.core.values import dump_json, format_memory, parse_time
 from matterstack.errors import TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion, Late, is_pattern
 
 _MOST_SAMPLES = 500  # of one task
-_LIKE_A_TYPO = 0.8  # of two words: 'point' and 'points'
+_MOST_PATTERNS = 1000  # of a campaign, compared with every output that nobody uses
+# `core.launch` and `core.resources` put the key, and what is below it, before their messages.
 _NAMED_KEY = re.compile(r"((?:env|params|setup|command|instructions|resources|retries)(?:\.\w+)*): ")
 _EARLY = frozenset(["params", "matrix", "task"])
 
@@ -64,23 +72,47 @@ def check_kinds(
             if key in spec.people:
                 message = f"this version of MatterStack cannot run '{key}' yet"
                 builder.add(("tasks", spec.name, key), message, severity=severity)
-        for (root, _), place in late[spec.name].items():
-            if place != ("when",):
-                message = f"this version of MatterStack cannot use '{root}' yet"
-                builder.add(("tasks", spec.name, *place), message, severity=severity)
+        for (root, task), keys in late[spec.name].items():
+            for key in keys if builder.may_give(root, task) and task in campaign.tasks else ():
+                if key != "when":
+                    message = f"this version of MatterStack cannot use '{root}' yet"
+                    builder.add(("tasks", spec.name, key), message, severity=severity)
 
 
 def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
-    """Report what an attempt would stumble over: attempts are rendered for each value of each axis."""
+    """Report what an attempt would stumble over.
+
+    What params, matrix and task decide is looked at for every instance; whole attempts are rendered for the first
+    instance of a task and for each value of each axis, at most 500 of one task.
+    """
     groups: dict[str, list[Instance]] = {}
     for instance in expansion.instances:
         groups.setdefault(instance.group, []).append(instance)
     for name, instances in groups.items():
-        spec = campaign.tasks[name]
-        for instance in _samples(instances):
-            if not _check_one(campaign, instance, expansion.late[name], builder):
-                break
-        _check_people(campaign, spec, instances[0], builder)
+        late_keys = {key for keys in expansion.late[name].values() for key in keys}
+        with_templates = _has_early_templates(campaign, name)
+        fine = all(
+            _check_early(campaign, instance, late_keys, builder)
+            for instance in (instances if with_templates else instances[:1])
+        )
+        if fine and not late_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
+            all(_check_whole(campaign, instance, builder) for instance in _samples(instances))
+        for kind in {campaign.operators[instance.operator].kind: instance for instance in instances}.values():
+            _check_people(campaign, campaign.tasks[name], kind, builder)
+
+
+def _has_early_templates(campaign: Campaign, task: str) -> bool:
+    spec = campaign.tasks[task]
+    if is_template(spec.operator) or spec.retries_written:
+        return True
+    operator = campaign.operators.get(spec.operator)
+    values = [
+        spec.resources,
+        operator.resources if operator else {},
+        spec.people.get("deadline"),
+        spec.people.get("when"),
+    ]
+    return any(True for _ in references(values))
 
 
 def _samples(instances: list[Instance]) -> Iterator[Instance]:
@@ -98,12 +130,11 @@ def _samples(instances: list[Instance]) -> Iterator[Instance]:
             return
 
 
-def _check_one(campaign: Campaign, instance: Instance, late: Late, builder: Builder) -> bool:
+def _check_early(campaign: Campaign, instance: Instance, late_keys: set[str], builder: Builder) -> bool:
+    """Report a resource, retry rule, deadline or condition of an instance that cannot be; say if all are fine."""
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_kind(operator.kind)
-    where: Where = ("tasks", instance.group)
     early = early_scope(campaign, instance)
-    late_keys = {place[0] for place in late.values()}
     key = "resources"
     try:
         if not late_keys & {"resources", "params"}:
@@ -114,23 +145,32 @@ def _check_one(campaign: Campaign, instance: Instance, late: Late, builder: Buil
         key = "deadline"
         deadline = spec.people.get("deadline")
         if deadline is not None and not late_keys & {"deadline", "params"}:
-            parse_time(render(deadline, early))
+            parse_time(resolve_early(deadline, spec, early))
         key = "when"
         _check_when(spec, early)
-        key = ""
-        if not late_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
-            render_attempt(campaign, instance, 1, RunFacts("run", "run"), _sample_inputs(instance), [])
     except (TemplateError, ValueError) as error:
-        text = str(error)
-        named = _NAMED_KEY.match(text)
-        if named:
-            text, place = text[named.end() :], tuple(named[1].split("."))
-        else:
-            place = (key,) if key else ()
-        of = f"{instance.task_id}: " if instance.matrix else ""
-        builder.add((*where, *place), f"{of}{text}")
+        _report(instance, key, str(error), builder)
         return False
     return True
+
+
+def _check_whole(campaign: Campaign, instance: Instance, builder: Builder) -> bool:
+    try:
+        render_attempt(campaign, instance, 1, RunFacts("run", "run"), _sample_inputs(instance), [])
+    except (TemplateError, ValueError) as error:
+        _report(instance, "", str(error), builder)
+        return False
+    return True
+
+
+def _report(instance: Instance, key: str, message: str, builder: Builder) -> None:
+    named = _NAMED_KEY.match(message)
+    if named:
+        message, place = message[named.end() :], tuple(named[1].split(".", 1))
+    else:
+        place = (key,) if key else ()
+    of = f"{instance.task_id}: " if instance.matrix else ""
+    builder.add(("tasks", instance.group, *place), f"{of}{message}")
 
 
 def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
@@ -146,7 +186,7 @@ def _check_when(spec: TaskSpec, early: Mapping[str, Any]) -> None:
     hole = whole(condition) if condition is not None else None
     if hole is None or any(reference[0] not in _EARLY for reference in references(condition)):
         return
-    value = evaluate(hole.expression, early)
+    value = evaluate(hole.expression, with_own_params(spec, early, condition))
     if not isinstance(value, bool):
         raise TemplateError(f"{hole.source} is {value!r}; a condition gives true or false")
 
@@ -190,7 +230,7 @@ def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builde
     rendered: dict[str, Any] = {}
     for key, schema in schemas.items():
         try:
-            rendered[key] = render(schema, early_scope(campaign, instance))
+            rendered[key] = resolve_early(schema, spec, early_scope(campaign, instance))
             check_schema(rendered[key])
         except TemplateError as error:
             builder.add((*where, key), f"{instance.task_id}: {error}")
@@ -201,7 +241,11 @@ def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builde
 
 
 def _check_default(
-    keys: Mapping[str, Any], schema: Mapping[str, Any] | None, where: Where, builder: Builder, warn: Any
+    keys: Mapping[str, Any],
+    schema: Mapping[str, Any] | None,
+    where: Where,
+    builder: Builder,
+    warn: Callable[[str, str], None],
 ) -> None:
     if keys.get("on_deadline") == "default" and "default" not in keys:
         builder.add((*where, "on_deadline"), "takes the answer under `default`, and there is none")
@@ -209,7 +253,11 @@ def _check_default(
         return
     if keys.get("on_deadline") != "default":
         warn("default", "is only taken with `on_deadline: default`")
-    problem = schema_violation(schema, keys["default"]) if schema is not None else ""
+    try:
+        problem = schema_violation(schema, keys["default"]) if schema is not None else ""
+    except SchemaError as error:
+        builder.add((*where, "response_schema"), str(error))
+        return
     if problem:
         builder.add((*where, "default"), f"is no answer by the `response_schema`: {problem}")
 
@@ -254,7 +302,7 @@ def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[s
             if is_pattern(written) or any(source.task is None for source in item.sources):
                 pattern = render_pattern(written, early_scope(campaign, instance), escape=item.is_list)
                 found.setdefault(pattern, (instance.group, name, pattern))
-    return list(found.values())[:_MOST_SAMPLES]
+    return list(found.values())[:_MOST_PATTERNS]
 
 
 def _is_almost(path: str, pattern: str) -> bool:
@@ -267,14 +315,21 @@ def _is_almost(path: str, pattern: str) -> bool:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Say whether two names differ in one word of letters, as a typo does; run_a and run_b, or Al and Cu, do not."""
+    """Say whether two names differ as by a slip: in one word, by a letter too many, or two that have changed places.
+
+    Not at the word's beginning, where scf and nscf, ethane and methane differ.
+    """
     parts, others = (re.split(r"([A-Za-z]+)", name) for name in (one, other))
     if len(parts) != len(others):
         return False
     differing = [pair for pair in zip(parts, others, strict=True) if pair[0] != pair[1]]
     if len(differing) != 1 or min(map(len, differing[0])) < 3 or not "".join(differing[0]).isalpha():
         return False
-    return difflib.SequenceMatcher(None, *differing[0]).ratio() >= _LIKE_A_TYPO
+    short, long = sorted(differing[0], key=len)
+    if len(short) == len(long):
+        at = [index for index, (a, b) in enumerate(zip(short, long, strict=True)) if a != b]
+        return len(at) == 2 and at[0] > 0 and at[1] == at[0] + 1 and sorted(short) == sorted(long)
+    return len(long) == len(short) + 1 and any(long[:at] + long[at + 1 :] == short for at in range(1, len(long)))
 
 
 def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
@@ -300,20 +355,24 @@ def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str
     People, labs and closed clusters use none of ours.
     """
     total, unlimited = 0.0, dict[str, None]()
-    known: dict[tuple[str, str], float | None] = {}
+    of_task: dict[tuple[str, str], float | None] = {}
+    of_values: dict[str, float | None] = {}
     for instance in expansion.instances:
         operator = campaign.operators[instance.operator]
         if operator.kind in PEOPLE_KINDS:
             continue
-        spec = campaign.tasks[instance.group]
         key = (instance.group, instance.operator)
-        if key not in known or spec.retries_written or any(True for _ in references([spec.resources, spec.params])):
-            try:
-                early = early_scope(campaign, instance)
-                known[key] = most_cpu_seconds(asked_resources(spec, operator, early), resolve_retries(spec, early))
-            except (TemplateError, ValueError):  # of an answer or metric, that no one knows yet
-                known[key] = None
-        seconds = known[key]
+        if key not in of_task or _has_early_templates(campaign, instance.group):
+            late_keys = {name for names in expansion.late[instance.group].values() for name in names}
+            of_task[key] = None  # where an answer or metric decides, nobody knows yet
+            if not late_keys & {"resources", "retries", "params"}:
+                spec, early = campaign.tasks[instance.group], early_scope(campaign, instance)
+                asked, retries = asked_resources(spec, operator, early), resolve_retries(spec, early)
+                values = dump_json([asked, retries.max, retries.rules])
+                if values not in of_values:
+                    of_values[values] = most_cpu_seconds(asked, retries)
+                of_task[key] = of_values[values]
+        seconds = of_task[key]
         if seconds is None:
             unlimited[instance.group] = None
         else:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.globs import WILDCARD
-from matterstack.core.graph import Graph, build, find_cycle
+from matterstack.core.graph import Graph, build, find_cycles
 from matterstack.core.model import (
     KINDS_WITH_COMMAND,
     Campaign,
@@ -43,10 +43,12 @@ from matterstack.errors import CampaignError, TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
 from matterstack.spec.paths import PathTree, path_problem
-from matterstack.spec.tables import read_table
+from matterstack.spec.tables import MOST_ROWS, read_table
 
-MOST_INSTANCES = 250_000
+KEPT_TABLES = ".tables"  # in source/ of a run, see storage.run_root: tables as they were at init
+MOST_INSTANCES = MOST_ROWS
 LONGEST_LABEL = 200  # bytes
+_MOST_SUGGESTIONS = 50
 RESERVED_FILES = frozenset(
     ["task.json", "command.sh", "claim", "stdout.log", "stderr.log", "exit.json", "outputs.sha256", "response.json", "status.json", "experiment_request.json", "experiment_result.json", "instructions.md", "response_schema.json", "heartbeat.json", "cancel.json"]
 )  # fmt: skip
@@ -74,12 +76,12 @@ class Expansion:
     labels: dict[str, str]  # task id -> what its label was before it was made safe, where that is something else
 
 
-Late = Mapping[tuple[str, str], Where]
+Late = Mapping[tuple[str, str], Sequence[str]]
 
 
 def late_names(spec: TaskSpec) -> Late:
-    """Give each (root, task) that a task's templates name below response and metrics, with the first place of it."""
-    found: dict[tuple[str, str], Where] = {}
+    """Give each (root, task) that a task's templates name below response and metrics, with the keys that do."""
+    found: dict[tuple[str, str], list[str]] = {}
     parts: dict[str, Any] = {
         "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
         "resources": spec.resources, "retries": spec.retries_written, **spec.people,
@@ -87,7 +89,9 @@ def late_names(spec: TaskSpec) -> Late:
     for key, value in parts.items():
         for reference in references(value):
             if reference[0] in ("response", "metrics") and len(reference) > 1:
-                found.setdefault((reference[0], reference[1]), (key,))
+                keys = found.setdefault((reference[0], reference[1]), [])
+                if key not in keys:
+                    keys.append(key)
     return found
 
 
@@ -108,7 +112,14 @@ def _safe(text: str) -> str:
 
 
 class Expander:
-    def __init__(self, campaign: Campaign, late: Mapping[str, Late], folder: Path, builder: Builder) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        late: Mapping[str, Late],
+        folder: Path,
+        builder: Builder,
+        only_files: frozenset[str] | None = None,
+    ) -> None:
         self.campaign = campaign
         self.late = late
         self.folder = folder
@@ -120,8 +131,11 @@ class Expander:
         self.files: set[str] = set()
         self.matches: dict[tuple[str, str], Match] = {}
         self.labels: dict[str, str] = {}
+        self._suggestions = 0
         self._globbed: dict[str, list[str]] = {}
-        self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], list[str]]] = {}
+        self._only_files = only_files  # None: all files of the folder
+        self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
+        self._drafts_of: dict[str, list[_Draft]] = {}
 
     def expand(self) -> Expansion:
         for index, pattern in enumerate(self.campaign.files):
@@ -230,7 +244,8 @@ class Expander:
             return []
         shown = str(Path(self.builder.document.file).parent / name)
         try:
-            rows = read_table(self.folder / name, shown)
+            kept = self.folder / KEPT_TABLES / name  # of a run whose table was refreshed since
+            rows = read_table(kept if self._only_files is not None and kept.is_file() else self.folder / name, shown)
         except CampaignError as error:
             for found in error.problems:
                 if found.line:
@@ -363,6 +378,10 @@ class Expander:
             files.add(file.rstrip("/"))
             self.outputs.add(path, (draft, name))
             draft.outputs[name] = ResolvedOutput(path, file, spec.optional)
+        if self.campaign.operators[draft.operator].kind == "human" and "response" not in draft.spec.outputs:
+            path = f"responses/{draft.task_id}.json"  # where people's answers appear
+            self.outputs.add(path, (draft, "response"))
+            draft.outputs["response"] = ResolvedOutput(path, "response.json")
 
     def _output_problem(self, draft: _Draft, spec: OutputSpec, path: str, file: str, files: set[str]) -> str:
         problem = path_problem(path) or path_problem(file)
@@ -473,14 +492,19 @@ class Expander:
             if strange:
                 name = strange[0].encode(errors="backslashreplace").decode()
                 self.builder.add(("files",), f"the name of {name} is not UTF-8; rename the file")
-            self._globbed[pattern] = [path for path in found if _is_utf8(path)]
+            only = self._only_files
+            self._globbed[pattern] = [path for path in found if _is_utf8(path) and (only is None or path in only)]
         return self._globbed[pattern]
+
+    def _near(self, name: str, known: Iterable[str]) -> str:
+        """Give a suggestion; only for the first mistakes, since each costs a look at all names."""
+        self._suggestions += 1
+        return did_you_mean(name, itertools.islice(known, 2000)) if self._suggestions <= _MOST_SUGGESTIONS else ""
 
     def _no_match(self, draft: _Draft, pattern: str, is_list: bool) -> str:
         if any(output.path == pattern for output in draft.outputs.values()):
             return f"'{pattern}' is an output of {draft.task_id} itself; a task cannot wait for its own output"
-        known = [output.path for draft in self.drafts[:2000] for output in draft.outputs.values()]
-        near = did_you_mean(pattern, known)
+        near = self._near(pattern, (output.path for draft in self.drafts for output in draft.outputs.values()))
         if pattern.startswith("results/"):
             near = f" (paths are below results/: write {pattern.removeprefix('results/')})"
         if is_list:
@@ -506,8 +530,13 @@ class Expander:
             if not found and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
                 continue  # its matrix has a problem of its own
             if not found and not self.builder.has_problem(where):
-                known = [*self.campaign.tasks, *(d.task_id for d in self.drafts[:2000])]
-                self.builder.add(where, f"'{pattern}' is not defined{did_you_mean(pattern, known)}")
+                known = (
+                    name for name in (*self.campaign.tasks, *(d.task_id for d in self.drafts)) if name != draft.task_id
+                )
+                if is_pattern(need) and any(rest == "" for _, rest in self.ids.glob(pattern)):
+                    self.builder.add(where, f"'{pattern}' matches nothing but {draft.task_id} itself")
+                else:
+                    self.builder.add(where, f"'{pattern}' is not defined{self._near(pattern, known)}")
             for other in sorted(found, key=lambda d: d.position):
                 draft.edges[Edge(other.task_id, f"needs[{index}]")] = None
         rule = draft.spec.allow_dependency_failure
@@ -524,12 +553,11 @@ class Expander:
 
     def _resolve_late(self, spec: TaskSpec, names: Late) -> None:
         """Make the edges that `response.TASK` and `metrics.TASK` imply: to the instance of equal axis values."""
-        drafts = [draft for draft in self.drafts if draft.spec is spec]
-        for (root, task), place in names.items():
-            if task not in self.rows or not self.rows[task]:
+        for (root, task), keys in names.items():
+            if task not in self.rows or not self.rows[task] or not self.builder.may_give(root, task):
                 continue  # told already, where the name stands
-            where: Where = ("tasks", spec.name, *place)
-            for draft in drafts:
+            where: Where = ("tasks", spec.name, keys[0])
+            for draft in self._members(spec.name):
                 found = self._with_equal_values(task, draft)
                 if len(found) != 1:
                     shared = [axis for axis in self.rows[task][0] if axis in draft.matrix]
@@ -545,10 +573,15 @@ class Expander:
         index = self._by_values.get((task, shared))
         if index is None:
             index = self._by_values[task, shared] = {}
-            for other in self.drafts:
-                if other.spec.name == task:
-                    index.setdefault(tuple(_shown(other.matrix[axis]) for axis in shared), []).append(other.task_id)
-        return index.get(tuple(_shown(draft.matrix[axis]) for axis in shared), [])
+            for other in self._members(task):
+                index.setdefault(tuple(_comparable(other.matrix[axis]) for axis in shared), []).append(other.task_id)
+        return index.get(tuple(_comparable(draft.matrix[axis]) for axis in shared), [])
+
+    def _members(self, task: str) -> list[_Draft]:
+        if not self._drafts_of:
+            for draft in self.drafts:
+                self._drafts_of.setdefault(draft.spec.name, []).append(draft)
+        return self._drafts_of.get(task, [])
 
     # --- files and the whole ---
 
@@ -566,16 +599,29 @@ class Expander:
     def _check_source_paths(self) -> None:
         """Report literal paths after `${{ source }}/` that neither `files` nor an input brings."""
         folders = {parent for file in self.files for parent in _parents(file)}
+        for name, operator in self.campaign.operators.items():
+            for index, line in enumerate(operator.setup):
+                self._check_source_path(("operators", name, "setup", index), line, folders)
+            for variable, value in operator.env.items():
+                self._check_source_path(("operators", name, "env", variable), value, folders)
         for spec in self.campaign.tasks.values():
             texts = [spec.command] if isinstance(spec.command, str) else list(spec.command or ())
-            for text in [*texts, *spec.setup, *(v for v in spec.env.values() if isinstance(v, str))]:
-                for path in _source_paths(text):
-                    if path not in self.files and path not in folders:
-                        exists = (self.folder / path).exists()
-                        what = "is not in `files`; add it" if exists else "does not exist in the campaign folder"
-                        near = did_you_mean(path, self.files)
-                        self.builder.add(("tasks", spec.name, "command"), f"source/{path} {what}{near}")
+            for text in texts:
+                self._check_source_path(("tasks", spec.name, "command"), text, folders)
+            for variable, value in spec.env.items():
+                self._check_source_path(("tasks", spec.name, "env", variable), value, folders)
+            inherited = len(spec.setup) - len(self.builder.root["tasks"][spec.name].get("setup", ()))
+            for index, text in enumerate(spec.setup):
+                own = ("tasks", spec.name, "setup", index - inherited)
+                self._check_source_path(own if index >= inherited else ("defaults", "setup", index), text, folders)
             self._warn_of_bare_paths(spec, texts)
+
+    def _check_source_path(self, where: Where, text: Any, folders: set[str]) -> None:
+        for path in _source_paths(text) if isinstance(text, str) else ():
+            if path not in self.files and path not in folders:
+                exists = (self.folder / path).exists()
+                what = "is not in `files`; add it" if exists else "does not exist in the campaign folder"
+                self.builder.add(where, f"source/{path} {what}{did_you_mean(path, self.files)}")
 
     def _warn_of_bare_paths(self, spec: TaskSpec, texts: list[str]) -> None:
         """Warn of a file of the campaign folder that a command names without `${{ source }}`: it will not be there."""
@@ -585,7 +631,8 @@ class Expander:
         for text in texts:
             literal = "".join(part if isinstance(part, str) else "\0" for part in parse(text))
             for word in re.findall(r"(?<![\w\0/.$-])[\w.-]+(?:/[\w.-]+)*\.\w+(?![\w\0/])", literal):
-                if word not in own and (self.folder / word).is_file():
+                made = f"/{word}" in literal or re.search(rf">\s*{re.escape(word)}", literal)
+                if word not in own and not made and (self.folder / word).is_file():
                     cure = f"write ${{{{ source }}}}/{word}, and name it in `files`"
                     message = f"{word} is a file of the campaign folder, where the command does not run ({cure})"
                     self.builder.add(("tasks", spec.name, "command"), message, severity="warning")
@@ -599,8 +646,7 @@ class Expander:
             if edge.upstream in self.campaign.tasks and self.campaign.tasks[edge.upstream].matrix is not None
         )
         graph = task_graph(instances, group_nodes)
-        cycle = find_cycle(graph)
-        if cycle:
+        for cycle in find_cycles(graph):
             self._report_cycle(cycle)
         return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches, self.late, self.labels)
 
@@ -689,11 +735,11 @@ def _parents(path: str) -> Iterable[str]:
         yield path
 
 
-def _shown(value: Any) -> str:
-    try:
-        return as_text(value)
-    except ValueError:
-        return dump_json(value)
+def _comparable(value: Any) -> Any:
+    """Give what is equal for equal values of an axis: 1 and 1.0 are, "1" and 1 are not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else dump_json(value)
+    return float(value)
 
 
 def _same(left: Any, right: Any) -> bool:

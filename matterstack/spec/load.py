@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.graph import shape
 from matterstack.core.model import Campaign, LoadedCampaign
-from matterstack.core.values import dump_json, resolve_scalar
+from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
@@ -44,13 +43,14 @@ def load_campaign(
     installed_kinds: Iterable[str] = ("local",),
     to_run: bool = False,
     folder: Path | None = None,
+    only_files: frozenset[str] | None = None,
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
     ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
-    checked is a problem. ``folder`` is the campaign folder, by default the file's. Raises CampaignError with all
-    problems, sorted by position.
+    checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
+    that count, by default all. Raises CampaignError with all problems, sorted by position.
     """
     path = Path(file)
     document = load_document(path)
@@ -68,7 +68,7 @@ def load_campaign(
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     late = {spec.name: late_names(spec) for spec in campaign.tasks.values()}
     check_kinds(campaign, late, builder, installed_kinds, to_run=to_run)
-    expansion = Expander(campaign, late, home, builder).expand()
+    expansion = Expander(campaign, late, home, builder, only_files).expand()
     for instance in expansion.instances:  # an operator may be named by a template
         kind = campaign.operators[instance.operator].kind
         if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):
@@ -102,7 +102,7 @@ def differences(loaded: LoadedCampaign, root: Path) -> str:
     Raises UsageError if ``root`` cannot be read as a run root.
     """
     try:
-        record = json.loads((root / "run.json").read_text(encoding="utf-8"))
+        record = load_json((root / "run.json").read_text(encoding="utf-8"))
         old = plain(load_document(root / "campaign.yaml").root)
     except (OSError, ValueError) as error:
         raise UsageError(f"{root} cannot be read as a run root: {error}") from None
@@ -110,9 +110,9 @@ def differences(loaded: LoadedCampaign, root: Path) -> str:
         return ""
     if plain(load_document(loaded.file).root) != old:
         return f"{loaded.file} differs from {root / 'campaign.yaml'}"
-    before, now = record.get("set") or {}, json.loads(dump_json(loaded.overrides))
+    before, now = dump_json(record.get("set") or {}), dump_json(loaded.overrides)
     if before != now:
-        return f"--set was {json.dumps(before)} and is {json.dumps(now)}"
+        return f"--set was {before} and is {now}"
     return f"the operators differ from {root / 'operators.yaml'}"
 
 

@@ -130,7 +130,7 @@ def load_document(path: Path, shown: str | None = None) -> Document:
     """Read a YAML or JSON file. Raises CampaignError with one Problem for a file that cannot be parsed."""
     name = shown or str(path)
     text = read_text(path, name)
-    if path.suffix == ".json":
+    if path.suffix == ".json" or (text.startswith("{") and _is_json(text)):  # a run root keeps it as campaign.yaml
         _check_json(text, name)
         document = parse_document(_as_yaml(text), name)
         document.text = text
@@ -152,6 +152,14 @@ def _as_yaml(text: str) -> str:
         return match[1] + chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
 
     return _PAIR.sub(character, text).replace("\t", " ")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class _NotJSON(Exception):

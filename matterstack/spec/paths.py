@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from matterstack.core.globs import WILDCARD, matches
 
 LONGEST_NAME = 255  # bytes of one component, on every file system that matters here
+_DEEPEST = 100  # folders within each other
 
 
 def path_problem(path: str) -> str:
@@ -22,6 +23,8 @@ def path_problem(path: str) -> str:
     parts = path.rstrip("/").split("/")
     if ".." in parts:
         return f"'{path}' leaves its folder by '..'"
+    if len(parts) > _DEEPEST:
+        return f"a path {len(parts)} folders deep (at most {_DEEPEST})"
     if "" in parts or "." in parts:
         return f"'{path}' has an empty part or a '.'"
     long = next((part for part in parts if len(part.encode(errors="surrogatepass")) > LONGEST_NAME), None)
@@ -76,9 +79,17 @@ class PathTree:
 
     def glob(self, pattern: str) -> Iterator[tuple[object, str]]:
         """Give (value, rest) for each path that matches; for one that contains a match, the rest of the pattern."""
-        yield from self._walk(self._root, pattern.rstrip("/").split("/"))
+        parts: list[str] = []
+        for part in pattern.rstrip("/").split("/"):
+            if part != "**" or parts[-1:] != ["**"]:  # two in a row mean the same as one
+                parts.append(part)
+        yield from self._walk(self._root, parts, set())
 
-    def _walk(self, node: _Node, parts: list[str]) -> Iterator[tuple[object, str]]:
+    def _walk(self, node: _Node, parts: list[str], seen: set[tuple[int, int]]) -> Iterator[tuple[object, str]]:
+        # Several `**` reach the same node with the same rest in many ways: once is enough.
+        if (id(node), len(parts)) in seen:
+            return
+        seen.add((id(node), len(parts)))
         if node.value is not None:
             yield node.value, "/".join(parts)  # "**" alone: the path itself, or all in a folder
             return
@@ -87,14 +98,14 @@ class PathTree:
         first, rest = parts[0], parts[1:]
         if first == "**":
             if rest:
-                yield from self._walk(node, rest)
+                yield from self._walk(node, rest, seen)
             for name, child in node.children.items():
                 if not name.startswith("."):
-                    yield from self._walk(child, parts)
+                    yield from self._walk(child, parts, seen)
         elif not WILDCARD.search(first):
             if first in node.children:
-                yield from self._walk(node.children[first], rest)
+                yield from self._walk(node.children[first], rest, seen)
         else:
             for name, child in node.children.items():
                 if matches(first, name):
-                    yield from self._walk(child, rest)
+                    yield from self._walk(child, rest, seen)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.launch import RunFacts, early_scope, render_attempt, resolve_retries, source_path
+from matterstack.core.globs import WILDCARD
+from matterstack.core.launch import (
+    RunFacts,
+    early_scope,
+    params_for_scripts,
+    render_attempt,
+    resolve_retries,
+    source_path,
+)
 from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
 from matterstack.core.template import did_you_mean
-from matterstack.errors import UsageError
+from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
 from matterstack.spec.expand import late_names
 
 _UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `init` draws
@@ -32,7 +41,7 @@ def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
 def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     """Give the first attempt of an instance as JSON values, as `validate --task` and `explain FILE TASK` show it.
 
-    Inputs made by other tasks are shown as of their first attempt. Where templates name answers or metrics, which
+    Inputs made by other tasks are shown as of their first attempt; a glob over what a folder will hold stays a glob. Where templates name answers or metrics, which
     only a run has, `command`, `env` and `script` are as written and `unresolved` names those.
     """
     campaign = loaded.campaign
@@ -52,24 +61,35 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     }  # fmt: skip
     if "when" in spec.people:
         out["when"] = spec.people["when"]
-    if any(place != ("when",) for place in late.values()):
+    if any(keys != ["when"] for keys in late.values()):
         out |= {"unresolved": [f"{root}.{task}" for root, task in late], "command": spec.command, "script": None}
         out |= {"env": dict(spec.env), "resources": dict(spec.resources), "instructions": None}
         return out
+    unknown = [f"inputs.{name}" for name, item in instance.inputs.items() if _is_open(item)]
     run = RunFacts(f"{campaign.name}-{_UNKNOWN_ID}", campaign.name)
-    rendered = render_attempt(campaign, instance, 1, run, inputs, [])
-    retries = resolve_retries(spec, early)
+    try:
+        rendered = render_attempt(campaign, instance, 1, run, inputs, [])
+        retries = resolve_retries(spec, early)
+    except (TemplateError, ValueError) as error:
+        problem = Problem(str(loaded.file), 0, 0, f"tasks.{instance.group}", f"{instance.task_id}: {error}")
+        raise CampaignError([problem]) from None
     root = (Path("runs") / campaign.name).resolve()
     env: dict[str, Any] = {**rendered.env, **{name: {"from_env": origin} for name, origin in rendered.env_from.items()}}
     env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / "source")}
     env |= {"MATTERSTACK_TASK": instance.task_id, "MATTERSTACK_ATTEMPT": "1"}
     if operator.kind == "local":
-        env.setdefault("OMP_NUM_THREADS", str(rendered.resources.cpus))
-    out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv), "env": env}
-    out |= {"resources": {**rendered.resources.as_written}, "params": rendered.params}
+        env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(rendered.resources.cpus)))
+    out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv[:-1])}
+    out |= {"env": env, "resources": dict(rendered.resources.as_written)}
+    out |= {"params": params_for_scripts(campaign, rendered.params)}
     out |= {"retries": {"max": retries.max, "delay_s": retries.delay_s, **retries.rules}}
-    out |= {"instructions": rendered.instructions or None, "unresolved": []}
+    out |= {"instructions": rendered.instructions or None, "unresolved": unknown}
     return out
+
+
+def _is_open(item: ResolvedInput) -> bool:
+    """Say whether a list takes what a folder output will hold: then its files are not known before."""
+    return item.is_list and any(source.task is not None and WILDCARD.search(source.path) for source in item.sources)
 
 
 def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mapping[str, Any]]) -> str | list[str]:

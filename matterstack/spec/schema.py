@@ -19,6 +19,7 @@ from matterstack.spec.loader import Document
 
 RESERVED = ("quorum", "repeat", "tasks", "limits", "container", "notify", "include")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
+_OF_TASKS_ALONE = ("needs", "inputs", "outputs", "matrix", "label", "command", "when")
 _FREE_TEXT = ("description", "command", "instructions", "label", "when")
 
 
@@ -91,6 +92,10 @@ _HARMLESS = frozenset(
         "on_deadline",
         "responders",
         "bundle",
+        "when",
+        "response_schema",
+        "result_schema",
+        "default",
     ]
 )
 
@@ -124,6 +129,8 @@ def _check(document: Document, value: Any, entry: str, prefix: tuple[str | int, 
         key = str(path[-1]) if path else ""
         if message.startswith("unknown key") and key in RESERVED:
             message = f"'{key}' is reserved for a later version of MatterStack"
+        elif message.startswith("unknown key") and (*prefix, *path)[:-1] == ("defaults",) and key in _OF_TASKS_ALONE:
+            message = f"'{key}' is a task's own; it cannot stand in defaults"
         problems.append(document.problem((*prefix, *path), message, at_key=at_key))
     return problems
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matterstack.core.values import resolve_scalar
 from matterstack.errors import CampaignError, Problem
 from matterstack.spec.loader import Seq, load_document, plain, read_text
 
+MOST_ROWS = 250_000
+_MOST_COLUMNS = 2000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -45,7 +48,9 @@ def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, An
         header = next(reader, None)
         if not header:
             raise _refuse(shown, 1, "has no header line")
-        double = next((name for name in header if header.count(name) > 1), None)
+        if len(header) > _MOST_COLUMNS:
+            raise _refuse(shown, 1, f"has {len(header)} columns; a table may have {_MOST_COLUMNS}")
+        double = next((name for name, count in Counter(header).items() if count > 1), None)
         if double is not None or "" in header:
             what = f"two columns '{double}'" if double else "a column without a name"
             raise _refuse(shown, 1, f"has {what}")
@@ -54,6 +59,10 @@ def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, An
                 continue
             if len(cells) != len(header):
                 raise _refuse(shown, reader.line_num, f"has {len(cells)} cells, the header {len(header)} columns")
+            if len(rows) == MOST_ROWS:
+                raise _refuse(
+                    shown, reader.line_num, f"has more than {MOST_ROWS} rows, the most instances of a campaign"
+                )
             rows.append({name: _cell(cell, shown, reader.line_num) for name, cell in zip(header, cells, strict=True)})
     except csv.Error as error:
         raise _refuse(shown, reader.line_num, f"is not {path.suffix[1:].upper()}: {error}") from None

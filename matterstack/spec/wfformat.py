@@ -32,7 +32,10 @@ _LONGEST_NAME = 100
 _STRINGS = {"type": "array", "items": {"type": "string"}, "x-expected": "a list of names"}
 _COMMAND = {
     "type": ["object", "null"], "x-expected": "a mapping with program and arguments",
-    "properties": {"program": {"type": ["string", "null"]}, "arguments": {"type": ["array", "null"]}},
+    "properties": {
+        "program": {"type": ["string", "null"]},
+        "arguments": {"type": ["array", "null"], "items": {"type": ["string", "number", "boolean"], "x-expected": "a text or number"}},
+    },
 }  # fmt: skip
 _NUMBER = {"type": ["number", "null"], "x-expected": "a number"}
 _SCHEMA = {  # only what is read here, of both layouts
@@ -62,12 +65,12 @@ _SCHEMA = {  # only what is read here, of both layouts
     "$defs": {"tasks": {"type": "array", "minItems": 1, "x-expected": "a list of at least one task", "items": {
         "type": "object", "x-expected": "a mapping", "anyOf": [{"required": ["id"]}, {"required": ["name"]}],
         "properties": {
-            "id": {"type": "string", "x-expected": "a text"}, "name": {"type": "string", "x-expected": "a text"},
+            "id": {"type": "string", "minLength": 1, "x-expected": "a text"}, "name": {"type": "string", "minLength": 1, "x-expected": "a text"},
             "parents": _STRINGS, "inputFiles": _STRINGS, "outputFiles": _STRINGS, "command": _COMMAND,
             "cores": _NUMBER, "coreCount": _NUMBER, "memory": _NUMBER, "memoryInBytes": _NUMBER,
             "files": {"type": "array", "items": {
                 "type": "object", "required": ["link"], "anyOf": [{"required": ["name"]}, {"required": ["id"]}],
-                "properties": {"name": {"type": "string"}, "id": {"type": "string"}, "link": {"enum": ["input", "output"]}},
+                "properties": {"name": {"type": "string", "minLength": 1, "x-expected": "a text"}, "id": {"type": "string", "minLength": 1, "x-expected": "a text"}, "link": {"enum": ["input", "output"]}},
             }, "x-expected": "a list of files"},
         },
     }}},
@@ -129,7 +132,12 @@ def _read(path: Path) -> Any:
     if len(data) > _LARGEST:
         raise refuse(f"has more than {_LARGEST} bytes")
     try:
-        return json.loads(data)
+        text = data.decode()
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # escapes of halves of characters: only pairs are text
+            json.dumps(json.loads(text), ensure_ascii=False).encode()
+        return json.loads(text)
+    except UnicodeEncodeError:
+        raise refuse("holds half of a character (a lone surrogate), which is no text") from None
     except UnicodeDecodeError:
         raise refuse("is not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
@@ -246,10 +254,14 @@ class _Converter:
         parents = [p if p in self.names else self.by_name.get(p, "") for p in dict.fromkeys(task.parents)]
         self.unknown_parents += parents.count("")
         parents = [parent for parent in dict.fromkeys(parents) if parent]
-        taken = set(_local_names(task.outputs).values())
+        taken = {item["file"] for item in spec["outputs"].values()}
         inputs: dict[str, Any] = {}
         implied: dict[str, None] = {}
-        for file, name in _local_names([file for file in task.inputs if file not in task.outputs]).items():
+        own = set(task.outputs)
+        for file in own.intersection(task.inputs):  # changed in place: another's version of it comes first
+            before = [maker for maker in self.makers[file] if maker != task.id]
+            parents += [maker for maker in before[:1] if maker not in parents]
+        for file, name in _local_names([file for file in task.inputs if file not in own]).items():
             makers = [maker for maker in self.makers.get(file, []) if maker != task.id]
             maker = next((parent for parent in parents if parent in makers), makers[0] if makers else None)
             if maker is not None:
@@ -312,6 +324,7 @@ def _local_names(files: Iterable[str]) -> dict[str, str]:
     """
     out: dict[str, str] = {}
     taken: set[str] = set()
+    above: set[str] = set()  # folders of those taken
     for file in dict.fromkeys(files):
         name = file.rstrip("/")
         if path_problem(name) or "://" in name or not name:
@@ -319,11 +332,17 @@ def _local_names(files: Iterable[str]) -> dict[str, str]:
         name = re.sub(r"[\0*?\[\]]", "_", name)
         if name in ("", ".", "..") or name.split("/")[0] in RESERVED_FILES or len(name.encode()) > 200:
             name = f"file-{hashlib.sha256(file.encode()).hexdigest()[:8]}"
-        while name in taken or any(other.startswith(f"{name}/") or name.startswith(f"{other}/") for other in taken):
+        while name in taken or name in above or not taken.isdisjoint(_folders_of(name)):
             name = f"{hashlib.sha256(file.encode()).hexdigest()[:8]}/{name}"
         taken.add(name)
+        above.update(_folders_of(name))
         out[file] = name
     return out
+
+
+def _folders_of(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _unique_names(ids: list[str]) -> dict[str, str]:
@@ -334,8 +353,10 @@ def _unique_names(ids: list[str]) -> dict[str, str]:
         name = re.sub(r"[^A-Za-z0-9_]", "_", task_id)
         if not name or name[0].isdigit():
             name = f"t_{name}"
-        if len(name) > _LONGEST_NAME or name in taken:
-            name = f"{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(task_id.encode()).hexdigest()[:8]}"
+        salt = ""
+        while len(name) > _LONGEST_NAME or name in taken:
+            name = f"{name[: _LONGEST_NAME - 9]}_{hashlib.sha256((task_id + salt).encode()).hexdigest()[:8]}"
+            salt += "."
         taken.add(name)
         out[task_id] = name
     return out

@@ -37,6 +37,23 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def read(self) -> list[Event]:
+        """Give all events, without a torn last line. Raises JournalError for a file that is no whole journal."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            raise JournalError(f"{self.path} is missing; restore it from git or a backup") from None
+        except OSError as error:
+            raise JournalError(f"{self.path}: cannot be read: {error.strerror}") from None
+        events = []
+        for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+            event = _event_of(line)
+            if event is None or event.seq != number:
+                what = "is no event" if event is None else f"is event {event.seq}, not {number}"
+                raise JournalError(f"{self.path}:{number}: {what}; restore the file from git or a backup")
+            events.append(event)
+        return events
+
     def append(self, events: Iterable[Event]) -> None:
         """Append lines and sync them."""
         text = "".join(event.line() + "\n" for event in events)
@@ -62,6 +79,7 @@ class Journal:
         if found is None:
             raise JournalError(f"{self.path}: its last line is no event; restore the file from git or a backup")
         if found > last_seq:
+            self._stop_if_adopted(last_seq)
             raise JournalError(
                 f"{self.path} knows event {found}, the ledger only {last_seq}: state.sqlite is an old or foreign "
                 "one; put the newer ledger back, or move it away and run `matterstack doctor --fix`"
@@ -79,6 +97,16 @@ class Journal:
         missing = after(found) if found < last_seq else []
         self.append(missing)
         return len(missing)
+
+    def _stop_if_adopted(self, last_seq: int) -> None:
+        """Raise JournalError in plainer words if what the ledger does not know begins a life of the run elsewhere."""
+        for event in self.read()[last_seq:]:
+            if event.kind == "adopted":
+                data = json.loads(event.data)
+                raise JournalError(
+                    f"{self.path}: the run was adopted by {data.get('host')}:{data.get('path')} at {event.at[:19]} UTC; "
+                    "it goes on there, and this home of it stops (`matterstack adopt` takes it back)"
+                )
 
     def _tail(self) -> tuple[str | None, int | None]:
         """Give the last whole line, and where a torn one behind it begins."""
@@ -101,6 +129,19 @@ class Journal:
         if end < 0:
             return None, torn_at if size else None
         return data[begin + 1 : end].decode("utf-8", errors="replace"), torn_at
+
+
+def _event_of(line: bytes) -> Event | None:
+    """Undo `Event.line`; None for a line that no `Event` writes."""
+    try:
+        text = line.decode()
+        head = json.loads(text)
+        event = Event(head["seq"], head["at"], head["epoch"], head["kind"], "{}")
+        if text != event.line():
+            event = event._replace(data="{" + text[len(event.line()) + 1 :])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return event if event.line() == text and isinstance(event.seq, int) else None
 
 
 def _seq_of(line: str) -> int | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,13 @@ def _holder_text(root: Path) -> str:
 
 
 @contextmanager
-def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+def run_lock(
+    root: Path, *, wait_s: float = 0.0, check: Callable[[Mapping[str, Any]], None] | None = None
+) -> Iterator[None]:
     """Hold the lock of a run root, waiting at most ``wait_s``.
 
-    Raises RunLockedError with the holder if it is not free by then.
+    ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
+    RunLockedError with the holder if it is not free by then.
     """
     lock = FileLock(str(root / LOCK_FILE), fallback_to_soft=False)
     waiting_room: int | None = None
@@ -70,6 +73,12 @@ def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         if waiting_room is not None:
             os.close(waiting_room)
     before = read_holder(root)
+    try:
+        if check is not None:
+            check(before)
+    except BaseException:
+        lock.release()
+        raise
     if before and not before.get("released") and before.get("host") not in (None, socket.gethostname()):
         log.warning(
             "%s was last held by pid %s on %s and never released; if a step still runs there, stop it",
@@ -95,6 +104,14 @@ def run_lock(root: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             log.warning("%s: %s", root / LOCK_FILE, error.strerror)
         lock.release()
         log.info("lock released: %s", root / LOCK_FILE)
+
+
+def write_released(folder: Path, root: Path) -> None:
+    """Write the lock file of a new run root that is built in ``folder`` to become ``root``."""
+    now = to_text(time.time())
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(root.resolve()), "since": now}
+    (folder / LOCK_FILE).touch()
+    _write_holder(folder, {**holder, "released": now})
 
 
 def _write_holder(root: Path, holder: dict[str, Any]) -> None:

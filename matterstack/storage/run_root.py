@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,6 +111,7 @@ def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, t
 
 
 STAGING = ".refresh"  # in source/: corrected files whose commit is under way
+KEPT_TABLES = ".tables"  # in source/: tables as they were at init, which say what the instances are
 
 
 def stage_source(root: Path, folder: Path, files: Iterable[str]) -> dict[str, tuple[str, int]]:
@@ -120,14 +122,22 @@ def stage_source(root: Path, folder: Path, files: Iterable[str]) -> dict[str, tu
     return copy_source(folder, files, staging)
 
 
-def finish_staged_source(root: Path, recorded: Mapping[str, str]) -> None:
-    """Move staged files into place if the ledger has recorded them, and drop the others."""
+def finish_staged_source(root: Path, recorded: Mapping[str, str], tables: Iterable[str]) -> None:
+    """Move staged files into place if the ledger has recorded them, and drop the others.
+
+    The first version of a table of the campaign is kept: a ledger can only be rebuilt with it.
+    """
+    known = set(tables)
     staging = root / "source" / STAGING
     for path, digest in recorded.items():
         staged = staging / path
         if staged.is_file() and sha256_of(staged) == digest:
             target = root / "source" / path
             target.parent.mkdir(parents=True, exist_ok=True)
+            kept = root / "source" / KEPT_TABLES / path
+            if path in known and not kept.exists() and target.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                os.link(target, kept)
             os.replace(staged, target)
     shutil.rmtree(staging, ignore_errors=True)
 
@@ -273,6 +283,36 @@ def publish(
         except OSError as error:
             remarks.append(f"results/{path} was not linked: {error.strerror or error}")
     return remarks
+
+
+def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:
+    """List outputs above ``most`` bytes in the run root's .gitignore; of a folder, the files that are."""
+    lines = []
+    for output in outputs:
+        path = root / output
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        lines += [
+            _gitignore_line(file.relative_to(root).as_posix())
+            for file in files
+            if file.is_file() and file.stat().st_size > most
+        ]
+    if not lines:
+        return
+    file = root / ".gitignore"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = GITIGNORE
+    known = set(text.splitlines())
+    new = [line for line in lines if line not in known]
+    if new:
+        write_beside(file, text + ("" if text.endswith("\n") else "\n") + "".join(line + "\n" for line in new))
+
+
+def _gitignore_line(path: str) -> str:
+    """Give the line that ignores this one path. Source: gitignore(5)."""
+    text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?")
+    return "/" + re.sub(r" +\Z", lambda match: "\\ " * len(match[0]), text)
 
 
 def _unlink_absent(root: Path, task_id: str, paths: Iterable[str]) -> list[str]:

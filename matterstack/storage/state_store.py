@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from matterstack.core.model import (
 )
 from matterstack.core.readiness import Upstream
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState, FailureClass, TaskState
-from matterstack.core.times import to_text
+from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json, load_json
 from matterstack.errors import (
     LedgerDamagedError,
@@ -43,10 +43,11 @@ from matterstack.errors import (
     LedgerMissingError,
     LedgerNewerError,
     LedgerTakenOverError,
+    LedgerUnfinishedError,
     RunRootError,
 )
 from matterstack.storage.journal import Event, Journal, encode
-from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS
 
 log = logging.getLogger("matterstack")
 
@@ -142,9 +143,17 @@ class SQLiteStateStore:
     """
 
     def __init__(
-        self, path: str | Path, *, create: bool = False, read_only: bool = False, journal: Journal | None = None
+        self,
+        path: str | Path,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        journal: Journal | None = None,
+        migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
         self.path = Path(path)
+        self.migrations = migrations
+        self.read_only = read_only
         self.journal = journal
         self.epoch: int | None = None  # of this process's last commit or of opening; None in an empty ledger
         self._raised = False
@@ -174,7 +183,7 @@ class SQLiteStateStore:
             self.db.close()
             raise
         log.info("ledger: %s", self.path)
-        log.info("ledger schema version: %s", SCHEMA_VERSION)
+        log.info("ledger schema version: %s", len(self.migrations))
 
     def close(self) -> None:
         self.db.close()
@@ -192,12 +201,12 @@ class SQLiteStateStore:
             self._check_version()
             return
         self.db.execute("BEGIN IMMEDIATE")
-        for statements in MIGRATIONS:
+        for statements in self.migrations:
             for statement in statements:
                 self.db.execute(statement)
-        self.db.execute("INSERT INTO schema_info VALUES (?, ?)", (SCHEMA_VERSION, __version__))
+        self.db.execute("INSERT INTO schema_info VALUES (?, ?)", (len(self.migrations), __version__))
         self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self.db.execute(f"PRAGMA user_version = {len(self.migrations)}")
         self.db.execute("COMMIT")
 
     def _check_version(self) -> None:
@@ -214,16 +223,49 @@ class SQLiteStateStore:
         )
         recorded, written_by = rows[0] if len(rows) == 1 else (None, "an unknown version")
         newest = max(version, recorded if isinstance(recorded, int) else 0)
-        if newest > SCHEMA_VERSION and version == recorded:
+        known = len(self.migrations)
+        if newest > known and version == recorded:
             raise LedgerNewerError(
                 f"{self.path} has schema {newest}, written by MatterStack {written_by}; MatterStack {__version__} "
-                f"knows {SCHEMA_VERSION}; use the newer MatterStack"
+                f"knows {known}; use the newer MatterStack"
             )
         if application_id != APPLICATION_ID or version < 1 or recorded != version:
             raise LedgerDamagedError(
                 f"{self.path} is damaged: schema version {version}, schema_info {recorded}, "
                 f"application id {application_id}; {_REBUILD}"
             )
+        if version < known and self.read_only:
+            raise LedgerError(
+                f"{self.path} has schema {version}, this MatterStack reads {known}; the next `matterstack step` "
+                "brings it up to date, with a backup"
+            )
+        if version < known:
+            self._migrate(version)
+
+    def _migrate(self, version: int) -> None:
+        """Bring an older ledger to today's schema: a backup first, then one transaction a version."""
+        backup = self.path.with_name(f"{self.path.name}.v{version}-backup")
+        if not backup.exists():
+            beside = backup.with_name(f".{backup.name}.{os.getpid()}")
+            copy = sqlite3.connect(beside)
+            try:
+                self.db.backup(copy)
+            finally:
+                copy.close()
+            os.replace(beside, backup)  # whole, or not there
+        for number, statements in enumerate(self.migrations[version:], start=version + 1):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in statements:
+                    self.db.execute(statement)
+                self.db.execute("UPDATE schema_info SET version = ?, written_by = ?", (number, __version__))
+                self.db.execute(f"PRAGMA user_version = {number}")
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+            log.warning("%s: brought from schema %d to %d; %s is as it was", self.path, number - 1, number, backup.name)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -234,6 +276,10 @@ class SQLiteStateStore:
             text = str(error)
             if "locked" in text or "busy" in text:
                 raise RunRootError(f"{self.path} is busy: {text}; try again") from None
+            if "readonly" in text and self.read_only:
+                raise LedgerUnfinishedError(
+                    f"{self.path}: a killed step left a commit to roll back; the next `matterstack step` does it"
+                ) from None
             if "readonly" in text:
                 raise RunRootError(
                     f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
@@ -319,12 +365,53 @@ class SQLiteStateStore:
     def copy_to_memory(self) -> SQLiteStateStore:
         """Give a ledger in memory with the same content, to try things out: nothing of it reaches the disk."""
         copy = object.__new__(SQLiteStateStore)
-        copy.path, copy.journal, copy.epoch, copy._raised = self.path, None, self.epoch, False
+        copy.path, copy.read_only, copy.journal, copy.epoch, copy._raised = self.path, True, None, self.epoch, False
         copy._open_epoch, copy._pending, copy._next_seq, copy._campaigns = None, [], 1, self._campaigns
         copy.db = sqlite3.connect(":memory:", isolation_level=None)
         with self._guard():
             self.db.backup(copy.db)
         return copy
+
+    @classmethod
+    def in_memory(cls, path: Path) -> SQLiteStateStore:
+        """Give an empty ledger in memory, for a run whose own cannot be read; ``path`` is that one's, for messages."""
+        store = object.__new__(cls)
+        store.migrations = MIGRATIONS
+        store.path, store.read_only, store.journal, store.epoch, store._raised = path, False, None, None, False
+        store._open_epoch, store._pending, store._next_seq, store._campaigns = None, [], 1, {}
+        store.db = sqlite3.connect(":memory:", isolation_level=None)
+        store._create()
+        return store
+
+    def integrity_problem(self) -> str:
+        """Say what SQLite's own checks find, "" for nothing. Raises LedgerError where the file cannot even be read."""
+        with self._guard():
+            if self.db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+                return "its integrity check fails"
+            row = self.db.execute("PRAGMA foreign_key_check").fetchone()
+        return f"a row of {row[0]} refers to nothing" if row is not None else ""
+
+    def is_on_disk(self) -> bool:
+        """Say whether this is the file at `path`, and not a ledger in memory."""
+        return bool(self.db.execute("PRAGMA database_list").fetchone()[2])
+
+    # --- where it is at home ---
+
+    def home(self) -> tuple[int, str, str]:
+        """Give (inode of the ledger, host, path) of where the run is at home."""
+        with self._guard():
+            row = self.db.execute("SELECT home_inode, home_host, home_path FROM run").fetchone()
+        return int(row[0]), str(row[1]), str(row[2])
+
+    def is_at_home(self, host: str, path: str) -> bool:
+        """Say whether this is the run's own ledger: by its inode (moved, another login node) or by host and path."""
+        inode, home_host, home_path = self.home()
+        return os.stat(self.path).st_ino == inode or (host, path) == (home_host, home_path)
+
+    def set_home(self, host: str, path: str) -> None:
+        self.db.execute(
+            "UPDATE run SET home_inode = ?, home_host = ?, home_path = ?", (os.stat(self.path).st_ino, host, path)
+        )
 
     # --- the run ---
 
@@ -343,7 +430,7 @@ class SQLiteStateStore:
             self.db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, 1, 0, 0, ?, ?, ?, ?, ?, ?)",
                 (run.run_id, run.name, run.digest, run.created_at, run.campaign_version, run.campaign_path,
-                 run.source_digest, os.stat(self.path).st_ino, host, run.home_path),
+                 run.source_digest, os.stat(self.path).st_ino if self.path.exists() else 0, host, run.home_path),
             )  # fmt: skip
             self.db.execute(
                 "INSERT INTO campaign_versions VALUES (?, ?, ?, ?)",
@@ -360,7 +447,10 @@ class SQLiteStateStore:
                 ((edge.upstream, item.task_id, edge.entry) for item in ordered for edge in item.edges),
             )
             self._replace_sources(sources)
-            self.record("run_created", now, run=run.run_id, name=run.name, digest=run.digest, **details)
+            sizes = {path: [digest, size] for path, (digest, size) in sources.items()}
+            self.record(
+                "run_created", now, run=run.run_id, name=run.name, digest=run.digest, **details, sources=sizes or None
+            )
         self.epoch = 1
 
     def run(self) -> RunRow:
@@ -410,6 +500,11 @@ class SQLiteStateStore:
     def sources(self) -> dict[str, str]:
         """Give {path below source/: sha256}."""
         return dict(self.db.execute("SELECT path, sha256 FROM source_files"))
+
+    def tables(self) -> list[str]:
+        """Give the files that a matrix of the campaign reads its rows from."""
+        tasks = self.campaign(self.run().campaign_version).tasks.values()
+        return [str(spec.matrix["table"]) for spec in tasks if spec.matrix and "table" in spec.matrix]
 
     def source_sizes(self) -> dict[str, tuple[str, int]]:
         """Give {path below source/: (sha256, bytes)}."""
@@ -609,6 +704,14 @@ class SQLiteStateStore:
             ).fetchall()
         return [_attempt_row(row) for row in rows]
 
+    def lost_attempts(self) -> list[AttemptRow]:
+        """Give LOST attempts behind which no later one was handed over: their end may turn up yet."""
+        rows = self.db.execute(
+            f"SELECT {_ATTEMPT_COLUMNS} FROM attempts a WHERE state = 'LOST' AND attempt = "
+            "(SELECT attempts FROM tasks WHERE task_id = a.task_id)"
+        )
+        return [_attempt_row(row) for row in rows]
+
     def active(self) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM attempts WHERE state IN {_LIVE}").fetchone()[0])
 
@@ -741,7 +844,8 @@ class SQLiteStateStore:
         )
         self.record(
             "attempt", now, task=task_id, attempt=attempt, state="SUBMITTING", task_state="SUBMITTED",
-            operator=operator, source_digest=source_digest,
+            operator=operator, source_digest=source_digest, handle=origin, cpus=resources.cpus,
+            memory=resources.memory, time_s=resources.time_s,
         )  # fmt: skip
         return attempt
 
@@ -787,7 +891,7 @@ class SQLiteStateStore:
              change.ended_at, change.counts,
              dump_json(evidence.metrics) if evidence.metrics is not None else None, *key),
         )  # fmt: skip
-        if change.counts:
+        if change.counts and before is not AttemptState.LOST:  # one that was lost has counted already
             self.db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (change.task_id,))
         if change.state is AttemptState.COMPLETED:
             self.db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (change.attempt, change.task_id))
@@ -814,9 +918,129 @@ class SQLiteStateStore:
         )
         self.record("wish", now, task=task_id, attempt=attempt, wish=wish)
 
-    def reset_tries(self, task_id: str) -> None:
+    def reset_tries(self, task_id: str, now: float) -> None:
         """Let the retries of a task count anew."""
-        self.db.execute("UPDATE tasks SET tries = 0 WHERE task_id = ?", (task_id,))
+        if self.db.execute("UPDATE tasks SET tries = 0 WHERE task_id = ? AND tries > 0", (task_id,)).rowcount:
+            self.record("retries_anew", now, task=task_id)
+
+    # --- from the journal ---
+
+    def replay(self, events: Sequence[Event], output_size: Callable[[str, int, str], int | None]) -> None:
+        """Bring a ledger that `create_run` made to where a journal says it was; its first event is the run's creation.
+
+        ``output_size`` gives the bytes of (task, attempt, file). What a task waits for is left open: the next step
+        looks. Raises LedgerError for an event of a task or of a kind that this campaign and version do not have.
+        """
+        known = set(self.task_ids())
+        self.db.execute("BEGIN IMMEDIATE")
+        self.db.execute("DELETE FROM events")
+        self.db.execute("UPDATE tasks SET watch = NULL")
+        for event in events:
+            data = json.loads(event.data)
+            task = data.get("task")
+            if task is not None and task not in known:
+                self.db.execute("ROLLBACK")
+                raise LedgerError(
+                    f"event {event.seq} of the journal is of a task '{task}' that the campaign does not have"
+                )
+            try:
+                self._replay(event, data, output_size)
+            except (KeyError, TypeError, ValueError) as error:
+                self.db.execute("ROLLBACK")
+                raise LedgerError(
+                    f"event {event.seq} of the journal ({event.kind}) cannot be read: {error!r}"
+                ) from None
+            self.db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", event)
+        self.db.execute("UPDATE run SET epoch = ?", (max(event.epoch for event in events),))
+        self.db.execute("COMMIT")
+        self.epoch = max(event.epoch for event in events)
+
+    def _replay(
+        self, event: Event, data: Mapping[str, Any], output_size: Callable[[str, int, str], int | None]
+    ) -> None:
+        task = data.get("task")
+        if event.kind in ("paused", "resumed"):
+            paused = event.kind == "paused"
+            if task is None:
+                self.db.execute("UPDATE run SET paused = ?", (paused,))
+            else:
+                self.db.execute("UPDATE tasks SET paused = ? WHERE task_id = ?", (paused, task))
+        elif event.kind in ("cancelled", "uncancelled"):
+            self.db.execute("UPDATE run SET cancelled = ?", (event.kind == "cancelled",))
+        elif event.kind == "refreshed":
+            self.db.execute("UPDATE run SET source_digest = ?", (data["source_digest"],))
+            rows = [(path, digest, 0) for path, digest in data.get("files", {}).items()]
+            self.db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?)", rows)
+        elif event.kind == "retries_anew":
+            self.db.execute("UPDATE tasks SET tries = 0 WHERE task_id = ?", (task,))
+        elif event.kind == "wish":
+            self.db.execute(
+                "UPDATE attempts SET wish = ?, wished_at = COALESCE(wished_at, ?) WHERE task_id = ? AND attempt = ?",
+                (data["wish"], from_text(event.at), task, data["attempt"]),
+            )
+        elif event.kind == "task":
+            self._replay_task(data, data["state"], data.get("reason", ""))
+        elif event.kind == "attempt":
+            self._replay_attempt(event, data, output_size)
+        elif event.kind not in ("run_created", "adopted", "rebuilt"):
+            raise ValueError("an unknown kind of event")
+
+    def _replay_task(self, data: Mapping[str, Any], state: str, reason: str) -> None:
+        self.db.execute(
+            "UPDATE tasks SET state = ?, reason = ?, soft = ?, cause = ?, watch = NULL, retry_at = ? WHERE task_id = ?",
+            (TaskState(state), reason, data.get("soft", False), data.get("cause"), data.get("retry_at"), data["task"]),
+        )
+
+    def _replay_attempt(
+        self, event: Event, data: Mapping[str, Any], output_size: Callable[[str, int, str], int | None]
+    ) -> None:
+        key = (data["task"], data["attempt"])
+        state = AttemptState(data["state"])
+        before = self.attempt(*key)
+        if before is None:
+            self.db.execute(
+                "INSERT INTO attempts (task_id, attempt, state, operator, handle, created_at, cpus, memory, time_s, "
+                "source_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*key, state, data["operator"], data.get("handle", ""), from_text(event.at), data.get("cpus", 1),
+                 data.get("memory"), data.get("time_s"), data.get("source_digest", "")),
+            )  # fmt: skip
+            self.db.execute("UPDATE tasks SET attempts = ? WHERE task_id = ?", (key[1], key[0]))
+        else:
+            self.db.execute(
+                "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
+                "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), "
+                "ended_at = COALESCE(?, ended_at), counts = ?, metrics = ? WHERE task_id = ? AND attempt = ?",
+                (state, data.get("failure"), data.get("reason", ""), data.get("handle"), data.get("exit_code"),
+                 from_text(data.get("started_at")), from_text(data.get("ended_at")), data.get("counts", False),
+                 dump_json(data["metrics"]) if "metrics" in data else None, *key),
+            )  # fmt: skip
+            if data.get("counts") and before.state is not AttemptState.LOST:
+                self.db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (key[0],))
+        if state is AttemptState.COMPLETED:
+            self.db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (key[1], key[0]))
+            digests = data.get("outputs", {})
+            self.db.executemany(
+                "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (*key, name, item.path, item.file, output_size(*key, item.file), digests[item.path])
+                    for name, item in self.outputs_of(key[0]).items()
+                    if item.path in digests
+                ],
+            )
+        if data.get("task_state"):
+            self._replay_task(data, data["task_state"], data.get("task_reason", ""))
+
+    def add_inputs(self, task_id: str, attempt: int, inputs: Mapping[str, int]) -> None:
+        """Record which attempts an attempt read from (of a rebuilt ledger; task.json has them)."""
+        self.db.executemany(
+            "INSERT OR IGNORE INTO attempt_inputs VALUES (?, ?, ?, ?)",
+            ((task_id, attempt, upstream, number) for upstream, number in inputs.items()),
+        )
+
+    def set_source_sizes(self, sizes: Mapping[str, int]) -> None:
+        self.db.executemany(
+            "UPDATE source_files SET size = ? WHERE path = ?", ((size, path) for path, size in sizes.items())
+        )
 
     def look_again(self, task_ids: Iterable[str], now: float) -> None:
         """Let the next step decide these PENDING or READY tasks anew."""

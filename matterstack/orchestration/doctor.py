@@ -1,0 +1,497 @@
+"""`doctor` and `adopt`: is a run root whole, what is to be done, and a new home for a copy.
+
+`examine` changes nothing. `repair` does what can be done without a person and without starting anything: the ledger
+is rebuilt from journal and folders, the journal completed from the ledger, links are set again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Observation, OutputFile, Sighting
+from matterstack.core.states import AttemptState, FailureClass
+from matterstack.core.values import dump_json_lines
+from matterstack.errors import (
+    JournalError,
+    LedgerDamagedError,
+    LedgerError,
+    LedgerMissingError,
+    LedgerUnfinishedError,
+    MatterStackError,
+    RunIsCopyError,
+    RunRootError,
+    UsageError,
+)
+from matterstack.orchestration import rebuild
+from matterstack.orchestration.run_lifecycle import Step, open_ledger, refuse_clone, state_of_run
+from matterstack.storage import run_root
+from matterstack.storage.journal import Journal
+from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock
+from matterstack.storage.state_store import SQLiteStateStore, TaskRow
+
+PATIENCE_S = 30.0
+_NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "fuse.sshfs", "beegfs", "ceph", "glusterfs", "afs", "9p")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be; ``fixable`` says that `doctor --fix` does it."""
+
+    check: str
+    path: str  # below the run root
+    message: str
+    remedy: str
+    fixable: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "check": self.check, "path": self.path, "message": self.message, "remedy": self.remedy,
+            "fixable": self.fixable,
+        }  # fmt: skip
+
+
+_FIX = "`matterstack doctor --fix` {0}"
+_LOST_OUTPUT = "restore it from git or a backup, or `matterstack rerun` the task"
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+
+def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
+    """Check ledger, journal, folders, links, lock and file system; with ``digests`` also what is in the files.
+
+    Nothing of the run is changed; whether locks and hard links work is tried in a folder that is removed again.
+    Raises UsageError for what is no run root at all.
+    """
+    path = Path(root)
+    if not path.is_dir() or not any(
+        (path / name).exists() for name in (run_root.RUN, run_root.JOURNAL, run_root.LEDGER)
+    ):
+        run_root.require_run_root(path)
+    findings = [*_files(path), *_file_system(path), *_lock(path)]
+    store, found = _readable_ledger(path)
+    findings += found
+    if store is None:
+        return findings
+    with store:
+        findings += _ledger_and_journal(path, store)
+        findings += _attempts(path, store)
+        findings += _results(path, store, digests=digests)
+        findings += _sources(path, store, digests=digests)
+    return findings
+
+
+def _files(root: Path) -> Iterator[Finding]:
+    if not (root / run_root.RUN).is_file():
+        yield Finding("run.json", run_root.RUN, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
+    for name in (run_root.CAMPAIGN, run_root.OPERATORS):
+        if not (root / name).is_file():
+            yield Finding("files", name, "is missing", "restore it from git or a backup; the run goes on without it")
+    if not (root / ".gitignore").is_file():
+        yield Finding("files", ".gitignore", "is missing", _FIX.format("writes it"), fixable=True)
+    for left in [*root.glob(".init-*"), *root.glob(f".{run_root.LEDGER}.rebuilt*")]:
+        yield Finding("files", left.name, "was left by a killed command", f"remove it: rm -r {left.name}")
+
+
+def _file_system(root: Path) -> Iterator[Finding]:
+    kind = file_system_of(root)
+    if kind in _NETWORK:
+        message = f"lies on a network file system ({kind}), where locks and synced writes depend on its settings"
+        yield Finding("file system", ".", message, "step the run from one machine alone, if you can")
+    probe = root / f".doctor-{secrets.token_hex(4)}"
+    try:
+        probe.mkdir()
+        (probe / "a").touch()
+        os.link(probe / "a", probe / "b")
+        try:
+            os.link(probe / "a", probe / "b")
+            yield Finding("file system", ".", "lets two claim one name by hard links", "move the run root elsewhere")
+        except FileExistsError:
+            pass
+        yield from _lock_probe(probe / "lock")
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            yield Finding("file system", ".", f"has no hard links ({error.strerror})", "move the run root elsewhere")
+        else:
+            yield Finding("file system", ".", f"cannot be written: {error.strerror}", "check its permissions and space")
+    finally:
+        with suppress(OSError):
+            for name in ("a", "b", "lock"):
+                (probe / name).unlink(missing_ok=True)
+            probe.rmdir()
+
+
+def _lock_probe(file: Path) -> Iterator[Finding]:
+    import fcntl
+
+    first, second = (os.open(file, os.O_RDWR | os.O_CREAT, 0o666) for _ in range(2))
+    try:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Finding("file system", ".", "gives one lock to two", "move the run root elsewhere")
+        except BlockingIOError:
+            pass
+    except OSError as error:
+        yield Finding("file system", ".", f"has no locks ({error.strerror})", "move the run root elsewhere")
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def file_system_of(path: Path) -> str:
+    """Give the type of the file system that holds a path, "" where that cannot be told. Source: proc(5), mountinfo."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    real, best, kind = str(path.resolve()), "", ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split()[4].encode().decode("unicode_escape", errors="replace")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split()[0]
+    return kind
+
+
+def _lock(root: Path) -> Iterator[Finding]:
+    holder = read_holder(root)
+    if holder and not holder.get("released"):
+        from matterstack.errors import RunLockedError
+
+        try:
+            with run_lock(root, check=_do_not_write):
+                pass
+        except RunLockedError:
+            return  # somebody works on it: as it should be
+        except _Looked:
+            pass
+        if holder.get("host") not in (None, socket.gethostname()):
+            message = f"was never released by pid {holder.get('pid')} on {holder.get('host')}"
+            yield Finding(
+                "lock", LOCK_FILE, message, "make sure that no step runs there; the next step takes the lock over"
+            )
+
+
+class _Looked(Exception):
+    pass
+
+
+def _do_not_write(_: Any) -> None:
+    raise _Looked
+
+
+def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]]:
+    ledger = run_root.LEDGER
+    if (root / ledger).exists() or read_holder(root).get("path") == str(root.resolve()):
+        try:
+            store = SQLiteStateStore(root / ledger, read_only=True)
+            problem = store.integrity_problem()
+            if problem:
+                store.close()
+                raise LedgerDamagedError(f"{root / ledger} is damaged: {problem}")
+        except (LedgerMissingError, LedgerDamagedError) as error:
+            what = str(error).partition(" is ")[2].partition(";")[0] or str(error)
+            rebuilds = _FIX.format("rebuilds it from journal.jsonl and tasks/")
+            return None, [Finding("ledger", ledger, f"is {what}", rebuilds, fixable=True)]
+        except LedgerUnfinishedError:
+            message = "holds a commit that a killed step left to roll back"
+            return None, [Finding("ledger", ledger, message, "`matterstack step` does it by itself", fixable=True)]
+        except LedgerError as error:
+            return None, [Finding("ledger", ledger, str(error), "see the message")]
+        return store, []
+    found = Finding(
+        "home", ".", "is a copy of a run: there is no ledger", "`matterstack adopt` makes it the run's home"
+    )
+    try:
+        return rebuild.memory_ledger(root), [found]
+    except MatterStackError as error:
+        return None, [found, Finding("journal", run_root.JOURNAL, str(error), "restore it from git or a backup")]
+
+
+def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    name = run_root.JOURNAL
+    if store.is_on_disk() and not store.is_at_home(socket.gethostname(), str(root.resolve())):
+        _, host, path = store.home()
+        message = f"is a copy of the run at home on {host} in {path}"
+        yield Finding("home", ".", message, "`matterstack adopt` makes it the run's home, once the other has stopped")
+    try:
+        record = rebuild.read_record(root)
+        if record["id"] != store.run().run_id:
+            message = f"is of run {record['id']}, the ledger of {store.run().run_id}"
+            yield Finding("run.json", run_root.RUN, message, "put back the two that belong together")
+    except RunRootError as error:
+        if (root / run_root.RUN).exists():
+            yield Finding("run.json", run_root.RUN, str(error), "restore it from git or a backup")
+    if not (root / name).exists():
+        yield Finding("journal", name, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
+        return
+    try:
+        events = Journal(root / name).read()
+    except JournalError as error:
+        yield Finding(
+            "journal", name, str(error), _FIX.format("writes it from the ledger; the old one is kept"), fixable=True
+        )
+        return
+    ours = store.events_after(0)
+    torn = not (root / name).read_bytes().endswith(b"\n")
+    if events[: len(ours)] != ours[: len(events)]:
+        number = next(n for n, (a, b) in enumerate(zip(events, ours, strict=False), 1) if a != b)
+        message = f"and state.sqlite are of different histories (event {number})"
+        yield Finding("journal", name, message, "put back the two that belong together")
+    elif len(events) > len(ours):
+        message = f"knows {len(events)} events, the ledger {len(ours)}: state.sqlite is an old one"
+        remedy = "put the newer ledger back, or move this one away and run `matterstack doctor --fix`"
+        yield Finding("journal", name, message, remedy)
+    elif len(events) < len(ours) or torn:
+        message = f"lacks {len(ours) - len(events)} events of the ledger" + (
+            ", and its last line is torn" if torn else ""
+        )
+        yield Finding("journal", name, message, "the next step completes it", fixable=True)
+
+
+def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    for row in store.tasks():
+        for attempt in store.attempts(row.task_id) if row.attempts else ():
+            folder = run_root.attempt_folder(row.task_id, attempt.attempt)
+            started = attempt.failure not in (FailureClass.NOT_STARTED, FailureClass.TEMPLATE, FailureClass.POSTPONED)
+            started = started and attempt.failure is not FailureClass.REJECTED
+            if not (root / folder).is_dir():
+                if started and attempt.state is not AttemptState.SUBMITTING:
+                    is_result = row.result == attempt.attempt
+                    remedy = _LOST_OUTPUT if is_result else "nothing needs it; restore it from git if you want it"
+                    yield Finding("attempts", folder, "is missing", remedy)
+                continue
+            if started and attempt.state is AttemptState.COMPLETED and not (root / folder / "task.json").is_file():
+                yield Finding("attempts", f"{folder}/task.json", "is missing", "restore it from git or a backup")
+        late = row.attempts + 1
+        if (root / run_root.attempt_folder(row.task_id, late)).is_dir():
+            folder = run_root.attempt_folder(row.task_id, late)
+            message = "is an attempt that the ledger does not know"
+            remedy = "if it is of this run, the ledger is an old one: put the newer back; else move the folder away"
+            yield Finding("attempts", folder, message, remedy)
+
+
+def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    for row in store.tasks():
+        for output in _published(store, row):
+            folder = run_root.attempt_folder(row.task_id, row.result or 0)
+            file, link = root / folder / output.file, root / "results" / output.path.rstrip("/")
+            if not _holds(root, file):
+                yield Finding("outputs", f"{folder}/{output.file}", "is missing or leads out of the run", _LOST_OUTPUT)
+                continue
+            target = os.path.relpath(root / folder / output.file.rstrip("/"), link.parent)
+            if not link.is_symlink() or os.readlink(link) != target:
+                what = "is missing" if not os.path.lexists(link) else "is not the link to its newest result"
+                in_the_way = os.path.lexists(link) and not link.is_symlink()
+                remedy = "move what stands there away" if in_the_way else _FIX.format("sets it")
+                yield Finding("results", f"results/{output.path}", what, remedy, fixable=not in_the_way)
+            now = _digest(file, folder=output.file.endswith("/")) if digests else None
+            if now is not None and output.sha256 is not None and now != output.sha256:
+                message = f"is not what the task made: sha256 {now[:12]}…, recorded {output.sha256[:12]}…"
+                yield Finding("outputs", f"{folder}/{output.file}", message, _LOST_OUTPUT)
+
+
+def _published(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
+    found = store.published(row.task_id)
+    if found is None:
+        return []
+    declared = store.outputs_of(row.task_id)
+    return [OutputFile(name, declared[name].path, file, None, digest) for name, (file, digest) in found[1].items()]
+
+
+def _holds(root: Path, file: Path) -> bool:
+    try:
+        return file.exists() and file.resolve().is_relative_to(root.resolve())
+    except OSError:
+        return False
+
+
+def _digest(path: Path, *, folder: bool) -> str | None:
+    try:
+        if not folder:
+            return run_root.sha256_of(path)
+        return run_root.digest_of_listing(
+            {file.relative_to(path).as_posix(): run_root.sha256_of(file) for file in path.rglob("*") if file.is_file()}
+        )
+    except OSError:
+        return None
+
+
+def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    for path, digest in store.sources().items():
+        file = root / "source" / path
+        if not file.is_file():
+            remedy = (
+                "`matterstack refresh --yes` brings it from the campaign folder, if it is there; or restore it from git"
+            )
+            yield Finding("source", f"source/{path}", "is missing", remedy)
+        elif digests and _digest(file, folder=False) != digest:
+            remedy = "copy it to the campaign folder and `matterstack refresh`, or restore it from git"
+            yield Finding("source", f"source/{path}", "was edited: attempts do not know of it", remedy)
+    if (root / "source" / run_root.STAGING).is_dir():
+        yield Finding(
+            "source",
+            f"source/{run_root.STAGING}",
+            "was left by a killed refresh",
+            "the next step finishes it",
+            fixable=True,
+        )
+
+
+# --- mending --------------------------------------------------------------------------------------------------------
+
+
+def repair(root: str | Path) -> list[str]:
+    """Do what `examine` calls fixable; give what was done, one sentence each.
+
+    Raises RunLockedError if another process works on the run, RunIsCopyError for a copy, and what cannot be mended
+    in words.
+    """
+    path = Path(root)
+    done: list[str] = []
+    with run_lock(path, wait_s=PATIENCE_S, check=partial(refuse_clone, path)):
+        if not (path / run_root.RUN).is_file():
+            done.append(_write_record(path))
+        run_root.require_run_root(path)
+        if not (path / ".gitignore").is_file():
+            run_root.write_beside(path / ".gitignore", run_root.GITIGNORE)
+            done.append(".gitignore: written")
+        why = _why_rebuild(path)
+        if why:
+            rebuild.write_ledger(path, time.time(), "rebuilt", why=why)
+            done.append(f"{run_root.LEDGER}: {why}; rebuilt from journal.jsonl and tasks/")
+        done += _mend_journal(path)
+        with open_ledger(path) as store:
+            done += [f"results/{output.path}: linked" for output in _relink(path, store)]
+    return done
+
+
+def _why_rebuild(root: Path) -> str:
+    try:
+        with SQLiteStateStore(root / run_root.LEDGER) as store:
+            problem = store.integrity_problem()
+            if problem:
+                return problem
+            store.run()
+    except LedgerMissingError:
+        return "missing"
+    except LedgerDamagedError:
+        return "damaged"
+    return ""
+
+
+def _mend_journal(root: Path) -> list[str]:
+    """Write a journal that cannot be read anew from the ledger; the old one is kept."""
+    file = root / run_root.JOURNAL
+    try:
+        Journal(file).read()
+        return []
+    except JournalError:
+        pass
+    with SQLiteStateStore(root / run_root.LEDGER, read_only=True) as store:
+        events = store.events_after(0)
+    said = []
+    if file.exists():
+        number = 1
+        while (kept := root / f"{run_root.JOURNAL}.damaged-{number}").exists():
+            number += 1
+        os.replace(file, kept)
+        said.append(f"; the damaged one is {kept.name}")
+    Journal(file).append(events)
+    return [f"{run_root.JOURNAL}: written from the ledger{''.join(said)}"]
+
+
+def _write_record(root: Path) -> str:
+    """Write a lost run.json from the ledger."""
+    with SQLiteStateStore(root / run_root.LEDGER, read_only=True) as store:
+        run, first = store.run(), store.event(1)
+    created = json.loads(first.data) if first is not None else {}
+    record = {
+        "id": run.run_id, "name": run.name, "digest": run.digest, "created_at": run.created_at,
+        "version": created.get("version"), "set": created.get("set") or {},
+    }  # fmt: skip
+    run_root.write_beside(root / run_root.RUN, dump_json_lines(record))
+    return f"{run_root.RUN}: written from the ledger"
+
+
+def _relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:
+    for row in store.tasks():
+        outputs = _published(store, row)
+        for output in outputs:
+            link = root / "results" / output.path.rstrip("/")
+            target = f"{run_root.attempt_folder(row.task_id, row.result or 0)}/{output.file.rstrip('/')}"
+            is_right = link.is_symlink() and os.readlink(link) == os.path.relpath(root / target, link.parent)
+            if is_right or not (root / target).exists():
+                continue
+            if not run_root.publish(root, row.task_id, row.result or 0, [output], []):
+                yield output
+
+
+# --- a new home -----------------------------------------------------------------------------------------------------
+
+
+def adopt(root: str | Path, *, assume: str | None = None) -> str:
+    """Make a copy or clone the run's home; give a sentence of what was done.
+
+    The old home must be paused or over by its journal, with nothing of its own alive; or ``assume`` says what became of
+    that: `lost` (it has ended), `keep` (it goes on there). Raises UsageError if neither holds.
+    """
+    path = run_root.require_run_root(Path(root))
+    host, place = socket.gethostname(), str(path.resolve())
+    with run_lock(path, wait_s=PATIENCE_S):
+        try:
+            refuse_clone(path, {})
+            journal = Journal(path / run_root.JOURNAL)
+            with SQLiteStateStore(path / run_root.LEDGER, journal=journal) as store:
+                if store.is_at_home(host, place):
+                    return f"{path} is at home here; there is nothing to adopt"
+                if store.events_after(0) != journal.read():
+                    raise RunRootError(
+                        f"{path}: ledger and journal of the copy are not of the same moment; "
+                        f"remove {run_root.LEDGER} from the copy, and adopt it by its journal"
+                    )
+                _require_rest(path, store, assume)
+                with store.transaction():
+                    store.set_home(host, place)
+                    store.record("adopted", time.time(), host=host, path=place, assume=assume)
+        except RunIsCopyError:
+            _require_rest(path, rebuild.memory_ledger(path), assume)
+            rebuild.write_ledger(path, time.time(), "adopted", assume=assume)
+        with open_ledger(path) as store:
+            lost = _assume_lost(path, store) if assume == "lost" else 0
+            linked = list(_relink(path, store))
+    more = f"; {lost} attempts are LOST" if lost else ""
+    more += f"; {len(linked)} links of results/ set" if linked else ""
+    return f"{path} is the run's home now{more}; `matterstack step {path}` goes on"
+
+
+def _require_rest(root: Path, store: SQLiteStateStore, assume: str | None) -> None:
+    live = store.active()
+    state = state_of_run(store, store.counts())
+    if assume is None and (live or not (store.run().paused or state.is_over)):
+        alive = f", {live} of its attempts alive" if live else ""
+        raise UsageError(
+            f"{root}: at its home the run is {state}{alive}; pause it there, let them end and bring its files here, "
+            "or say --assume lost (they have ended) or --assume keep (they go on there)"
+        )
+
+
+def _assume_lost(root: Path, store: SQLiteStateStore) -> int:
+    step = Step(root, store)
+    rows = store.live_attempts()
+    gone = Observation(Sighting.GONE, reason="taken to be lost, by a person, when the run was adopted")
+    step.record_all({(row.task_id, row.attempt): gone for row in rows})
+    return len(rows)
