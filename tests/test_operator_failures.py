@@ -394,3 +394,19 @@ def test_an_operator_that_cannot_be_asked_changes_nothing(bench):
     assert "could not be asked: OSError: the scheduler does not answer" in report.warnings[0]
     assert bench.digest() == before
     assert bench.step_until_over().state == "COMPLETED"
+
+
+def test_a_link_that_cannot_be_set_is_told_and_set_by_a_later_step(bench):
+    bench.start("tasks: {a: {command: 'echo 1 > o', outputs: {o: {file: o, path: r/o}}}}\n")
+    (bench.root / "results" / "r").write_text("in the way")
+    report = bench.step_until_over()
+    assert any("results/r/o was not linked" in warning for warning in report.warnings)
+    before = bench.digest()
+    assert bench.step().warnings == []
+    assert bench.digest() == before
+
+    (bench.root / "results" / "r").unlink()
+    bench.step()
+
+    assert (bench.root / "results" / "r" / "o").read_text() == "1\n"
+    assert [item["reason"] for item in bench.journal() if item.get("reason", "").startswith("results/")] != []

@@ -29,6 +29,7 @@ _WRAPPER = str(Path(__file__).with_name("wrapper.sh"))
 _LARGEST_EXIT_JSON = 1 << 16
 _DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
 
+_OF_THE_MOMENT = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT}
 _children: dict[int, subprocess.Popen[bytes]] = {}  # of this process; reaped when they are looked at
 
 
@@ -81,7 +82,7 @@ class LocalOperator:
         except (OSError, ValueError) as error:
             # Popen reports a failed fork or exec from the child: for certain nothing was started.
             raise SubmissionRejected(
-                f"cannot be started: {error}", retry_later=isinstance(error, BlockingIOError)
+                f"cannot be started: {error}", retry_later=getattr(error, "errno", None) in _OF_THE_MOMENT
             ) from None
         _children[child.pid] = child
         handle = {**place, "pid": child.pid, "start": processes.start_of(child.pid) or ""}

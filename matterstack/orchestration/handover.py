@@ -34,7 +34,9 @@ from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
 
 log = logging.getLogger("matterstack")
 
-_OF_THE_MOMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_OF_THE_MOMENT = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

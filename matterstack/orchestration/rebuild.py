@@ -44,11 +44,12 @@ def from_journal(root: Path, store: SQLiteStateStore) -> list[Event]:
         created.get("campaign_path", ""), created.get("source_digest", ""), str(root.resolve()),
     )  # fmt: skip
     store.create_run(run, loaded.campaign, loaded.instances, sources, socket.gethostname(), 0.0, {})
-    store.replay(events, lambda task, attempt, file: _size(root / run_root.attempt_folder(task, attempt) / file))
-    for row in store.tasks():
-        for attempt in range(1, row.attempts + 1):
-            store.add_inputs(row.task_id, attempt, _inputs_of(root, row.task_id, attempt))
-    store.set_source_sizes({path: _size(root / "source" / path) or 0 for path in store.sources()})
+    store.replay(
+        events,
+        output_size=lambda task, attempt, file: _size(root / run_root.attempt_folder(task, attempt) / file),
+        inputs_of=lambda task, attempt: _inputs_of(root, task, attempt),
+        source_size=lambda path: _size(root / "source" / path) or 0,
+    )
     return events
 
 

@@ -368,6 +368,7 @@ class Step:
 
     def take(self) -> StepReport:
         rows = self.store.live_attempts()
+        unlinked = self.store.unlinked()
         seen = self._look(rows)
         late = self.store.lost_attempts()
         seen.update(self._look_for_late_ends(late))
@@ -378,6 +379,7 @@ class Step:
             made += self.store.apply(self._due_retries(), self.now)
             settle_frontier(self.store, made, self.now)
             self._publish(changes)
+            self._link_again(unlinked)
             self.report.ready = 0 if self.run.paused else self.store.ready_count()
             hand_over, intents = self._intend()
         if intents and self.dry_run:
@@ -585,9 +587,23 @@ class Step:
         for attempt, _ in changes:
             if attempt is not None and attempt.state is AttemptState.COMPLETED and attempt.evidence is not None:
                 outputs, declared = attempt.evidence.outputs, self.store.outputs_of(attempt.task_id).values()
-                for remark in run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared):
-                    self.report.warnings.append(f"{attempt.task_id}: {remark}")
+                remarks = run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared)
+                if remarks:
+                    self.store.set_reason(attempt.task_id, attempt.attempt, "; ".join(remarks), self.now)
+                for remark in remarks:
+                    self.report.warnings.append(f"{attempt.task_id}: {remark}; the next steps try again")
                 self._keep_from_git(attempt.task_id, attempt.attempt, outputs)
+
+    def _link_again(self, unlinked: Iterable[AttemptRow]) -> None:
+        """Set the links that an earlier step could not; a reason that stays the same is not told again."""
+        for row in () if self.dry_run else unlinked:
+            published = self.store.published(row.task_id)
+            declared = self.store.outputs_of(row.task_id)
+            files = published[1] if published is not None and published[0] == row.attempt else {}
+            outputs = [OutputFile(name, declared[name].path, file, None, sha) for name, (file, sha) in files.items()]
+            reason = "; ".join(run_root.publish(self.root, row.task_id, row.attempt, outputs, []))
+            if reason != row.reason:
+                self.store.set_reason(row.task_id, row.attempt, reason, self.now)
 
     def _keep_from_git(self, task_id: str, attempt: int, outputs: Sequence[OutputFile]) -> None:
         most = self.store.campaign(self.run.campaign_version).git_max_size

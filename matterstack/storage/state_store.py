@@ -712,6 +712,14 @@ class SQLiteStateStore:
         )
         return [_attempt_row(row) for row in rows]
 
+    def unlinked(self) -> list[AttemptRow]:
+        """Give the newest results of which a link in results/ could not be set; their reason says so."""
+        rows = self.db.execute(
+            f"SELECT {_ATTEMPT_COLUMNS} FROM attempts a WHERE state = 'COMPLETED' AND reason LIKE 'results/%' "
+            "AND attempt = (SELECT result FROM tasks WHERE task_id = a.task_id)"
+        )
+        return [_attempt_row(row) for row in rows]
+
     def active(self) -> int:
         return int(self.db.execute(f"SELECT COUNT(*) FROM attempts WHERE state IN {_LIVE}").fetchone()[0])
 
@@ -910,6 +918,12 @@ class SQLiteStateStore:
             metrics=evidence.metrics or None,
         )  # fmt: skip
 
+    def set_reason(self, task_id: str, attempt: int, reason: str, now: float) -> None:
+        """Say something else of an attempt that has COMPLETED; "" says that all is well."""
+        key = (task_id, attempt)
+        self.db.execute("UPDATE attempts SET reason = ? WHERE task_id = ? AND attempt = ?", (reason, *key))
+        self.record("attempt", now, task=task_id, attempt=attempt, state="COMPLETED", reason=reason)
+
     def wish(self, task_id: str, attempt: int, wish: str, now: float) -> None:
         """Record that a live attempt shall end: ``cancel`` or ``rerun``."""
         self.db.execute(
@@ -925,35 +939,52 @@ class SQLiteStateStore:
 
     # --- from the journal ---
 
-    def replay(self, events: Sequence[Event], output_size: Callable[[str, int, str], int | None]) -> None:
+    def replay(
+        self,
+        events: Sequence[Event],
+        output_size: Callable[[str, int, str], int | None],
+        inputs_of: Callable[[str, int], Mapping[str, int]],
+        source_size: Callable[[str], int],
+    ) -> None:
         """Bring a ledger that `create_run` made to where a journal says it was; its first event is the run's creation.
 
-        ``output_size`` gives the bytes of (task, attempt, file). What a task waits for is left open: the next step
-        looks. Raises LedgerError for an event of a task or of a kind that this campaign and version do not have.
+        What only files know comes from the callables: bytes of (task, attempt, file), the attempts that (task,
+        attempt) read from, bytes of a file of source/. What a task waits for is left open: the next step looks.
+        Raises LedgerError for an event of a task or of a kind that this campaign and version do not have.
         """
         known = set(self.task_ids())
-        self.db.execute("BEGIN IMMEDIATE")
-        self.db.execute("DELETE FROM events")
-        self.db.execute("UPDATE tasks SET watch = NULL")
-        for event in events:
-            data = json.loads(event.data)
-            task = data.get("task")
-            if task is not None and task not in known:
-                self.db.execute("ROLLBACK")
-                raise LedgerError(
-                    f"event {event.seq} of the journal is of a task '{task}' that the campaign does not have"
-                )
+        with self._guard():
+            self.db.execute("BEGIN IMMEDIATE")
             try:
-                self._replay(event, data, output_size)
-            except (KeyError, TypeError, ValueError) as error:
-                self.db.execute("ROLLBACK")
-                raise LedgerError(
-                    f"event {event.seq} of the journal ({event.kind}) cannot be read: {error!r}"
-                ) from None
-            self.db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", event)
-        self.db.execute("UPDATE run SET epoch = ?", (max(event.epoch for event in events),))
-        self.db.execute("COMMIT")
-        self.epoch = max(event.epoch for event in events)
+                self.db.execute("DELETE FROM events")
+                self.db.execute("UPDATE tasks SET watch = NULL")
+                for event in events:
+                    self._replay_one(event, known, output_size)
+                self.db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", events)
+                keys = self.db.execute("SELECT task_id, attempt FROM attempts").fetchall()
+                self.db.executemany(
+                    "INSERT OR IGNORE INTO attempt_inputs VALUES (?, ?, ?, ?)",
+                    [(*key, upstream, number) for key in keys for upstream, number in inputs_of(*key).items()],
+                )
+                sizes = [(source_size(path), path) for path in self.sources()]
+                self.db.executemany("UPDATE source_files SET size = ? WHERE path = ?", sizes)
+                self.epoch = max(event.epoch for event in events)
+                self.db.execute("UPDATE run SET epoch = ?", (self.epoch,))
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def _replay_one(self, event: Event, known: set[str], output_size: Callable[[str, int, str], int | None]) -> None:
+        data = json.loads(event.data)
+        task = data.get("task")
+        if task is not None and task not in known:
+            raise LedgerError(f"event {event.seq} of the journal is of a task '{task}' that the campaign does not have")
+        try:
+            self._replay(event, data, output_size)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(f"event {event.seq} of the journal ({event.kind}) cannot be read: {error!r}") from None
 
     def _replay(
         self, event: Event, data: Mapping[str, Any], output_size: Callable[[str, int, str], int | None]
@@ -1009,7 +1040,8 @@ class SQLiteStateStore:
             self.db.execute(
                 "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
                 "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), "
-                "ended_at = COALESCE(?, ended_at), counts = ?, metrics = ? WHERE task_id = ? AND attempt = ?",
+                "ended_at = COALESCE(?, ended_at), counts = ?, metrics = COALESCE(?, metrics) "
+                "WHERE task_id = ? AND attempt = ?",
                 (state, data.get("failure"), data.get("reason", ""), data.get("handle"), data.get("exit_code"),
                  from_text(data.get("started_at")), from_text(data.get("ended_at")), data.get("counts", False),
                  dump_json(data["metrics"]) if "metrics" in data else None, *key),
@@ -1029,18 +1061,6 @@ class SQLiteStateStore:
             )
         if data.get("task_state"):
             self._replay_task(data, data["task_state"], data.get("task_reason", ""))
-
-    def add_inputs(self, task_id: str, attempt: int, inputs: Mapping[str, int]) -> None:
-        """Record which attempts an attempt read from (of a rebuilt ledger; task.json has them)."""
-        self.db.executemany(
-            "INSERT OR IGNORE INTO attempt_inputs VALUES (?, ?, ?, ?)",
-            ((task_id, attempt, upstream, number) for upstream, number in inputs.items()),
-        )
-
-    def set_source_sizes(self, sizes: Mapping[str, int]) -> None:
-        self.db.executemany(
-            "UPDATE source_files SET size = ? WHERE path = ?", ((size, path) for path, size in sizes.items())
-        )
 
     def look_again(self, task_ids: Iterable[str], now: float) -> None:
         """Let the next step decide these PENDING or READY tasks anew."""

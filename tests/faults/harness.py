@@ -1,0 +1,287 @@
+"""Real faults: the installed command under strace, killed or refused at one system call.
+
+A *point* is one system call of the traced process that changes something: of this command, in this state of a run
+root, the N-th of its name, with its path. Points are counted in a clean run of the same command in the same state;
+then, for each, the state is restored at the same place and the command runs again with the fault injected there.
+strace counts calls for each process by itself, and follows no children: the tasks run as ever.
+
+Source: strace(1), "Tampering": `--inject=SET:signal=KILL:when=N`, `--inject=SET:error=ENOSPC:when=N`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from matterstack import open_run, step_run
+from matterstack.errors import MatterStackError
+from matterstack.orchestration.actions import pause, rerun
+from matterstack.orchestration.doctor import examine
+
+CHANGING = (
+    "write", "pwrite64", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink",
+    "unlinkat", "mkdir", "mkdirat", "rmdir", "fsync", "fdatasync", "ftruncate", "truncate", "openat", "vfork", "clone",
+    "clone3", "fork", "copy_file_range", "sendfile", "fchmod", "chmod", "execve",
+)  # fmt: skip
+_CALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\((.*)$")
+_CREATES = re.compile(r"O_CREAT|O_TRUNC|O_WRONLY|O_RDWR|O_APPEND")
+
+CAMPAIGN = """
+matterstack: 1
+name: t
+files: [data.txt]
+operators: {local: {kind: local, slots: {cpus: 8}}}
+tasks:
+  a: {matrix: {i: [1, 2]}, command: "echo ${{ task.id }} ${{ task.attempt }} >> WITNESS; echo ${{ matrix.i }} > out", outputs: {o: {file: out, path: "a/${{ matrix.i }}"}}}
+  soft: {command: "echo soft ${{ task.attempt }} >> WITNESS; exit 1", allow_failure: true}
+  again: {retries: 1, command: "echo again ${{ task.attempt }} >> WITNESS; test ${{ task.attempt }} -ge 2"}
+  late: {command: "echo late ${{ task.attempt }} >> WITNESS; sleep 60", resources: {time: 0.3s}, allow_failure: true}
+  sum: {inputs: {x: "a/*"}, command: "echo sum ${{ task.attempt }} >> WITNESS; cat ${{ inputs.x }} > out", outputs: {o: {file: out, path: sum}}}
+"""
+# The clean run: what every broken one must come to as well.
+STATES = {
+    "a/1": "COMPLETED", "a/2": "COMPLETED", "soft": "FAILED", "again": "COMPLETED", "late": "FAILED", "sum": "COMPLETED",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One system call of a command in a state; ``number`` is its count among calls of that name."""
+
+    command: str
+    call: str
+    number: int
+    path: str
+    nth: int  # of this call on this path
+
+    def __str__(self) -> str:
+        return f"{self.command}: {self.call} {self.path}" + (f" ({self.nth})" if self.nth > 1 else "")
+
+
+class Site:
+    """A run root at one place, whose prepared states can be put back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "runs" / "t"
+        self.witness = folder / "witness"
+        self.states: dict[str, Path] = {}
+        self.file = folder / "campaign.yaml"
+        self.file.write_text(CAMPAIGN.replace("WITNESS", str(self.witness)))
+        self.data = folder / "data.txt"
+        self.data.write_text("old\n")
+
+    def keep(self, name: str) -> None:
+        """Keep the run root and the witness as they are now, as a state."""
+        kept = self.folder / "states" / name
+        kept.mkdir(parents=True)
+        if self.root.exists():
+            shutil.copytree(self.root, kept / "root", symlinks=True)
+        if self.witness.exists():
+            shutil.copy2(self.witness, kept / "witness")
+        self.states[name] = kept
+
+    def put_back(self, name: str) -> None:
+        self.data.write_text("new\n" if name == "edited" else "old\n")
+        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        self.witness.unlink(missing_ok=True)
+        kept = self.states[name]
+        if (kept / "root").exists():
+            self.root.parent.mkdir(parents=True)
+            shutil.copytree(kept / "root", self.root, symlinks=True)
+        if (kept / "witness").exists():
+            shutil.copy2(kept / "witness", self.witness)
+
+    def run(self, words: Iterable[object], *strace: str) -> subprocess.CompletedProcess[str]:
+        """Run the command under strace; its trace is in `trace` of the folder."""
+        argv = [
+            "strace", "-qq", "-y", "-s", "0", "-o", str(self.folder / "trace"), "-e", f"trace={','.join(CHANGING)}",
+            *strace, sys.executable, "-m", "matterstack", *map(str, words),
+        ]  # fmt: skip
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            argv, capture_output=True, text=True, cwd=self.folder, timeout=120, stdin=subprocess.DEVNULL, env=env
+        )
+
+    def calls(self) -> list[tuple[str, int, str]]:
+        """Give (call, number among those of its name, path) of the changing calls in the last trace."""
+        counts: dict[str, int] = {}
+        found = []
+        for line in (self.folder / "trace").read_text(errors="replace").splitlines():
+            match = _CALL.match(line)
+            if match is None:
+                continue
+            call, rest = match[1], match[2]
+            counts[call] = counts.get(call, 0) + 1
+            path = self._path(call, rest)
+            if path is not None:
+                found.append((call, counts[call], path))
+        return found
+
+    def _path(self, call: str, rest: str) -> str | None:
+        """Give what a call changes, names that differ from run to run made equal; None for what changes nothing of ours."""
+        if call in ("vfork", "clone", "clone3", "fork"):
+            return "process"
+        if call == "execve" or (call == "openat" and not _CREATES.search(rest)):
+            return None
+        texts = re.findall(r'"([^"]*)"', rest) + re.findall(r"<([^>]*)>", rest)
+        ours = [text for text in texts if str(self.folder) in text] or [
+            f"{self.folder}/{text}" for text in texts if text and not text.startswith("/") and call != "write"
+        ]
+        if not ours:
+            return None
+        path = ours[-1].replace(str(self.folder) + "/", "")
+        return re.sub(r"init-[0-9a-f]{16}", "init-X", re.sub(r"\.\d{2,}\b", ".PID", path))
+
+    def points(self, command: str, words: Iterable[object], state: str) -> list[Point]:
+        """Give the points of a command in a state, from a clean run of it."""
+        self.put_back(state)
+        done = self.run(words)
+        assert done.returncode in (0, 3), done.stderr
+        seen: dict[tuple[str, str], int] = {}
+        out = []
+        for call, number, path in self.calls():
+            seen[call, path] = seen.get((call, path), 0) + 1
+            out.append(Point(command, call, number, path, seen[call, path]))
+        return out
+
+    def kill_at(self, point: Point, words: Iterable[object], state: str) -> bool:
+        """Run the command in a state, killed at the point; say whether the kill happened there."""
+        self.put_back(state)
+        self.run(words, f"--inject={point.call}:signal=KILL:when={point.number}")
+        trace = (self.folder / "trace").read_text(errors="replace")
+        return trace.rstrip().endswith("+++ killed by SIGKILL +++")
+
+    def refuse_at(
+        self, point: Point, words: Iterable[object], state: str, error: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command in a state with the call at the point answered by an error."""
+        self.put_back(state)
+        return self.run(words, f"--inject={point.call}:error={error}:when={point.number}")
+
+    def finish(self) -> None:
+        """Step until the run is over, as somebody would."""
+        if not self.root.exists():
+            from matterstack import initialize_run
+
+            initialize_run(self.file, self.root)
+        deadline = time.monotonic() + 60
+        while not step_run(self.root).state.is_over:
+            assert time.monotonic() < deadline, {task.task_id: str(task.state) for task in open_run(self.root).tasks}
+            time.sleep(0.02)
+            for task in open_run(self.root).tasks:  # postponed by half a minute: the cause is gone, so at once
+                if task.reason.startswith("not accepted: "):
+                    rerun(self.root, [task.task_id])
+
+    def check(self, *, states: dict[str, str] = STATES) -> None:
+        """Compare with the clean run: states, results, one start an attempt, journal and ledger, nothing for doctor."""
+        assert {task.task_id: str(task.state) for task in open_run(self.root).tasks} == states
+        starts = self.witness.read_text().splitlines()
+        assert len(starts) == len(set(starts)), starts
+        if states == STATES:
+            assert (self.root / "results" / "sum").read_text() == "1\n2\n"
+            assert (self.root / "results" / "a" / "1").read_text() == "1\n"
+        numbers = [json.loads(line)["seq"] for line in (self.root / "journal.jsonl").read_text().splitlines()]
+        assert numbers == list(range(1, len(numbers) + 1))
+        findings = [item for item in examine(self.root, digests=True) if item.check != "lock"]
+        findings = [item for item in findings if not item.path.startswith(".init-")]
+        assert findings == []
+
+
+def prepare(site: Site) -> None:
+    """Make the states from which commands are broken: nothing, initialized, first tasks ended, more ended, over."""
+    from matterstack import initialize_run
+
+    site.keep("nothing")
+    initialize_run(site.file, site.root)
+    site.keep("fresh")
+    step_run(site.root)
+    wait(
+        lambda: all(
+            (site.root / "tasks" / t / "attempt-1" / "exit.json").exists()
+            for t in ("a/1", "a/2", "soft", "again", "late")
+        )
+    )
+    time.sleep(0.2)  # the shells behind them end as well
+    site.keep("ended")
+    step_run(site.root)
+    wait(lambda: all((site.root / "tasks" / t / "exit.json").exists() for t in ("sum/attempt-1", "again/attempt-2")))
+    time.sleep(0.2)
+    site.keep("more")
+    site.finish()
+    site.keep("over")
+    site.put_back("ended")
+    site.keep("edited")
+    pause(site.root, ())
+    site.keep("paused")
+
+
+def wait(done: Callable[[], bool], limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# name -> (words of the command, states in which it is broken)
+COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "init": (("init", "campaign.yaml"), ("nothing",)),
+    "step": (("step", "runs/t"), ("fresh", "ended", "more")),
+    "run": (("run", "runs/t"), ("more", "ended", "fresh")),
+    "rerun": (("rerun", "runs/t", "a/1"), ("over",)),
+    "cancel": (("cancel", "runs/t", "sum"), ("fresh",)),
+    "pause": (("pause", "runs/t"), ("ended",)),
+    "resume": (("resume", "runs/t"), ("paused",)),
+    "refresh": (("refresh", "runs/t", "--yes"), ("edited",)),
+    "doctor": (("doctor", "runs/t", "--fix"), ("lost",)),
+    "adopt": (("adopt", "runs/t", "--assume", "keep"), ("clone",)),
+}
+
+
+def prepare_damage(site: Site) -> None:
+    """Make the states of a lost ledger and of a clone, both with ended attempts that nobody has looked at."""
+    site.put_back("ended")
+    (site.root / "state.sqlite").unlink()
+    site.keep("lost")
+    (site.root / "run.lock").unlink()
+    site.keep("clone")
+
+
+def after(command: str, site: Site) -> None:
+    """Do what a person does after a killed command: the same again where it is a person's, then step until quiet."""
+    words = COMMANDS[command][0]
+    if command not in ("init", "step", "run"):
+        subprocess.run(
+            [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60
+        )
+    if command == "pause":
+        pause(site.root, (), resume=True)
+    site.finish()
+    if command == "refresh":
+        assert (site.root / "source" / "data.txt").read_text() == "new\n"
+    if command == "cancel":
+        site.check(states={**STATES, "sum": "CANCELLED"})
+    else:
+        site.check()
+
+
+def refused_well(done: subprocess.CompletedProcess[str]) -> str:
+    """Say what is wrong with how a command took an error of the system, "" if nothing is."""
+    if done.returncode not in (0, 1, 3, 75):
+        return f"exit code {done.returncode}: {done.stderr[-300:]}"
+    if "Traceback" in done.stderr:
+        return f"a traceback: {done.stderr[-600:]}"
+    if done.returncode == 1 and "error: " not in done.stderr and not done.stdout:  # doctor prints its findings
+        return f"no error in words: {done.stderr!r}"
+    return ""
+
+
+__all__ = ["COMMANDS", "MatterStackError", "Point", "Site", "after", "prepare", "prepare_damage", "refused_well"]

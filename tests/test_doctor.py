@@ -1,0 +1,321 @@
+"""Damage and loss: what `doctor` finds, what `doctor --fix` repairs, and that nothing is lost silently or started twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+
+import pytest
+
+from matterstack import open_run, run_until_done
+from matterstack.orchestration.doctor import examine, repair
+from matterstack.storage.state_store import SQLiteStateStore
+
+CAMPAIGN = """
+files: ["*.csv"]
+params: {n: [1, 2, 1.50]}
+tasks:
+  a: {matrix: {table: t.csv, n: "${{ params.n }}"}, command: "echo ${{ task.id }} >> WITNESS; echo ${{ matrix.n }} > ${{ outputs.o }}; echo '{\\"m\\": 1.5}' > metrics.json", outputs: {o: "o/${{ task.label }}"}}
+  bad: {command: "echo bad >> WITNESS; exit 3", retries: 1, allow_failure: true}
+  below_bad: {needs: [bad], command: "true"}
+  broken: {command: "exit 1"}
+  below_broken: {needs: [broken], command: "true"}
+  sum: {inputs: {x: "o/*"}, command: "echo sum >> WITNESS; cat ${{ inputs.x }} > ${{ outputs.o }}; mkdir -p d/s; echo 1 > d/s/x", outputs: {o: sum.txt, d: d/}}
+"""
+
+
+@pytest.fixture
+def over(bench):
+    (bench.folder / "t.csv").write_text("id,x\nmp-1,0.10\n")
+    bench.start(CAMPAIGN)
+    run_until_done(bench.root)
+    return bench
+
+
+def content(ledger):
+    """Give what a ledger says, without where it lies, when to the microsecond, and the events of its making."""
+    db = sqlite3.connect(ledger)
+    out = {}
+    for table in ("tasks", "edges", "attempts", "attempt_inputs", "outputs", "source_files", "campaign_versions"):
+        out[table] = [
+            tuple(round(value, 3) if isinstance(value, float) else value for value in row)
+            for row in sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+        ]
+    out["run"] = db.execute("SELECT run_id, name, digest, paused, cancelled, source_digest FROM run").fetchall()
+    out["events"] = db.execute("SELECT * FROM events WHERE kind <> 'rebuilt' ORDER BY seq").fetchall()
+    db.close()
+    return out
+
+
+def lines(findings):
+    return [f"{item.check} {item.path}: {item.message}" for item in findings]
+
+
+# --- rebuilding ------------------------------------------------------------------------------------------------------
+
+LOSSES = {
+    "deleted": lambda ledger: ledger.unlink(),
+    "empty": lambda ledger: ledger.write_bytes(b""),
+    "truncated": lambda ledger: ledger.write_bytes(ledger.read_bytes()[:9000]),
+    "scribbled on": lambda ledger: ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 20000),
+    "another file": lambda ledger: ledger.write_bytes(b"not a database at all, only some text\n" * 10),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_lost_or_damaged_ledger_is_rebuilt_with_the_same_content_and_the_old_one_is_kept(over, loss):
+    ledger = over.root / "state.sqlite"
+    before = content(ledger)
+    witnessed = over.witnessed()
+    LOSSES[loss](ledger)
+    damaged = ledger.read_bytes() if ledger.exists() else None
+
+    assert over.cli("step", over.root).returncode == 1
+    assert [item.check for item in examine(over.root) if item.fixable] == ["ledger"]
+    done = over.cli("doctor", over.root, "--fix")
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing else is wrong")
+    assert content(ledger) == before
+    kept = over.root / "state.sqlite.damaged-1"
+    assert (kept.read_bytes() if kept.exists() else None) == damaged
+    assert over.cli("step", over.root).returncode == 3
+    assert over.witnessed() == witnessed
+    assert examine(over.root, digests=True) == []
+
+
+def test_a_ledger_is_rebuilt_while_tasks_run_and_nothing_starts_twice(bench):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 3}}}\n"
+        "tasks: {a: {matrix: {i: [1, 2, 3, 4]}, command: 'echo ${{ task.id }} >> WITNESS; sleep 1; echo 1 > o', outputs: {o: {file: o, path: 'o/${{ matrix.i }}'}}}}\n"
+    )
+    bench.step()
+    bench.wait_for(bench.witness)
+    (bench.root / "state.sqlite").unlink()
+    assert bench.cli("doctor", bench.root, "--fix").returncode == 0
+    assert run_until_done(bench.root).state == "COMPLETED"
+    assert sorted(bench.witnessed()) == ["a/1", "a/2", "a/3", "a/4"]
+
+
+def test_a_folder_whose_event_is_lost_counts_as_submitting_and_its_task_is_adopted(bench):
+    bench.start("tasks: {a: {command: 'echo a >> WITNESS; sleep 0.5'}}\n")
+    before = (bench.root / "journal.jsonl").read_text()
+    bench.step()
+    bench.wait_for(bench.attempt("a") / "claim")
+    (bench.root / "state.sqlite").unlink()
+    (bench.root / "journal.jsonl").write_text(before + '{"seq": 2, "torn')
+    assert bench.cli("doctor", bench.root, "--fix").returncode == 0
+    assert run_until_done(bench.root).state == "COMPLETED"
+    assert bench.witnessed() == ["a"]
+
+
+def test_settings_and_a_refreshed_table_are_rebuilt_as_they_were_at_init(over):
+    (over.folder / "t.csv").write_text("id,x\nmp-7,9.9\n")
+    assert over.cli("refresh", over.root, "--yes").returncode == 0
+    before = content(over.root / "state.sqlite")
+    (over.root / "state.sqlite").unlink()
+    repair(over.root)
+    assert content(over.root / "state.sqlite") == before
+    assert (over.root / "source" / "t.csv").read_text() == "id,x\nmp-7,9.9\n"
+
+
+def test_set_values_keep_their_text_when_a_ledger_is_rebuilt(bench):
+    file = bench.write("params: {n: [1]}\ntasks: {a: {matrix: {n: '${{ params.n }}'}, command: 'true'}}\n")
+    bench.cli("run", file, "--root", bench.root, "--set", "n=[.5, 1.00, 0x10]")
+    (bench.root / "state.sqlite").unlink()
+    repair(bench.root)
+    assert list(bench.states()) == ["a/.5".replace(".5", "_5"), "a/1.00", "a/0x10"]
+
+
+def test_a_rerun_a_pause_and_a_cancel_survive_a_rebuild(over):
+    over.cli("rerun", over.root, "bad")
+    over.cli("pause", over.root, "sum")
+    over.cli("cancel", over.root, "below_bad")
+    before = content(over.root / "state.sqlite")
+    (over.root / "state.sqlite").unlink()
+    repair(over.root)
+    after = content(over.root / "state.sqlite")
+    watch = 13  # what a PENDING task waits for is looked at anew
+    assert [row[:watch] + row[watch + 1 :] for row in after["tasks"]] == [
+        row[:watch] + row[watch + 1 :] for row in before["tasks"]
+    ]
+    assert {name: rows for name, rows in after.items() if name != "tasks"} == {
+        name: rows for name, rows in before.items() if name != "tasks"
+    }
+
+
+# --- one file at a time ----------------------------------------------------------------------------------------------
+
+
+def test_deleting_any_single_file_never_loses_a_finished_result_silently(over):
+    whole = over.folder / "whole"
+    shutil.copytree(over.root, whole, symlinks=True)
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_symlink() or p.is_file())
+    results = {p for p in files if p.parts[0] == "results"}
+    assert len(files) > 40
+    for file in files:
+        shutil.rmtree(over.root)
+        shutil.copytree(whole, over.root, symlinks=True)
+        (over.root / file).unlink()
+        repair(over.root)
+        found = lines(examine(over.root))
+        for result in results:
+            if not (over.root / result).exists():
+                made = os.readlink(over.root / result).split("tasks/")[1]
+                assert any(made.split("/attempt-")[0] in line for line in found), (file, result, found)
+
+
+# --- damage by hand --------------------------------------------------------------------------------------------------
+
+
+def remove_run_json(root):
+    (root / "run.json").unlink()
+
+
+def spoil_journal(root):
+    path = root / "journal.jsonl"
+    text = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([text[0], "garbage\n", *text[2:]]))
+
+
+DAMAGE = {
+    "an output is deleted": (lambda root: (root / "tasks/sum/attempt-1/sum.txt").unlink(), "outputs tasks/sum/attempt-1/sum.txt: is missing or leads out of the run", False),
+    "an output is changed": (lambda root: (root / "tasks/sum/attempt-1/sum.txt").write_text("other"), "outputs tasks/sum/attempt-1/sum.txt: is not what the task made", False),
+    "a file in a folder output is changed": (lambda root: (root / "tasks/sum/attempt-1/d/s/x").write_text("other"), "outputs tasks/sum/attempt-1/d/: is not what the task made", False),
+    "an attempt folder is deleted": (lambda root: shutil.rmtree(root / "tasks/sum/attempt-1"), "attempts tasks/sum/attempt-1: is missing", False),
+    "results/ is deleted": (lambda root: shutil.rmtree(root / "results"), "results results/sum.txt: is missing", True),
+    "a link is another": (lambda root: ((root / "results/sum.txt").unlink(), (root / "results/sum.txt").symlink_to("/etc/passwd")), "results results/sum.txt: is not the link to its newest result", True),
+    "a file where a link should be": (lambda root: ((root / "results/sum.txt").unlink(), (root / "results/sum.txt").write_text("mine")), "results results/sum.txt: is not the link to its newest result", False),
+    "an output leads out of the run": (lambda root: ((root / "tasks/sum/attempt-1/sum.txt").unlink(), (root / "tasks/sum/attempt-1/sum.txt").symlink_to("/etc/passwd")), "outputs tasks/sum/attempt-1/sum.txt: is missing or leads out of the run", False),
+    "run.json is missing": (remove_run_json, "run.json run.json: is missing", True),
+    "the journal is missing": (lambda root: (root / "journal.jsonl").unlink(), "journal journal.jsonl: is missing", True),
+    "the journal is short": (lambda root: (root / "journal.jsonl").write_text("".join((root / "journal.jsonl").read_text().splitlines(keepends=True)[:-3])), "journal journal.jsonl: lacks 3 events of the ledger", True),
+    "a line of the journal is spoilt": (spoil_journal, "journal journal.jsonl: ", True),
+    "a file of source/ is deleted": (lambda root: (root / "source/t.csv").unlink(), "source source/t.csv: is missing", False),
+    "a file of source/ is edited": (lambda root: (root / "source/t.csv").write_text("x"), "source source/t.csv: was edited", False),
+    "a folder of an unknown attempt": (lambda root: (root / "tasks/sum/attempt-2").mkdir(), "attempts tasks/sum/attempt-2: is an attempt that the ledger does not know", False),
+    ".gitignore is missing": (lambda root: (root / ".gitignore").unlink(), "files .gitignore: is missing", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found_and_repaired_where_that_needs_no_person(over, damage):
+    spoil, expected, fixable = DAMAGE[damage]
+    spoil(over.root)
+    before = over.digest()
+
+    found = examine(over.root, digests=True)
+
+    assert over.digest() == before
+    assert any(line.startswith(expected) for line in lines(found)), lines(found)
+    done = over.cli("doctor", over.root, "--fix", "--digests")
+    assert done.returncode == (0 if fixable else 1), done.stdout + done.stderr
+    if not fixable:
+        assert expected.split(": ")[0].split(" ", 1)[1] in done.stdout
+    assert over.cli("step", over.root).returncode == 3
+
+
+EXITS = {
+    "empty": b"", "truncated": b'{"task": "a", "attempt": 1, "exit', "not JSON": b"done\n", "huge": b"x" * 2_000_000,
+    "of another attempt": b'{"task": "a", "attempt": 7, "exit_code": 0}\n', "deep": b"[" * 50_000 + b"\n", "a list": b"[0]\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_an_exit_json_that_is_not_whole_is_no_success_and_no_crash(bench, kind):
+    bench.start("tasks: {a: {command: 'sleep 0.2; kill -9 $PPID'}, b: {command: 'true'}}\n")
+    bench.step()
+    bench.wait_for(bench.attempt("b") / "exit.json")
+    (bench.attempt("a") / "exit.json").write_bytes(EXITS[kind])
+    assert bench.step_until_over().state == "FAILED"
+    assert "its process is gone (an exit.json is there, but not whole or of another attempt)" in bench.reasons()["a"]
+    assert bench.states()["b"] == "COMPLETED"
+
+
+def test_an_exit_json_that_turns_up_late_counts(bench):
+    bench.start(
+        "tasks: {a: {command: 'kill -9 $PPID; sleep 0.2; echo 1 > o', outputs: {o: o}}, b: {inputs: {o: o}, command: 'cp ${{ inputs.o }} p', outputs: {p: p}}}\n"
+    )
+    bench.step_until_over()
+    assert bench.states() == {"a": "FAILED", "b": "BLOCKED"}
+    (bench.attempt("a") / "exit.json").write_text(
+        '{"task": "a", "attempt": 1, "exit_code": 0, "started_at": "2026-11-22T00:00:00Z", "ended_at": "2026-11-22T00:00:01Z"}\n'
+    )
+    bench.step()
+    assert bench.step_until_over().state == "COMPLETED"
+    assert (bench.root / "results" / "p").read_text() == "1\n"
+    assert [item["state"] for item in bench.journal() if item.get("task") == "a" and "state" in item][-1] == "COMPLETED"
+
+
+# --- readers, versions -----------------------------------------------------------------------------------------------
+
+
+def test_a_reader_meets_a_commit_that_was_cut_and_reads_the_journal(over):
+    before = open_run(over.root).to_json()
+    db = sqlite3.connect(over.root / "state.sqlite", isolation_level=None)
+    db.execute("PRAGMA cache_size = 1")
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE tasks SET reason = hex(randomblob(2000))")
+    hot = {p.name: p.read_bytes() for p in over.root.glob("state.sqlite*")}
+    db.execute("ROLLBACK")
+    db.close()
+    assert len(hot) == 2
+    for name, data in hot.items():
+        (over.root / name).write_bytes(data)
+
+    done = over.cli("status", over.root, "--json")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["counts"] == before["counts"]
+    assert "a killed step left a commit undone; this is read from journal.jsonl" in done.stderr
+    over.cli("step", over.root)
+    assert over.cli("status", over.root).stderr == ""
+
+
+def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(over):
+    from matterstack.errors import LedgerError
+    from matterstack.storage.migrations import MIGRATIONS
+
+    ledger = over.root / "state.sqlite"
+    newer = (*MIGRATIONS, ("ALTER TABLE run ADD COLUMN note TEXT",), ("UPDATE run SET note = 'x'",))
+    with pytest.raises(LedgerError, match="has schema 1, this MatterStack reads 3; the next `matterstack step`"):
+        SQLiteStateStore(ledger, read_only=True, migrations=newer)
+    whole = content(ledger)
+
+    with SQLiteStateStore(ledger, migrations=newer) as store:
+        assert store.db.execute("SELECT note FROM run").fetchone() == ("x",)
+
+    assert content(over.root / "state.sqlite.v1-backup") == whole
+    broken = (*newer, ("CREATE TABLE fine (x)", "THIS IS NO SQL"))
+    with pytest.raises(Exception, match="syntax error"):
+        SQLiteStateStore(ledger, migrations=broken)
+    with SQLiteStateStore(ledger, migrations=newer) as store:
+        assert store.db.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'fine'").fetchone() == (0,)
+
+
+def test_doctor_json_and_exit_codes(over):
+    assert json.loads(over.cli("doctor", over.root, "--json").stdout) == {"findings": [], "fixed": []}
+    (over.root / "results" / "sum.txt").unlink()
+    done = over.cli("doctor", over.root, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["findings"] == [
+        {
+            "check": "results", "path": "results/sum.txt", "message": "is missing",
+            "remedy": "`matterstack doctor --fix` sets it", "fixable": True,
+        }
+    ]  # fmt: skip
+    assert json.loads(over.cli("doctor", over.root, "--fix", "--json").stdout) == {
+        "findings": [], "fixed": ["results/sum.txt: linked"],
+    }  # fmt: skip
+
+
+def test_doctor_leaves_a_run_alone_that_somebody_works_on(bench):
+    bench.start("tasks: {a: {command: 'sleep 3'}}\n")
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("a") / "claim")
+    began = time.monotonic()
+    assert bench.cli("doctor", bench.root).returncode == 0
+    assert time.monotonic() - began < 3
+    loop.communicate()
