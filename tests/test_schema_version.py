@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +141,31 @@ def test_path_and_version_are_logged_with_v(bench, ledger):
 
     assert f"ledger: {ledger}" in done.stderr
     assert "ledger schema version: 1" in done.stderr
+
+
+# --- ledgers of every version that was ever written ------------------------------------------------------------------
+
+LEDGERS = sorted((Path(__file__).parent / "ledgers").glob("version-*.sql"))
+
+
+def test_there_is_a_ledger_of_every_version():
+    assert [path.stem for path in LEDGERS] == [f"version-{n}" for n in range(1, SCHEMA_VERSION + 1)]
+
+
+@pytest.mark.parametrize("script", LEDGERS, ids=lambda path: path.stem)
+def test_a_ledger_of_a_past_version_opens_and_says_what_it_said(tmp_path, script):
+    db = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    db.executescript(script.read_text())
+    db.close()
+
+    with SQLiteStateStore(tmp_path / "state.sqlite") as store:
+        states = {row.task_id: str(row.state) for row in store.tasks()}
+        assert states == {
+            "a/1": "COMPLETED", "a/1.50": "COMPLETED", "soft": "FAILED", "below": "SKIPPED", "broken": "FAILED",
+            "blocked": "BLOCKED", "sum": "COMPLETED",
+        }  # fmt: skip
+        assert [len(store.attempts(task)) for task in states] == [1, 1, 2, 0, 1, 0, 1]
+        assert store.metrics()["a/1.50"] == (1, {"e": -1.5}, {})
+        assert len(store.published("sum")[1]["o"][1]) == 64
+        assert store.integrity_problem() == ""
+        assert len(store.events_after(0)) == store.events_after(0)[-1].seq
