@@ -1,6 +1,7 @@
 """Runs one step and kills itself with SIGKILL at the N-th boundary between ledger, journal, disk and operator.
 
-    python killer.py ROOT N        exit 0 if there is no N-th boundary
+    python killer.py ROOT N          exit 0 if there is no N-th boundary
+    python killer.py ROOT N STOP     stops itself there with SIGSTOP instead
 
 A boundary is the moment before or after each of the calls below. The calls are the real ones.
 """
@@ -21,6 +22,7 @@ from matterstack.storage.journal import Journal
 from matterstack.storage.state_store import SQLiteStateStore
 
 root, kill_at = sys.argv[1], int(sys.argv[2])
+SIGNAL = signal.SIGSTOP if sys.argv[3:] == ["STOP"] else signal.SIGKILL
 passed = 0
 
 
@@ -28,7 +30,7 @@ def boundary() -> None:
     global passed
     passed += 1
     if passed == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), SIGNAL)
 
 
 def watch(owner: Any, name: str) -> None:

@@ -36,6 +36,7 @@ class Event(NamedTuple):
 class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._end: int | None = None  # where this process's next line belongs
 
     def read(self) -> list[Event]:
         """Give all events, without a torn last line. Raises JournalError for a file that is no whole journal."""
@@ -55,16 +56,20 @@ class Journal:
         return events
 
     def append(self, events: Iterable[Event]) -> None:
-        """Append lines and sync them."""
-        text = "".join(event.line() + "\n" for event in events)
-        if not text:
+        """Write lines behind the last one that this process knows of, and sync them."""
+        data = "".join(event.line() + "\n" for event in events).encode()
+        if not data:
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            data = text.encode()
+            # At its place, not at the file's end: a process that slept between its commit and this, while another took
+            # the lock over and completed the journal from the ledger, writes the same bytes where they stand already.
+            position = os.fstat(fd).st_size if self._end is None else self._end
             while data:
-                data = data[os.write(fd, data) :]
+                written = os.pwrite(fd, data, position)
+                data, position = data[written:], position + written
             os.fsync(fd)
+            self._end = position
         finally:
             os.close(fd)
 
@@ -94,6 +99,7 @@ class Journal:
         if torn_at is not None:
             # A torn line is the head of an event that the ledger holds; it is written again, whole, below.
             os.truncate(self.path, torn_at)
+        self._end = self.path.stat().st_size if self.path.exists() else 0
         missing = after(found) if found < last_seq else []
         self.append(missing)
         return len(missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from matterstack import initialize_run, open_run, step_run
+from matterstack.errors import RunRootError
 from matterstack.storage.migrations import MIGRATIONS
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.conftest import MATTERSTACK
@@ -137,6 +139,45 @@ def test_a_migration_killed_at_a_system_call_leaves_the_old_version_or_the_new_o
             backup = root / "state.sqlite.v1-backup"
             assert not backup.exists() or SQLiteStateStore(backup).run().name == "t"
     assert killed > 20
+
+
+# --- a takeover ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", range(1, 25, 2))
+def test_a_step_that_slept_through_a_takeover_of_its_lock_commits_and_starts_nothing(bench, stop_at):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 4}}}\n"
+        "tasks: {a: {matrix: {i: [1, 2, 3]}, command: 'echo ${{ task.id }} >> WITNESS'}, b: {needs: [a], command: 'echo b >> WITNESS'}}\n"
+    )
+    killer = Path(__file__).parent.parent / "killer.py"
+    sleeper = subprocess.Popen(
+        [sys.executable, killer, bench.root, str(stop_at), "STOP"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait(lambda: Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(") ")[2][0] in "TZ")
+    if sleeper.poll() is not None:
+        pytest.skip("the step has fewer boundaries")
+    (bench.root / "run.lock").unlink()
+    try:
+        assert bench.step_until_over().state == "COMPLETED"
+    except RunRootError as error:  # it sleeps within a transaction: the other waits, and says so
+        assert "is busy: database is locked" in str(error)
+    done = bench.digest()
+
+    sleeper.send_signal(signal.SIGCONT)
+    _, said = sleeper.communicate(timeout=30)
+
+    assert sleeper.returncode == 0 or "another process has changed the ledger meanwhile" in said, said
+    if open_run(bench.root).state != "COMPLETED":
+        done = {}
+        assert bench.step_until_over().state == "COMPLETED"
+    starts = bench.witnessed()
+    assert sorted(starts) == ["a/1", "a/2", "a/3", "b"], starts
+    assert {name: digest for name, digest in bench.digest().items() if name in done} == done
+    assert bench.cli("doctor", bench.root).returncode == 0
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------
