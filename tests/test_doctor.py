@@ -319,3 +319,15 @@ def test_doctor_leaves_a_run_alone_that_somebody_works_on(bench):
     assert bench.cli("doctor", bench.root).returncode == 0
     assert time.monotonic() - began < 3
     loop.communicate()
+
+
+def test_after_a_reboot_the_results_of_the_last_minutes_are_checked_once(over):
+    lock = over.root / "run.lock"
+    lock.write_text(lock.read_text().replace('"boot": "', '"boot": "of another life '))
+    (over.root / "tasks" / "sum" / "attempt-1" / "sum.txt").write_text("")
+
+    first = over.cli("step", over.root).stderr
+
+    assert "warning: the machine was rebooted: tasks/sum/attempt-1/sum.txt: is not what the task made" in first
+    assert "or `matterstack rerun` the task" in first
+    assert "rebooted" not in over.cli("step", over.root).stderr

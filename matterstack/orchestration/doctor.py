@@ -284,8 +284,8 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
             yield Finding("attempts", folder, message, remedy)
 
 
-def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
-    for row in store.tasks():
+def _results(root: Path, store: SQLiteStateStore, *, digests: bool, only: set[str] | None = None) -> Iterator[Finding]:
+    for row in store.tasks(only):
         for output in _published(store, row):
             folder = run_root.attempt_folder(row.task_id, row.result or 0)
             file, link = root / folder / output.file, root / "results" / output.path.rstrip("/")
@@ -302,6 +302,18 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
             if now is not None and output.sha256 is not None and now != output.sha256:
                 message = f"is not what the task made: sha256 {now[:12]}…, recorded {output.sha256[:12]}…"
                 yield Finding("outputs", f"{folder}/{output.file}", message, _LOST_OUTPUT)
+
+
+def damaged_outputs(root: Path, store: SQLiteStateStore, *, since: float) -> list[Finding]:
+    """Find results of attempts that ended since then and are not there or not what was recorded."""
+    recent = {row.task_id for row in store.tasks() if row.result is not None and _ended_since(store, row, since)}
+    found = _results(root, store, digests=True, only=recent)
+    return [finding for finding in found if finding.check == "outputs"]
+
+
+def _ended_since(store: SQLiteStateStore, row: TaskRow, since: float) -> bool:
+    attempt = store.attempt(row.task_id, row.result or 0)
+    return attempt is not None and (attempt.ended_at or 0.0) >= since
 
 
 def _published(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:

@@ -48,7 +48,7 @@ from matterstack.core.states import (
     TaskState,
     run_state,
 )
-from matterstack.core.times import to_text
+from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import (
     MatterStackError,
@@ -65,7 +65,7 @@ from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.storage import run_root
 from matterstack.storage.journal import Journal
-from matterstack.storage.run_lock import LOCK_FILE, run_lock, somebody_waits, write_released
+from matterstack.storage.run_lock import LOCK_FILE, boot_id, run_lock, somebody_waits, write_released
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ Change = tuple[AttemptChange | None, TaskChange | None]
 
 RETRY_LATER_S = 30.0  # after a refusal of the moment
 _LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
+_BEFORE_A_REBOOT_S = 900.0  # whose results may not have reached the disk
 _PATIENCE_S = 1.0  # for which a loop stays away from the lock when somebody waits for it
 
 
@@ -294,8 +295,20 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
     Raises RunLockedError if the lock is not free within ``wait_s``, RunIsCopyError for a copy or clone of a run
     (DESIGN: the files of a copy may be read, only `adopt` makes it one that writes), LedgerError, RunRootError.
     """
-    with run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root)), open_ledger(root) as store:
+    lock = run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root))
+    with lock as before, open_ledger(root) as store:
+        if before.get("boot") not in (None, "", boot_id()) and before.get("host") == socket.gethostname():
+            _check_what_a_reboot_may_have_lost(root, store, before)
         yield store
+
+
+def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, before: Mapping[str, Any]) -> None:
+    """Warn of outputs of the last minutes before a reboot that are not what was recorded: jobs do not sync theirs."""
+    from matterstack.orchestration.doctor import damaged_outputs
+
+    last = from_text(before.get("released") or before.get("since")) or 0.0
+    for finding in damaged_outputs(root, store, since=last - _BEFORE_A_REBOOT_S):
+        log.warning("the machine was rebooted: %s: %s (%s)", finding.path, finding.message, finding.remedy)
 
 
 def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:

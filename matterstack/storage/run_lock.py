@@ -27,6 +27,14 @@ LOCK_FILE = "run.lock"
 _WAITING_ROOM = "run.json"  # those who wait for the lock hold a shared flock on it; a loop gives way to them
 
 
+def boot_id() -> str:
+    """Give what is another after each start of this machine, "" where that cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def read_holder(root: Path) -> dict[str, Any]:
     """Give what the lock file says of its last holder; an empty dict if it says nothing."""
     try:
@@ -47,8 +55,8 @@ def _holder_text(root: Path) -> str:
 @contextmanager
 def run_lock(
     root: Path, *, wait_s: float = 0.0, check: Callable[[Mapping[str, Any]], None] | None = None
-) -> Iterator[None]:
-    """Hold the lock of a run root, waiting at most ``wait_s``.
+) -> Iterator[Mapping[str, Any]]:
+    """Hold the lock of a run root, waiting at most ``wait_s``; give what its file said of the last holder.
 
     ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
     RunLockedError with the holder if it is not free by then.
@@ -89,6 +97,7 @@ def run_lock(
         "host": socket.gethostname(),
         "path": str(root.resolve()),
         "since": to_text(time.time()),
+        "boot": boot_id(),
     }
     try:
         try:
@@ -96,7 +105,7 @@ def run_lock(
         except OSError as error:
             raise RunRootError(f"{root / LOCK_FILE}: cannot be written: {error.strerror}") from None
         log.info("lock taken: %s", root / LOCK_FILE)
-        yield
+        yield before
     finally:
         try:
             _write_holder(root, {**holder, "released": to_text(time.time())})
