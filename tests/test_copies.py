@@ -156,6 +156,15 @@ def test_the_old_home_stops_when_it_meets_the_journal_of_the_new_one(over):
     assert done.returncode == 1
     assert f"the run was adopted by {socket.gethostname()}:{copy} at " in done.stderr
     assert "this home of it stops" in done.stderr
+    assert "it goes on there (work there; `matterstack adopt" in over.cli("doctor", over.root).stdout
+    (over.root / "state.sqlite").rename(over.folder / "old ledger")
+    refused = over.cli("doctor", over.root, "--fix")
+    assert refused.returncode == 1 and f"the run was adopted by {socket.gethostname()}:{copy}" in refused.stderr
+    (over.folder / "old ledger").rename(over.root / "state.sqlite")
+
+    assert over.cli("adopt", over.root).returncode == 0  # its new home is over: it may come back
+    assert over.cli("step", over.root).returncode == 0
+    assert over.cli("doctor", over.root).returncode == 0
 
 
 # --- git -------------------------------------------------------------------------------------------------------------

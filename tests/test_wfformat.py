@@ -57,7 +57,8 @@ def test_a_workflow_of_today_becomes_a_campaign_that_runs_its_commands(bench):
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines() == [
         "3 tasks; 3 edges",
-        "1 file that no task makes is not here; it is listed under x-external-inputs",
+        "1 file that no task makes is not here; it is listed under x-external-inputs "
+        "(put what tasks read beside the campaign and import again; programs must be on PATH)",
         "1 task has no recorded command; it runs its name as a program",
     ]
     loaded = load_campaign(bench.folder / "c.yaml")

@@ -127,12 +127,18 @@ def summary(root: Path, report: StepReport) -> None:
 
     shown = shlex.quote(str(root))
     click.echo(f"{coloured(str(report.state))}: {counts_text(open_run(root).counts)}")
-    failed = [item for item in explain(root) if item.state is TaskState.FAILED]
+    explained = explain(root)
+    failed = [item for item in explained if item.state is TaskState.FAILED]
+    paused = [item for item in explained if item.reason == "the task is paused"]
     for item in _first(failed):
         click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
     if len(failed) > 5:
         click.echo(f"  … and {len(failed) - 5} more")
-    if report.state is RunState.PAUSED:
+    if report.state is RunState.PAUSED and paused:
+        names = " ".join(shlex.quote(item.task_id) for item in paused[:5])
+        more = f" (and {len(paused) - 5} more)" if len(paused) > 5 else ""
+        click.echo(f"  `matterstack resume {shown} {names}` starts what is paused by itself{more}")
+    elif report.state is RunState.PAUSED:
         click.echo(
             f"  `matterstack resume {shown}` starts the rest, or `matterstack explain {shown}` says what is paused"
         )

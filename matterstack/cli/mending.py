@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from matterstack.cli.options import common, json_option, run_argument
@@ -19,6 +21,7 @@ def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:
     from matterstack.cli.render import harmless, print_json
     from matterstack.orchestration.doctor import examine, repair
 
+    shown = shlex.quote(run)
     fixed = repair(run) if fix else []
     findings = examine(run, digests=digests)
     if as_json:
@@ -27,7 +30,8 @@ def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:
         for text in fixed:
             click.echo(f"fixed  {harmless(text)}")
         for item in findings:
-            click.echo(f"{item.check}  {harmless(item.path)}: {harmless(item.message)} ({harmless(item.remedy)})")
+            remedy = item.remedy.replace("doctor --fix`", f"doctor {shown} --fix`").replace("adopt`", f"adopt {shown}`")
+            click.echo(f"{item.check}  {harmless(item.path)}: {harmless(item.message)} ({harmless(remedy)})")
         if not findings:
             click.echo("nothing is wrong" if not fixed else "nothing else is wrong")
     return ExitCode.COULD_NOT_WORK if findings else ExitCode.FINE

@@ -251,6 +251,11 @@ def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding
         number = next(n for n, (a, b) in enumerate(zip(events, ours, strict=False), 1) if a != b)
         message = f"and state.sqlite are of different histories (event {number})"
         yield Finding("journal", name, message, "put back the two that belong together")
+    elif any(event.kind == "adopted" for event in events[len(ours) :]):
+        data = json.loads(next(event for event in reversed(events) if event.kind == "adopted").data)
+        message = f"knows that the run was adopted by {data.get('host')}:{data.get('path')}; it goes on there"
+        remedy = "work there; `matterstack adopt` takes it back, once that home has stopped and the ledger here is moved away"
+        yield Finding("home", name, message, remedy)
     elif len(events) > len(ours):
         message = f"knows {len(events)} events, the ledger {len(ours)}: state.sqlite is an old one"
         remedy = "put the newer ledger back, or move this one away and run `matterstack doctor --fix`"
@@ -468,9 +473,13 @@ def adopt(root: str | Path, *, assume: str | None = None) -> str:
             refuse_clone(path, {})
             journal = Journal(path / run_root.JOURNAL)
             with SQLiteStateStore(path / run_root.LEDGER, journal=journal) as store:
+                ours, events = store.events_after(0), journal.read()
+                gone_on = events[: len(ours)] == ours and any(e.kind == "adopted" for e in events[len(ours) :])
+                if gone_on:  # it was adopted elsewhere and comes back: the journal knows more than this ledger
+                    raise RunIsCopyError(str(path))
                 if store.is_at_home(host, place):
                     return f"{path} is at home here; there is nothing to adopt"
-                if store.events_after(0) != journal.read():
+                if ours != events:
                     raise RunRootError(
                         f"{path}: ledger and journal of the copy are not of the same moment; "
                         f"remove {run_root.LEDGER} from the copy, and adopt it by its journal"

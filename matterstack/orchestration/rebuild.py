@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import LoadedCampaign, Resources
 from matterstack.core.values import load_json
-from matterstack.errors import JournalError, LedgerError, MatterStackError, RunRootError
+from matterstack.errors import JournalError, LedgerError, MatterStackError, RunIsCopyError, RunRootError
 from matterstack.operators.claims import read_claim
 from matterstack.operators.registry import make_operator
 from matterstack.storage import run_root
@@ -92,7 +92,9 @@ def write_ledger(root: Path, now: float, kind: str, **data: Any) -> None:
     for name in _ledger_files(beside):
         name.unlink(missing_ok=True)
     with SQLiteStateStore(beside, create=True) as store:
-        from_journal(root, store)
+        events = from_journal(root, store)
+        if kind != "adopted":
+            refuse_if_adopted(root, events)
         unknown = _unknown_folders(root, store)
     journal = Journal(root / run_root.JOURNAL)
     _drop_torn_line(journal)
@@ -103,6 +105,18 @@ def write_ledger(root: Path, now: float, kind: str, **data: Any) -> None:
         store.record(kind, now, host=socket.gethostname(), path=str(root.resolve()), **data)
         for task_id, attempt in unknown:
             _add_found(root, store, task_id, attempt, now)
+
+
+def refuse_if_adopted(root: Path, events: Sequence[Event]) -> None:
+    """Raise RunIsCopyError if by its journal the run is at home elsewhere by now."""
+    adopted = next((event for event in reversed(events) if event.kind == "adopted"), None)
+    data = json.loads(adopted.data) if adopted is not None else {}
+    home = (data.get("host"), data.get("path"))
+    if adopted is not None and home != (socket.gethostname(), str(root.resolve())):
+        raise RunIsCopyError(
+            f"{root}: the run was adopted by {home[0]}:{home[1]} at {adopted.at[:19]} UTC; it goes on there "
+            f"(`matterstack adopt {root}` takes it back, once that home has stopped)"
+        )
 
 
 def keep_aside(root: Path) -> None:

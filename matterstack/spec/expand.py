@@ -397,7 +397,10 @@ class Expander:
         if other is not None:
             theirs = other[0].outputs[other[1]].path
             same = "also declares it" if theirs.rstrip("/") == path.rstrip("/") else f"declares '{theirs}'"
-            return f"'{path}' of {draft.task_id}: {other[0].task_id} {same}; outputs cannot be or contain each other"
+            cure = "; put ${{ task.label }} into the path" if other[0].spec is draft.spec else ""
+            return (
+                f"'{path}' of {draft.task_id}: {other[0].task_id} {same}; outputs cannot be or contain each other{cure}"
+            )
         return ""
 
     # --- inputs and needs ---
@@ -504,7 +507,10 @@ class Expander:
     def _no_match(self, draft: _Draft, pattern: str, is_list: bool) -> str:
         if any(output.path == pattern for output in draft.outputs.values()):
             return f"'{pattern}' is an output of {draft.task_id} itself; a task cannot wait for its own output"
-        near = self._near(pattern, (output.path for draft in self.drafts for output in draft.outputs.values()))
+        paths = (output.path for draft in self.drafts for output in draft.outputs.values())
+        if is_list and "/" in pattern and not WILDCARD.search(pattern.rpartition("/")[0]):
+            paths = (f"{path.rpartition('/')[0]}/{pattern.rpartition('/')[2]}" for path in paths if "/" in path)
+        near = self._near(pattern, paths)
         if pattern.startswith("results/"):
             near = f" (paths are below results/: write {pattern.removeprefix('results/')})"
         if is_list:

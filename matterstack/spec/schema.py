@@ -109,6 +109,9 @@ def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[st
     for problem in problems:
         parts = problem.where.replace("[", ".").split(".")
         tasks = document.root.get("tasks") if isinstance(document.root, Mapping) else None
+        if problem.file == document.file and len(parts) >= 2 and parts[0] == "defaults" and parts[1] in _HARMLESS:
+            paths.append(("defaults", parts[1]))
+            continue
         if problem.file != document.file or len(parts) < 3 or parts[0] != "tasks" or not isinstance(tasks, Mapping):
             return None
         unknown = len(parts) == 3 and problem.message.startswith(("unknown key", f"'{parts[2]}' is reserved"))

@@ -28,6 +28,7 @@ from matterstack.spec.paths import path_problem
 
 _LARGEST = 512 * 2**20  # bytes, decompressed
 _LONGEST_NAME = 100
+_CURE = " (put what tasks read beside the campaign and import again; programs must be on PATH)"
 
 _STRINGS = {"type": "array", "items": {"type": "string"}, "x-expected": "a list of names"}
 _COMMAND = {
@@ -228,9 +229,9 @@ class _Converter:
 
     def _remarks(self, outside: list[str]) -> Iterable[str]:
         if len(outside) == 1:
-            yield "1 file that no task makes is not here; it is listed under x-external-inputs"
+            yield f"1 file that no task makes is not here; it is listed under x-external-inputs{_CURE}"
         elif outside:
-            yield f"{len(outside)} files that no task makes are not here; they are listed under x-external-inputs"
+            yield f"{len(outside)} files that no task makes are not here; they are listed under x-external-inputs{_CURE}"
         if self.without_command == 1:
             yield "1 task has no recorded command; it runs its name as a program"
         elif self.without_command:
