@@ -181,14 +181,14 @@ def spoil_journal(root):
 
 
 DAMAGE = {
-    "an output is deleted": (lambda root: (root / "tasks/sum/attempt-1/sum.txt").unlink(), "outputs tasks/sum/attempt-1/sum.txt: is missing or leads out of the run", False),
+    "an output is deleted": (lambda root: (root / "tasks/sum/attempt-1/sum.txt").unlink(), "outputs tasks/sum/attempt-1/sum.txt: is missing", False),
     "an output is changed": (lambda root: (root / "tasks/sum/attempt-1/sum.txt").write_text("other"), "outputs tasks/sum/attempt-1/sum.txt: is not what the task made", False),
     "a file in a folder output is changed": (lambda root: (root / "tasks/sum/attempt-1/d/s/x").write_text("other"), "outputs tasks/sum/attempt-1/d/: is not what the task made", False),
     "an attempt folder is deleted": (lambda root: shutil.rmtree(root / "tasks/sum/attempt-1"), "attempts tasks/sum/attempt-1: is missing", False),
     "results/ is deleted": (lambda root: shutil.rmtree(root / "results"), "results results/sum.txt: is missing", True),
     "a link is another": (lambda root: ((root / "results/sum.txt").unlink(), (root / "results/sum.txt").symlink_to("/etc/passwd")), "results results/sum.txt: is not the link to its newest result", True),
     "a file where a link should be": (lambda root: ((root / "results/sum.txt").unlink(), (root / "results/sum.txt").write_text("mine")), "results results/sum.txt: is not the link to its newest result", False),
-    "an output leads out of the run": (lambda root: ((root / "tasks/sum/attempt-1/sum.txt").unlink(), (root / "tasks/sum/attempt-1/sum.txt").symlink_to("/etc/passwd")), "outputs tasks/sum/attempt-1/sum.txt: is missing or leads out of the run", False),
+    "an output leads out of the run": (lambda root: ((root / "tasks/sum/attempt-1/sum.txt").unlink(), (root / "tasks/sum/attempt-1/sum.txt").symlink_to("/etc/passwd")), "outputs tasks/sum/attempt-1/sum.txt: lies outside of the run, in /etc/passwd", False),
     "run.json is missing": (remove_run_json, "run.json run.json: is missing", True),
     "the journal is missing": (lambda root: (root / "journal.jsonl").unlink(), "journal journal.jsonl: is missing", True),
     "the journal is short": (lambda root: (root / "journal.jsonl").write_text("".join((root / "journal.jsonl").read_text().splitlines(keepends=True)[:-3])), "journal journal.jsonl: lacks 3 events of the ledger", True),
@@ -196,7 +196,18 @@ DAMAGE = {
     "a file of source/ is deleted": (lambda root: (root / "source/t.csv").unlink(), "source source/t.csv: is missing", False),
     "a file of source/ is edited": (lambda root: (root / "source/t.csv").write_text("x"), "source source/t.csv: was edited", False),
     "a folder of an unknown attempt": (lambda root: (root / "tasks/sum/attempt-2").mkdir(), "attempts tasks/sum/attempt-2: is an attempt that the ledger does not know", False),
-    ".gitignore is missing": (lambda root: (root / ".gitignore").unlink(), "files .gitignore: is missing", True),
+    ".gitignore is missing": (lambda root: (root / ".gitignore").unlink(), "files .gitignore: is missing or no file", True),
+    ".gitattributes is emptied": (lambda root: (root / ".gitattributes").write_text(""), "files .gitattributes: lacks lines that git needs", True),
+    "run.json is spoilt": (lambda root: (root / "run.json").write_text("{"), "run.json run.json: ", True),
+    "run.json is a folder": (lambda root: ((root / "run.json").unlink(), (root / "run.json").mkdir()), "run.json run.json: is missing", True),
+    "the ledger is a pipe": (lambda root: ((root / "state.sqlite").unlink(), os.mkfifo(root / "state.sqlite")), "ledger state.sqlite: is damaged: it is no regular file", True),
+    "the ledger is a folder": (lambda root: ((root / "state.sqlite").unlink(), (root / "state.sqlite").mkdir()), "ledger state.sqlite: is damaged: it is no regular file", True),
+    "the journal is a pipe": (lambda root: ((root / "journal.jsonl").unlink(), os.mkfifo(root / "journal.jsonl")), "journal journal.jsonl: ", True),
+    "the journal is a broken link": (lambda root: ((root / "journal.jsonl").unlink(), (root / "journal.jsonl").symlink_to("/nonexistent/x")), "journal journal.jsonl: is missing", True),
+    "the lock is a folder": (lambda root: ((root / "run.lock").unlink(), (root / "run.lock").mkdir()), "lock run.lock: is no regular file", True),
+    "the lock is a pipe": (lambda root: ((root / "run.lock").unlink(), os.mkfifo(root / "run.lock")), "lock run.lock: is no regular file", True),
+    "the campaign is edited": (lambda root: (root / "campaign.yaml").write_text((root / "campaign.yaml").read_text() + "# mine\n"), "files campaign.yaml: is not what the run began with", False),
+    "the operators are cut": (lambda root: (root / "operators.yaml").write_text(""), "files operators.yaml: is not what the run began with", False),
 }  # fmt: skip
 
 
@@ -331,3 +342,26 @@ def test_after_a_reboot_the_results_of_the_last_minutes_are_checked_once(over):
     assert "warning: the machine was rebooted: tasks/sum/attempt-1/sum.txt: is not what the task made" in first
     assert "or `matterstack rerun` the task" in first
     assert "rebooted" not in over.cli("step", over.root).stderr
+
+
+def test_a_ledger_is_not_rebuilt_from_an_edited_campaign(over):
+    (over.root / "campaign.yaml").write_text((over.root / "campaign.yaml").read_text().replace("exit 3", "exit 7"))
+    (over.root / "state.sqlite").unlink()
+    done = over.cli("doctor", over.root, "--fix")
+    assert done.returncode == 1
+    assert "campaign.yaml is not what the run began with; restore it from git or a backup first" in done.stderr
+
+
+def test_doctor_makes_nothing_where_there_is_no_run(bench):
+    for words in ((), ("--fix",)):
+        done = bench.cli("doctor", "nosuch", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+    assert not (bench.folder / "nosuch").exists()
+
+
+def test_what_was_kept_aside_is_never_overwritten(over):
+    (over.root / "state.sqlite.damaged-1-journal").write_text("earlier")
+    (over.root / "state.sqlite").write_bytes(b"")
+    repair(over.root)
+    assert (over.root / "state.sqlite.damaged-1-journal").read_text() == "earlier"
+    assert (over.root / "state.sqlite.damaged-2").read_bytes() == b""

@@ -36,8 +36,9 @@ from matterstack.errors import (
 from matterstack.orchestration import rebuild
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, refuse_clone, state_of_run
 from matterstack.storage import run_root
+from matterstack.storage.files import read_regular
 from matterstack.storage.journal import Journal
-from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock
+from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock, write_released
 from matterstack.storage.state_store import SQLiteStateStore, TaskRow
 
 PATIENCE_S = 30.0
@@ -61,6 +62,7 @@ class Finding:
         }  # fmt: skip
 
 
+_GIT_FILES = {".gitignore": run_root.GITIGNORE, ".gitattributes": run_root.GITATTRIBUTES}
 _FIX = "`matterstack doctor --fix` {0}"
 _LOST_OUTPUT = "restore it from git or a backup, or `matterstack rerun` the task"
 
@@ -75,10 +77,7 @@ def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
     Raises UsageError for what is no run root at all.
     """
     path = Path(root)
-    if not path.is_dir() or not any(
-        (path / name).exists() for name in (run_root.RUN, run_root.JOURNAL, run_root.LEDGER)
-    ):
-        run_root.require_run_root(path)
+    _require_traces(path)
     findings = [*_files(path), *_file_system(path), *_lock(path)]
     store, found = _readable_ledger(path)
     findings += found
@@ -92,14 +91,27 @@ def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
     return findings
 
 
+def _require_traces(root: Path) -> None:
+    """Raise UsageError for what was never a run root."""
+    names = (run_root.RUN, run_root.JOURNAL, run_root.LEDGER)
+    if not root.is_dir() or not any(os.path.lexists(root / name) for name in names):
+        run_root.require_run_root(root)
+
+
 def _files(root: Path) -> Iterator[Finding]:
     if not (root / run_root.RUN).is_file():
         yield Finding("run.json", run_root.RUN, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
     for name in (run_root.CAMPAIGN, run_root.OPERATORS):
         if not (root / name).is_file():
             yield Finding("files", name, "is missing", "restore it from git or a backup; the run goes on without it")
-    if not (root / ".gitignore").is_file():
-        yield Finding("files", ".gitignore", "is missing", _FIX.format("writes it"), fixable=True)
+    for name, lines in _GIT_FILES.items():
+        try:
+            have = read_regular(root / name).decode(errors="replace").splitlines()
+        except OSError:
+            yield Finding("files", name, "is missing or no file", _FIX.format("writes it"), fixable=True)
+            continue
+        if not set(lines.splitlines()) <= set(have):
+            yield Finding("files", name, "lacks lines that git needs", _FIX.format("adds them"), fixable=True)
     for left in [*root.glob(".init-*"), *root.glob(f".{run_root.LEDGER}.rebuilt*")]:
         yield Finding("files", left.name, "was left by a killed command", f"remove it: rm -r {left.name}")
 
@@ -167,6 +179,9 @@ def file_system_of(path: Path) -> str:
 
 
 def _lock(root: Path) -> Iterator[Finding]:
+    if os.path.lexists(root / LOCK_FILE) and ((root / LOCK_FILE).is_symlink() or not (root / LOCK_FILE).is_file()):
+        yield Finding("lock", LOCK_FILE, "is no regular file", _FIX.format("moves it away"), fixable=True)
+        return
     holder = read_holder(root)
     if holder and not holder.get("released"):
         from matterstack.errors import RunLockedError
@@ -195,7 +210,7 @@ def _do_not_write(_: Any) -> None:
 
 def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]]:
     ledger = run_root.LEDGER
-    if (root / ledger).exists() or read_holder(root).get("path") == str(root.resolve()):
+    if os.path.lexists(root / ledger) or read_holder(root).get("path") == str(root.resolve()):
         try:
             store = SQLiteStateStore(root / ledger, read_only=True)
             problem = store.integrity_problem()
@@ -233,9 +248,10 @@ def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding
             message = f"is of run {record['id']}, the ledger of {store.run().run_id}"
             yield Finding("run.json", run_root.RUN, message, "put back the two that belong together")
     except RunRootError as error:
-        if (root / run_root.RUN).exists():
-            yield Finding("run.json", run_root.RUN, str(error), "restore it from git or a backup")
-    if not (root / name).exists():
+        if (root / run_root.RUN).is_file():
+            message = str(error).partition(": ")[2] or "is damaged"
+            yield Finding("run.json", run_root.RUN, message, _FIX.format("writes it from the ledger"), fixable=True)
+    if not os.path.exists(root / name):
         yield Finding("journal", name, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
         return
     try:
@@ -246,7 +262,7 @@ def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding
         )
         return
     ours = store.events_after(0)
-    torn = not (root / name).read_bytes().endswith(b"\n")
+    torn = not read_regular(root / name).endswith(b"\n")
     if events[: len(ours)] != ours[: len(events)]:
         number = next(n for n, (a, b) in enumerate(zip(events, ours, strict=False), 1) if a != b)
         message = f"and state.sqlite are of different histories (event {number})"
@@ -268,6 +284,13 @@ def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding
 
 
 def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    first = store.event(1)
+    for name in rebuild.changed_files(root, json.loads(first.data) if first is not None else {}):
+        if (root / name).is_file():
+            message = (
+                "is not what the run began with; the run goes on with what it was, a lost ledger could not be rebuilt"
+            )
+            yield Finding("files", name, message, "restore it from git; another campaign is another run")
     for row in store.tasks():
         for attempt in store.attempts(row.task_id) if row.attempts else ():
             folder = run_root.attempt_folder(row.task_id, attempt.attempt)
@@ -294,9 +317,14 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool, only: set[st
         for output in _published(store, row):
             folder = run_root.attempt_folder(row.task_id, row.result or 0)
             file, link = root / folder / output.file, root / "results" / output.path.rstrip("/")
-            if not _holds(root, file):
-                yield Finding("outputs", f"{folder}/{output.file}", "is missing or leads out of the run", _LOST_OUTPUT)
+            if not file.exists():
+                yield Finding("outputs", f"{folder}/{output.file}", "is missing", _LOST_OUTPUT)
                 continue
+            if not file.resolve().is_relative_to(root.resolve()):
+                remedy = "copy it into the folder, if it shall stay with the run"
+                yield Finding(
+                    "outputs", f"{folder}/{output.file}", f"lies outside of the run, in {file.resolve()}", remedy
+                )
             target = os.path.relpath(root / folder / output.file.rstrip("/"), link.parent)
             if not link.is_symlink() or os.readlink(link) != target:
                 what = "is missing" if not os.path.lexists(link) else "is not the link to its newest result"
@@ -327,13 +355,6 @@ def _published(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
         return []
     declared = store.outputs_of(row.task_id)
     return [OutputFile(name, declared[name].path, file, None, digest) for name, (file, digest) in found[1].items()]
-
-
-def _holds(root: Path, file: Path) -> bool:
-    try:
-        return file.exists() and file.resolve().is_relative_to(root.resolve())
-    except OSError:
-        return False
 
 
 def _digest(path: Path, *, folder: bool) -> str | None:
@@ -378,14 +399,14 @@ def repair(root: str | Path) -> list[str]:
     in words.
     """
     path = Path(root)
+    _require_traces(path)
     done: list[str] = []
+    if (path / LOCK_FILE).is_symlink() or ((path / LOCK_FILE).exists() and not (path / LOCK_FILE).is_file()):
+        done.append(f"{LOCK_FILE}: moved to {_move_aside(path / LOCK_FILE)}")
+        write_released(path, path)
     with run_lock(path, wait_s=PATIENCE_S, check=partial(refuse_clone, path)):
-        if not (path / run_root.RUN).is_file():
-            done.append(_write_record(path))
+        done += _mend_record(path)
         run_root.require_run_root(path)
-        if not (path / ".gitignore").is_file():
-            run_root.write_beside(path / ".gitignore", run_root.GITIGNORE)
-            done.append(".gitignore: written")
         why = _why_rebuild(path)
         if why:
             rebuild.write_ledger(path, time.time(), "rebuilt", why=why)
@@ -393,7 +414,49 @@ def repair(root: str | Path) -> list[str]:
         done += _mend_journal(path)
         with open_ledger(path) as store:
             done += [f"results/{output.path}: linked" for output in _relink(path, store)]
+            done += _mend_git_files(path, store)
     return done
+
+
+def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
+    for name, lines in _GIT_FILES.items():
+        try:
+            have = read_regular(root / name).decode(errors="replace")
+        except OSError:
+            have = ""
+            if os.path.lexists(root / name):
+                yield f"{name}: what was no file is {_move_aside(root / name)} now"
+        lacking = [line for line in lines.splitlines() if line not in have.splitlines()]
+        if lacking:
+            kept = have if not have or have.endswith("\n") else have + "\n"
+            run_root.write_beside(root / name, kept + "".join(line + "\n" for line in lacking))
+            yield f"{name}: written"
+    most = store.campaign(store.run().campaign_version).git_max_size
+    outputs = [
+        f"{run_root.attempt_folder(row.task_id, row.result or 0)}/{output.file}"
+        for row in store.tasks()
+        for output in _published(store, row)
+    ]
+    run_root.ignore_large(root, outputs, most)
+
+
+def _move_aside(path: Path) -> str:
+    """Move what should not be there out of the way; give its new name."""
+    number = 1
+    while os.path.lexists(kept := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    os.replace(path, kept)
+    return kept.name
+
+
+def _mend_record(root: Path) -> list[str]:
+    """Write a run.json that is lost or damaged from the ledger; a damaged one is kept."""
+    try:
+        rebuild.read_record(root)
+        return []
+    except RunRootError:
+        said = [_write_record(root)]
+    return said
 
 
 def _why_rebuild(root: Path) -> str:
@@ -421,12 +484,8 @@ def _mend_journal(root: Path) -> list[str]:
     with SQLiteStateStore(root / run_root.LEDGER, read_only=True) as store:
         events = store.events_after(0)
     said = []
-    if file.exists():
-        number = 1
-        while (kept := root / f"{run_root.JOURNAL}.damaged-{number}").exists():
-            number += 1
-        os.replace(file, kept)
-        said.append(f"; the damaged one is {kept.name}")
+    if os.path.lexists(file):
+        said.append(f"; the damaged one is {_move_aside(file)}")
     Journal(file).append(events)
     return [f"{run_root.JOURNAL}: written from the ledger{''.join(said)}"]
 
@@ -440,8 +499,9 @@ def _write_record(root: Path) -> str:
         "id": run.run_id, "name": run.name, "digest": run.digest, "created_at": run.created_at,
         "version": created.get("version"), "set": created.get("set") or {},
     }  # fmt: skip
+    kept = f"; the damaged one is {_move_aside(root / run_root.RUN)}" if os.path.lexists(root / run_root.RUN) else ""
     run_root.write_beside(root / run_root.RUN, dump_json_lines(record))
-    return f"{run_root.RUN}: written from the ledger"
+    return f"{run_root.RUN}: written from the ledger{kept}"
 
 
 def _relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from matterstack.errors import JournalError, LedgerError, MatterStackError, RunI
 from matterstack.operators.claims import read_claim
 from matterstack.operators.registry import make_operator
 from matterstack.storage import run_root
+from matterstack.storage.files import read_regular
 from matterstack.storage.journal import Event, Journal
 from matterstack.storage.state_store import RunRow, SQLiteStateStore
 
@@ -37,6 +38,9 @@ def from_journal(root: Path, store: SQLiteStateStore) -> list[Event]:
         raise JournalError(f"{root / run_root.JOURNAL} does not begin with the run's creation; restore it from git")
     created = json.loads(events[0].data)
     record = read_record(root)
+    changed = next(changed_files(root, created), None)
+    if changed is not None:
+        raise RunRootError(f"{root / changed} is not what the run began with; restore it from git or a backup first")
     sources = {path: (digest, size) for path, (digest, size) in created.get("sources", {}).items()}
     loaded = _load(root, record, frozenset(sources))
     run = RunRow(
@@ -53,11 +57,21 @@ def from_journal(root: Path, store: SQLiteStateStore) -> list[Event]:
     return events
 
 
+def changed_files(root: Path, created: Mapping[str, Any]) -> Iterator[str]:
+    """Give the files that say what the run is and are not what they were at init; ``created`` is the first event."""
+    for name, key in ((run_root.CAMPAIGN, "campaign_sha256"), (run_root.OPERATORS, "operators_sha256")):
+        try:
+            if key in created and run_root.sha256_of(root / name) != created[key]:
+                yield name
+        except OSError:
+            yield name
+
+
 def read_record(root: Path) -> dict[str, Any]:
     """Read run.json. Raises RunRootError if it is missing or not ours."""
     path = root / run_root.RUN
     try:
-        data = load_json(path.read_text(encoding="utf-8"))
+        data = load_json(read_regular(path).decode())
     except OSError as error:
         raise RunRootError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
@@ -122,10 +136,10 @@ def refuse_if_adopted(root: Path, events: Sequence[Event]) -> None:
 def keep_aside(root: Path) -> None:
     """Move a damaged ledger, and what SQLite left beside it, out of the way without losing it."""
     number = 1
-    while (root / f"{run_root.LEDGER}.damaged-{number}").exists():
+    while any(root.glob(f"{run_root.LEDGER}.damaged-{number}*")):
         number += 1
     for path in _ledger_files(root / run_root.LEDGER):
-        if path.exists():
+        if os.path.lexists(path):
             suffix = path.name.removeprefix(run_root.LEDGER)
             os.replace(path, root / f"{run_root.LEDGER}.damaged-{number}{suffix}")
 

@@ -178,6 +178,8 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     )  # fmt: skip
     details = {
         "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
+        "campaign_sha256": run_root.sha256_of(folder / run_root.CAMPAIGN),
+        "operators_sha256": run_root.sha256_of(folder / run_root.OPERATORS),
         "tasks": len(loaded.instances), "source_digest": source_digest, "campaign_path": run.campaign_path,
     }  # fmt: skip
     run_root.sync_files(folder)  # what the ledger will speak of must be there after a power cut
@@ -313,7 +315,7 @@ def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, befo
 
 def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:
     """Raise RunIsCopyError if the ledger is missing and `run.lock` does not say that it was here."""
-    if (root / run_root.LEDGER).exists():
+    if os.path.lexists(root / run_root.LEDGER):
         return
     if (holder.get("host"), holder.get("path")) != (socket.gethostname(), str(root.resolve())):
         raise RunIsCopyError(_COPY.format(root=root, home=""))
@@ -335,6 +337,9 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
         if not store.is_at_home(socket.gethostname(), str(root.resolve())):
             _, host, home = store.home()
             raise RunIsCopyError(_COPY.format(root=root, home=f" at home on {host} in {home}"))
+        here = (socket.gethostname(), str(root.resolve()))
+        if store.home()[1:] != here or store.home()[0] != (root / run_root.LEDGER).stat().st_ino:
+            store.moved_to = here  # else a copy put at the old place would be at home there as well
         mended = store.mend_journal()
         if (root / "source" / run_root.STAGING).is_dir():
             run_root.finish_staged_source(root, store.sources(), store.tables())
@@ -598,6 +603,9 @@ class Step:
         if self.dry_run:
             return
         for attempt, _ in changes:
+            if attempt is not None and not attempt.state.is_live and attempt.state is not AttemptState.COMPLETED:
+                declared_files = [item.file for item in self.store.outputs_of(attempt.task_id).values()]
+                self._keep_from_git(attempt.task_id, attempt.attempt, declared_files)
             if attempt is not None and attempt.state is AttemptState.COMPLETED and attempt.evidence is not None:
                 outputs, declared = attempt.evidence.outputs, self.store.outputs_of(attempt.task_id).values()
                 remarks = run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared)
@@ -605,7 +613,7 @@ class Step:
                     self.store.set_reason(attempt.task_id, attempt.attempt, "; ".join(remarks), self.now)
                 for remark in remarks:
                     self.report.warnings.append(f"{attempt.task_id}: {remark}; the next steps try again")
-                self._keep_from_git(attempt.task_id, attempt.attempt, outputs)
+                self._keep_from_git(attempt.task_id, attempt.attempt, [item.file for item in outputs])
 
     def _link_again(self, unlinked: Iterable[AttemptRow]) -> None:
         """Set the links that an earlier step could not; a reason that stays the same is not told again."""
@@ -618,12 +626,11 @@ class Step:
             if reason != row.reason:
                 self.store.set_reason(row.task_id, row.attempt, reason, self.now)
 
-    def _keep_from_git(self, task_id: str, attempt: int, outputs: Sequence[OutputFile]) -> None:
+    def _keep_from_git(self, task_id: str, attempt: int, files: Iterable[str]) -> None:
         most = self.store.campaign(self.run.campaign_version).git_max_size
         folder = run_root.attempt_folder(task_id, attempt)
-        large = [f"{folder}/{item.file}" for item in outputs if (item.size or 0) > most]
         try:
-            run_root.ignore_large(self.root, large, most)
+            run_root.ignore_large(self.root, [f"{folder}/{file}" for file in files], most)
         except OSError as error:
             self.report.warnings.append(f"{task_id}: .gitignore could not be written: {error.strerror}")
 

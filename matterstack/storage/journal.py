@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matterstack.errors import JournalError
+from matterstack.storage.files import open_regular, read_regular
 
 _TAIL = 1 << 16
 
@@ -41,7 +42,7 @@ class Journal:
     def read(self) -> list[Event]:
         """Give all events, without a torn last line. Raises JournalError for a file that is no whole journal."""
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except FileNotFoundError:
             raise JournalError(f"{self.path} is missing; restore it from git or a backup") from None
         except OSError as error:
@@ -60,7 +61,7 @@ class Journal:
         data = "".join(event.line() + "\n" for event in events).encode()
         if not data:
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666)
         try:
             # At its place, not at the file's end: a process that slept between its commit and this, while another took
             # the lock over and completed the journal from the ledger, writes the same bytes where they stand already.
@@ -121,7 +122,7 @@ class Journal:
         except FileNotFoundError:
             return None, None
         length = _TAIL
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             while True:
                 start = max(0, size - length)
                 file.seek(start)

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from matterstack.core.times import to_text
 from matterstack.errors import RunLockedError, RunRootError
+from matterstack.storage.files import read_regular
 
 log = logging.getLogger("matterstack")
 
@@ -38,7 +39,8 @@ def boot_id() -> str:
 def read_holder(root: Path) -> dict[str, Any]:
     """Give what the lock file says of its last holder; an empty dict if it says nothing."""
     try:
-        data = json.loads((root / LOCK_FILE).read_text(encoding="utf-8"))
+        # One line: behind it may stand the rest of a longer one, of a writer that was killed before it cut it off.
+        data = json.loads(read_regular(root / LOCK_FILE).partition(b"\n")[0])
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -61,6 +63,10 @@ def run_lock(
     ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
     RunLockedError with the holder if it is not free by then.
     """
+    if not root.is_dir():
+        raise RunRootError(f"{root}: no such folder")
+    if (root / LOCK_FILE).exists() and not (root / LOCK_FILE).is_file():
+        raise RunRootError(f"{root / LOCK_FILE} is no regular file; move it away")
     lock = FileLock(str(root / LOCK_FILE), fallback_to_soft=False)
     waiting_room: int | None = None
     try:

@@ -5,7 +5,6 @@ Files that others read are written beside and moved over. Everything is relative
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,13 +13,13 @@ import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import RunRootError, UsageError
+from matterstack.storage.files import open_regular
 
 LEDGER = "state.sqlite"
 JOURNAL = "journal.jsonl"
@@ -32,7 +31,10 @@ METRICS = "metrics.json"
 _LARGEST_METRICS = 1 << 20
 
 GITIGNORE = "/state.sqlite*\n/run.lock\n"
-GITATTRIBUTES = "journal.jsonl text eol=lf\n/tasks/** -text\n/source/** -text\n/results/** -text\n"
+GITATTRIBUTES = (
+    "journal.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
+    "/tasks/** -text\n/source/** -text\n/results/** -text\n"
+)
 
 
 def require_run_root(root: Path) -> Path:
@@ -63,15 +65,6 @@ def write_beside(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file to read. Raises OSError for anything else: opening a named pipe would wait for ever."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(fd, "rb")
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ fails if another process has committed since this one opened the ledger.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ from matterstack.errors import (
     LedgerUnfinishedError,
     RunRootError,
 )
+from matterstack.storage.files import open_regular
 from matterstack.storage.journal import Event, Journal, encode
 from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS
 
@@ -154,6 +156,7 @@ class SQLiteStateStore:
         self.path = Path(path)
         self.migrations = migrations
         self.read_only = read_only
+        self.moved_to: tuple[str, str] | None = None  # host and path, recorded by the next commit
         self.journal = journal
         self.epoch: int | None = None  # of this process's last commit or of opening; None in an empty ledger
         self._raised = False
@@ -314,6 +317,8 @@ class SQLiteStateStore:
                     return
                 if self._open_epoch is not None:
                     self.db.execute("UPDATE run SET epoch = ?", (self._open_epoch,))
+                if self.moved_to is not None:
+                    self.set_home(*self.moved_to)
                 self.db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", self._pending)
                 self.db.execute("COMMIT")
             except BaseException:
@@ -365,6 +370,7 @@ class SQLiteStateStore:
     def copy_to_memory(self) -> SQLiteStateStore:
         """Give a ledger in memory with the same content, to try things out: nothing of it reaches the disk."""
         copy = object.__new__(SQLiteStateStore)
+        copy.moved_to = None
         copy.path, copy.read_only, copy.journal, copy.epoch, copy._raised = self.path, True, None, self.epoch, False
         copy._open_epoch, copy._pending, copy._next_seq, copy._campaigns = None, [], 1, self._campaigns
         copy.db = sqlite3.connect(":memory:", isolation_level=None)
@@ -377,6 +383,7 @@ class SQLiteStateStore:
         """Give an empty ledger in memory, for a run whose own cannot be read; ``path`` is that one's, for messages."""
         store = object.__new__(cls)
         store.migrations = MIGRATIONS
+        store.moved_to = None
         store.path, store.read_only, store.journal, store.epoch, store._raised = path, False, None, None, False
         store._open_epoch, store._pending, store._next_seq, store._campaigns = None, [], 1, {}
         store.db = sqlite3.connect(":memory:", isolation_level=None)
@@ -409,8 +416,14 @@ class SQLiteStateStore:
         return os.stat(self.path).st_ino == inode or (host, path) == (home_host, home_path)
 
     def set_home(self, host: str, path: str) -> None:
+        """Record where the run is at home now; the way to its campaign stays one that leads there."""
+        campaign, home = self.db.execute("SELECT campaign_path, home_path FROM run").fetchone()
+        was = os.path.normpath(os.path.join(home, campaign))
+        if path != home and os.path.isfile(was) and not os.path.isfile(os.path.join(path, campaign)):
+            campaign = os.path.relpath(was, path)
         self.db.execute(
-            "UPDATE run SET home_inode = ?, home_host = ?, home_path = ?", (os.stat(self.path).st_ino, host, path)
+            "UPDATE run SET home_inode = ?, home_host = ?, home_path = ?, campaign_path = ?",
+            (os.stat(self.path).st_ino, host, path, campaign),
         )
 
     # --- the run ---
@@ -1109,11 +1122,13 @@ def _check_magic(path: Path) -> None:
     has rolled back a commit that was killed, header and size may differ.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header, size = file.read(100), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise LedgerMissingError(f"{path} is missing; {_REBUILD}") from None
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR, errno.ELOOP):
+            raise LedgerDamagedError(f"{path} is damaged: it is no regular file; {_REBUILD}") from None
         raise RunRootError(f"{path}: cannot be read: {error.strerror}") from None
     if len(header) < 100 or header[:16] != b"SQLite format 3\0":
         raise LedgerDamagedError(f"{path} is damaged: no SQLite database ({size} bytes); {_REBUILD}")
