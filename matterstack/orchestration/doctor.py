@@ -36,7 +36,7 @@ from matterstack.errors import (
 from matterstack.orchestration import rebuild
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, refuse_clone, state_of_run
 from matterstack.storage import run_root
-from matterstack.storage.files import read_regular
+from matterstack.storage.files import place_of, read_regular
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock, write_released
 from matterstack.storage.state_store import SQLiteStateStore, TaskRow
@@ -210,7 +210,7 @@ def _do_not_write(_: Any) -> None:
 
 def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]]:
     ledger = run_root.LEDGER
-    if os.path.lexists(root / ledger) or read_holder(root).get("path") == str(root.resolve()):
+    if os.path.lexists(root / ledger) or read_holder(root).get("path") == place_of(root)[1]:
         try:
             store = SQLiteStateStore(root / ledger, read_only=True)
             problem = store.integrity_problem()
@@ -238,7 +238,7 @@ def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]
 
 def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     name = run_root.JOURNAL
-    if store.is_on_disk() and not store.is_at_home(socket.gethostname(), str(root.resolve())):
+    if store.is_on_disk() and not store.is_at_home(*place_of(root)):
         _, host, path = store.home()
         message = f"is a copy of the run at home on {host} in {path}"
         yield Finding("home", ".", message, "`matterstack adopt` makes it the run's home, once the other has stopped")
@@ -527,7 +527,7 @@ def adopt(root: str | Path, *, assume: str | None = None) -> str:
     that: `lost` (it has ended), `keep` (it goes on there). Raises UsageError if neither holds.
     """
     path = run_root.require_run_root(Path(root))
-    host, place = socket.gethostname(), str(path.resolve())
+    host, place = place_of(path)
     with run_lock(path, wait_s=PATIENCE_S):
         try:
             refuse_clone(path, {})

@@ -19,7 +19,7 @@ from matterstack.errors import JournalError, LedgerError, MatterStackError, RunI
 from matterstack.operators.claims import read_claim
 from matterstack.operators.registry import make_operator
 from matterstack.storage import run_root
-from matterstack.storage.files import read_regular
+from matterstack.storage.files import place_of, read_regular
 from matterstack.storage.journal import Event, Journal
 from matterstack.storage.state_store import RunRow, SQLiteStateStore
 
@@ -45,7 +45,7 @@ def from_journal(root: Path, store: SQLiteStateStore) -> list[Event]:
     loaded = _load(root, record, frozenset(sources))
     run = RunRow(
         record["id"], record["name"], record["digest"], record["created_at"], False, False, 1,
-        created.get("campaign_path", ""), created.get("source_digest", ""), str(root.resolve()),
+        created.get("campaign_path", ""), created.get("source_digest", ""), place_of(root)[1],
     )  # fmt: skip
     store.create_run(run, loaded.campaign, loaded.instances, sources, socket.gethostname(), 0.0, {})
     store.replay(
@@ -115,8 +115,8 @@ def write_ledger(root: Path, now: float, kind: str, **data: Any) -> None:
     keep_aside(root)
     os.replace(beside, root / run_root.LEDGER)
     with SQLiteStateStore(root / run_root.LEDGER, journal=journal) as store, store.transaction():
-        store.set_home(socket.gethostname(), str(root.resolve()))
-        store.record(kind, now, host=socket.gethostname(), path=str(root.resolve()), **data)
+        store.set_home(*place_of(root))
+        store.record(kind, now, host=place_of(root)[0], path=place_of(root)[1], **data)
         for task_id, attempt in unknown:
             _add_found(root, store, task_id, attempt, now)
 
@@ -126,7 +126,7 @@ def refuse_if_adopted(root: Path, events: Sequence[Event]) -> None:
     adopted = next((event for event in reversed(events) if event.kind == "adopted"), None)
     data = json.loads(adopted.data) if adopted is not None else {}
     home = (data.get("host"), data.get("path"))
-    if adopted is not None and home != (socket.gethostname(), str(root.resolve())):
+    if adopted is not None and home != place_of(root):
         raise RunIsCopyError(
             f"{root}: the run was adopted by {home[0]}:{home[1]} at {adopted.at[:19]} UTC; it goes on there "
             f"(`matterstack adopt {root}` takes it back, once that home has stopped)"

@@ -64,6 +64,7 @@ from matterstack.operators.base import Key, Operator
 from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.storage import run_root
+from matterstack.storage.files import place_of
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, boot_id, run_lock, somebody_waits, write_released
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
@@ -174,7 +175,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     write_released(folder, root)  # so that a ledger lost before the first step is known to have been here
     run = RunRow(
         run_id, loaded.campaign.name, loaded.digest, to_text(now), False, False, 1,
-        _relative_path(loaded, root), source_digest, str(root.resolve()).encode(errors="replace").decode(),
+        _relative_path(loaded, root), source_digest, place_of(root)[1],
     )  # fmt: skip
     details = {
         "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
@@ -317,7 +318,7 @@ def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:
     """Raise RunIsCopyError if the ledger is missing and `run.lock` does not say that it was here."""
     if os.path.lexists(root / run_root.LEDGER):
         return
-    if (holder.get("host"), holder.get("path")) != (socket.gethostname(), str(root.resolve())):
+    if (holder.get("host"), holder.get("path")) != place_of(root):
         raise RunIsCopyError(_COPY.format(root=root, home=""))
 
 
@@ -334,10 +335,10 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
         return SQLiteStateStore(path, read_only=True)
     store = SQLiteStateStore(path, journal=Journal(root / run_root.JOURNAL))
     try:
-        if not store.is_at_home(socket.gethostname(), str(root.resolve())):
+        if not store.is_at_home(*place_of(root)):
             _, host, home = store.home()
             raise RunIsCopyError(_COPY.format(root=root, home=f" at home on {host} in {home}"))
-        here = (socket.gethostname(), str(root.resolve()))
+        here = place_of(root)
         if store.home()[1:] != here or store.home()[0] != (root / run_root.LEDGER).stat().st_ino:
             store.moved_to = here  # else a copy put at the old place would be at home there as well
         mended = store.mend_journal()

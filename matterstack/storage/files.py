@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -22,3 +23,8 @@ def read_regular(path: Path) -> bytes:
     """Read a regular file. Raises OSError as `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
+
+
+def place_of(root: Path) -> tuple[str, str]:
+    """Give host and absolute path of a folder, as texts that can be stored, also where the path is no UTF-8."""
+    return socket.gethostname(), str(root.resolve()).encode(errors="replace").decode()

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from matterstack.core.times import to_text
 from matterstack.errors import RunLockedError, RunRootError
-from matterstack.storage.files import read_regular
+from matterstack.storage.files import place_of, read_regular
 
 log = logging.getLogger("matterstack")
 
@@ -101,7 +101,7 @@ def run_lock(
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "path": str(root.resolve()),
+        "path": place_of(root)[1],
         "since": to_text(time.time()),
         "boot": boot_id(),
     }
@@ -124,7 +124,7 @@ def run_lock(
 def write_released(folder: Path, root: Path) -> None:
     """Write the lock file of a new run root that is built in ``folder`` to become ``root``."""
     now = to_text(time.time())
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": str(root.resolve()), "since": now}
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": place_of(root)[1], "since": now}
     (folder / LOCK_FILE).touch()
     _write_holder(folder, {**holder, "released": now})
 
