@@ -29,7 +29,9 @@ _WRAPPER = str(Path(__file__).with_name("wrapper.sh"))
 _LARGEST_EXIT_JSON = 1 << 16
 _DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
 
-_OF_THE_MOMENT = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT}
+_OF_THE_MOMENT = {
+    errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+}  # fmt: skip
 _children: dict[int, subprocess.Popen[bytes]] = {}  # of this process; reaped when they are looked at
 
 

@@ -132,6 +132,7 @@ class Site:
             return "process"
         if call == "execve" or (call == "openat" and not _CREATES.search(rest)):
             return None
+        rest = re.sub(r"AT_FDCWD<[^>]*>", "AT_FDCWD", rest)
         texts = re.findall(r'"([^"]*)"', rest) + re.findall(r"<([^>]*)>", rest)
         ours = [text for text in texts if str(self.folder) in text] or [
             f"{self.folder}/{text}" for text in texts if text and not text.startswith("/") and call != "write"
@@ -237,7 +238,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "step": (("step", "runs/t"), ("fresh", "ended", "more")),
     "run": (("run", "runs/t"), ("more", "ended", "fresh")),
     "rerun": (("rerun", "runs/t", "a/1"), ("over",)),
-    "cancel": (("cancel", "runs/t", "sum"), ("fresh",)),
+    "rerun-all": (("rerun", "runs/t", "*", "--downstream"), ("over",)),
+    "cancel": (("cancel", "runs/t", "sum"), ("fresh", "ended")),
     "pause": (("pause", "runs/t"), ("ended",)),
     "resume": (("resume", "runs/t"), ("paused",)),
     "refresh": (("refresh", "runs/t", "--yes"), ("edited",)),
