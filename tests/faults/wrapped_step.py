@@ -20,7 +20,7 @@ real = subprocess.Popen
 
 
 def traced(argv: list[str], **options: Any) -> Any:
-    strace = ["strace", "-D", "-qq", "-y", "-s", "0", "-o", trace, "-e", f"trace={','.join(CHANGING)},dup2"]
+    strace = ["strace", "-D", "-q", "-y", "-s", "0", "-o", trace, "-e", f"trace={','.join(CHANGING)},dup2"]
     return real([*strace, *(f"--inject={text}" for text in inject), "--", *argv], **options)
 
 
