@@ -14,7 +14,7 @@ from typing import Any
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
 from matterstack.core.resources import escalate, parse_resources, parse_retries
 from matterstack.core.states import FailureClass
-from matterstack.core.template import references, render, render_argv, render_command, render_text
+from matterstack.core.template import is_template, references, render, render_argv, render_command, render_text
 from matterstack.core.values import as_text
 from matterstack.errors import TemplateError
 
@@ -143,7 +143,10 @@ def early_scope(campaign: Campaign, instance: Instance, attempt: int = 1) -> dic
 def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:
     """Give the resources that a first attempt asks for, as written. Raises TemplateError."""
     values = {**operator.resources, **spec.resources}
-    return {name: _resolve(value, spec, early, "resources", name) for name, value in values.items()}
+    return {
+        name: _resolve(value, spec, early, "resources", name) if is_template(value) else value
+        for name, value in values.items()
+    }
 
 
 def resolve_early(value: Any, spec: TaskSpec, early: Mapping[str, Any]) -> Any:

@@ -37,7 +37,7 @@ from matterstack.core.template import (
     whole,
 )
 from matterstack.core.validation import SchemaError, check_schema, schema_violation
-from matterstack.core.values import dump_json, format_memory, parse_time
+from matterstack.core.values import format_memory, parse_time
 from matterstack.errors import TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion, Late, is_pattern
@@ -368,7 +368,7 @@ def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str
             if not late_keys & {"resources", "retries", "params"}:
                 spec, early = campaign.tasks[instance.group], early_scope(campaign, instance)
                 asked, retries = asked_resources(spec, operator, early), resolve_retries(spec, early)
-                values = dump_json([asked, retries.max, retries.rules])
+                values = repr((asked, retries))
                 if values not in of_values:
                     of_values[values] = most_cpu_seconds(asked, retries)
                 of_task[key] = of_values[values]
