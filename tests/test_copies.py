@@ -227,12 +227,14 @@ def test_an_older_commit_on_a_live_run_root_loses_nothing_that_the_ledger_knows(
     git(bench.root, "add", "-A")
     git(bench.root, "commit", "-qm", "fresh")
     bench.step()
+    for task in ("a/1", "a/2", "a/3", "again"):
+        bench.exit_of(task)
     if words[0] == "checkout":
         git(bench.root, "add", "-A")
         git(bench.root, "commit", "-qm", "one step")
-    for task in ("a/1", "a/2", "a/3"):
-        bench.exit_of(task)
     bench.step()
+    for task in ("sum/attempt-1", "again/attempt-2"):
+        bench.wait_for(bench.root / "tasks" / task / "exit.json")
     git(bench.root, *words)
 
     assert "lines that a killed step left out were added" in bench.cli("step", bench.root).stderr

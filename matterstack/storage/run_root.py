@@ -30,7 +30,7 @@ DIGESTS = "outputs.sha256"
 METRICS = "metrics.json"
 _LARGEST_METRICS = 1 << 20
 
-GITIGNORE = "/state.sqlite*\n/run.lock\n"
+GITIGNORE = "/state.sqlite*\n/run.lock\n/tasks/**/.exit.json\n"  # the last is there for a moment, while a job ends
 GITATTRIBUTES = (
     "journal.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
     "/tasks/** -text\n/source/** -text\n/results/** -text\n"
