@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from matterstack.core.globs import matches
@@ -42,6 +45,7 @@ from matterstack.errors import TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion, Late, is_pattern
 
+_LONGEST_CHECK_S = 2.0  # of a default answer by its schema
 _MOST_SAMPLES = 500  # of one task
 _MOST_PATTERNS = 1000  # of a campaign, compared with every output that nobody uses
 # `core.launch` and `core.resources` put the key, and what is below it, before their messages.
@@ -240,6 +244,25 @@ def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builde
     _check_default(keys, rendered.get("response_schema"), where, builder, warn)
 
 
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise SchemaError in what takes longer: a `pattern` may backtrack for ever. Other threads have no such alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise SchemaError(f"takes longer than {seconds:g} s to check; does a `pattern` backtrack?")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _check_default(
     keys: Mapping[str, Any],
     schema: Mapping[str, Any] | None,
@@ -254,7 +277,8 @@ def _check_default(
     if keys.get("on_deadline") != "default":
         warn("default", "is only taken with `on_deadline: default`")
     try:
-        problem = schema_violation(schema, keys["default"]) if schema is not None else ""
+        with _at_most(_LONGEST_CHECK_S):
+            problem = schema_violation(schema, keys["default"]) if schema is not None else ""
     except SchemaError as error:
         builder.add((*where, "response_schema"), str(error))
         return

@@ -407,7 +407,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml may be absent: a base chosen at run time
     """Writes texts so that our own rules for scalars read them as texts; of several lines, as a block."""
 
     def ignore_aliases(self, data: Any) -> bool:
