@@ -85,7 +85,11 @@ class Display:
         done, total, failed = self._totals()
         left = self._time_left()
         completed = self.report.counts.get(TaskState.COMPLETED, 0)
-        parts = [f"{completed} of {total} tasks completed", f"{self.report.active} running", f"{failed} failed"]
+        waiting = self.report.counts.get(TaskState.WAITING, 0)  # for people and labs
+        running = self.report.active - waiting
+        parts = [f"{completed} of {total} tasks completed", f"{running} running", f"{failed} failed"]
+        if waiting:
+            parts.insert(2, f"{waiting} waiting for people")
         if done > completed + failed:
             parts.append(f"{done - completed - failed} blocked, skipped or cancelled")
         if self.report.state is RunState.PAUSED:
@@ -142,6 +146,10 @@ def summary(root: Path, report: StepReport) -> None:
         click.echo(
             f"  `matterstack resume {shown}` starts the rest, or `matterstack explain {shown}` says what is paused"
         )
+    elif report.state is RunState.WAITING:
+        for item in _first([item for item in explained if item.state is TaskState.WAITING]):
+            click.echo(harmless(f"  {item.task_id} {item.reason}" + (f"; `{item.command}`" if item.command else "")))
+        click.echo(f"  `matterstack inbox {shown}` lists what waits for people")
     elif report.state is not RunState.COMPLETED:
         click.echo(f"  `matterstack explain {shown}` says what is missing and what to type")
     if report.counts.get(TaskState.COMPLETED):

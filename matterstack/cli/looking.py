@@ -311,6 +311,9 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) ->
     if as_json:
         print_json(rows)
         return ExitCode.FINE
+    for row in rows:
+        if not isinstance(row["response"], Mapping):  # an answer may be any JSON; a table has columns
+            row["response"] = {"data": row["response"]}
     columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
     if as_csv:
         _write_csv(rows, columns)
@@ -328,7 +331,7 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) ->
     return ExitCode.FINE
 
 
-def _columns(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+def _columns(mappings: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 

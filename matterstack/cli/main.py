@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = {  # name -> module; the order is that of the help page
     "validate": "campaign", "init": "campaign", "run": "running", "step": "running",
     "status": "looking", "explain": "looking", "graph": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
+    "inbox": "people", "respond": "people", "parcel": "parcels",
     "pause": "acting", "resume": "acting", "cancel": "acting", "rerun": "acting", "refresh": "acting",
     "doctor": "mending", "adopt": "mending",
     "import": "campaign", "schema": "campaign", "completion": "campaign",
@@ -34,6 +35,9 @@ _SUMMARIES = {  # shown by --help without importing the commands
     "logs": "Show what a task printed.",
     "attempts": "List the attempts of a task.",
     "results": "Print one table of all tasks, with metrics.",
+    "inbox": "List what waits for people and laboratories.",
+    "respond": "Answer what a task asks a person.",
+    "parcel": "Carry work to a closed cluster and back.",
     "pause": "Start nothing more; what runs goes on.",
     "resume": "Undo pause.",
     "cancel": "End a run or tasks of it, for good.",

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from matterstack.core.states import RunState, TaskState
-from matterstack.core.values import as_text, dump_json_lines
+from matterstack.core.values import as_text, dump_json, dump_json_lines
 
 _COLOURS: dict[str, str] = {
     TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.BLOCKED: "magenta", TaskState.CANCELLED: "magenta",
@@ -110,7 +110,7 @@ def cell(value: Any) -> str:
     try:
         return harmless(as_text(value)).replace("\n", " ").replace("\t", " ")
     except ValueError:
-        return harmless(dump_json_lines(value)).replace("\n", " ")
+        return harmless(dump_json(value))
 
 
 def counts_text(counts: Any) -> str:

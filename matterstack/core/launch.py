@@ -14,12 +14,26 @@ from typing import Any
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
 from matterstack.core.resources import escalate, parse_resources, parse_retries
 from matterstack.core.states import FailureClass
-from matterstack.core.template import is_template, references, render, render_argv, render_command, render_text
-from matterstack.core.values import as_text
+from matterstack.core.template import (
+    evaluate,
+    is_template,
+    references,
+    render,
+    render_argv,
+    render_command,
+    render_text,
+    whole,
+)
+from matterstack.core.values import as_text, parse_time
 from matterstack.errors import TemplateError
 
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
+_OWN_KINDS = ("local", "slurm")  # which ask nobody
+
+# Answers and metrics by root and task: {"response": {task: data or None}, "metrics": {task: values or None}}; None is
+# of a task that has none, because it was skipped or failed.
+LateValues = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Rendered:
     env_from: Mapping[str, str]
     resources: Resources
     params: Mapping[str, Any]
-    instructions: str  # for people and labs
+    asked: Mapping[str, Any]  # of people and labs: instructions, schema, deadline_s, on_deadline, default, responders
 
 
 @contextmanager
@@ -78,16 +92,17 @@ def render_attempt(
     run: RunFacts,
     inputs: Mapping[str, Any],
     failures: list[tuple[FailureClass, int | None]],
+    late: LateValues | None = None,
 ) -> Rendered:
     """Resolve one attempt of an instance.
 
     ``inputs`` gives for each input a path relative to the working folder, a list of them, or None.
-    ``failures`` are the failed attempts so far, which retry rules answer. Raises TemplateError, and ValueError
-    for a resource out of range.
+    ``failures`` are the failed attempts so far, which retry rules answer; ``late`` the answers and metrics that its
+    templates name. Raises TemplateError, and ValueError for a resource out of range.
     """
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_kind(operator.kind)
-    early = early_scope(campaign, instance, attempt)
+    early = early_scope(campaign, instance, attempt, late)
     resources = parse_resources(
         escalate(asked_resources(spec, operator, early), resolve_retries(spec, early), failures)
     )
@@ -111,9 +126,68 @@ def render_attempt(
     with _naming("command"):
         command = _command(spec, scope)
     script, argv = _script(spec, instance, attempt, setup, command)
+    asked = _asked(spec, early, scope) if operator.kind not in _OWN_KINDS else {}
+    return Rendered(command, script, argv, env, env_from, resources, params, asked)
+
+
+def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what people and labs are asked; a key that the task does not have is left out."""
+    keys = spec.people
+    asked: dict[str, Any] = {key: keys[key] for key in ("default", "responders", "on_deadline") if key in keys}
     with _naming("instructions"):
-        instructions = render_text(spec.people.get("instructions", ""), scope, join_lists=True)
-    return Rendered(command, script, argv, env, env_from, resources, params, instructions)
+        text = render_text(keys.get("instructions", ""), scope, join_lists=True)
+    asked["instructions"] = text or spec.description
+    for key in ("response_schema", "result_schema"):
+        if key in keys:
+            asked[key] = _resolve(keys[key], spec, early, key)
+    if "deadline" in keys:
+        with _naming("deadline"):
+            try:
+                asked["deadline_s"] = parse_time(resolve_early(keys["deadline"], spec, early))
+            except ValueError as error:
+                raise TemplateError(str(error)) from None
+    return asked
+
+
+def condition_names(spec: TaskSpec) -> set[str]:
+    """Give the answers and metrics that a task's `when` names, also through its own params, as `response.TASK`."""
+    condition = spec.people.get("when")
+    values = [condition, *(spec.params.get(r[1]) for r in references(condition) if r[0] == "params" and len(r) > 1)]
+    return {f"{r[0]}.{r[1]}" for r in references(values) if r[0] in ("response", "metrics") and len(r) > 1}
+
+
+def meets_condition(
+    campaign: Campaign, instance: Instance, attempt: int, run: RunFacts, late: LateValues
+) -> bool | None:
+    """Evaluate the `when` of an instance; True without one, None if it cannot be evaluated (see `check_condition`)."""
+    try:
+        return check_condition(campaign, instance, attempt, run, late)
+    except (TemplateError, ValueError):
+        return None
+
+
+def check_condition(campaign: Campaign, instance: Instance, attempt: int, run: RunFacts, late: LateValues) -> bool:
+    """Evaluate the `when` of an instance. Raises TemplateError if it gives neither true nor false, ValueError."""
+    operator = campaign.operators[instance.operator]
+    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    condition = spec.people.get("when")
+    hole = whole(condition) if condition is not None else None
+    if hole is None:
+        return True
+    early = early_scope(campaign, instance, attempt, late)
+    scope: dict[str, Any] = {
+        **early,
+        "source": source_path(instance.task_id),
+        "operator": {"params": operator.params},
+        "run": {"id": run.run_id, "name": run.run_name},
+    }
+    with _naming("when"):
+        if any(reference[0] == "resources" for reference in references(condition)):
+            scope["resources"] = parse_resources(asked_resources(spec, operator, early)).as_written
+        value = evaluate(hole.expression, with_own_params(spec, scope, condition))
+        if not isinstance(value, bool):
+            raise TemplateError(f"{hole.source} is {value!r}; a condition gives true or false")
+    return value
 
 
 def with_own_params(spec: TaskSpec, early: Mapping[str, Any], value: Any) -> dict[str, Any]:
@@ -134,10 +208,12 @@ def with_own_params(spec: TaskSpec, early: Mapping[str, Any], value: Any) -> dic
     return {**early, "params": params}
 
 
-def early_scope(campaign: Campaign, instance: Instance, attempt: int = 1) -> dict[str, Any]:
-    """Give what is known of an attempt before anything is resolved: the roots params, matrix and task."""
+def early_scope(
+    campaign: Campaign, instance: Instance, attempt: int = 1, late: LateValues | None = None
+) -> dict[str, Any]:
+    """Give what is known of an attempt before anything is resolved: the roots params, matrix and task, and ``late``."""
     task = {"id": instance.task_id, "name": instance.group, "label": instance.label, "attempt": attempt}
-    return {"params": campaign.params, "matrix": instance.matrix, "task": task}
+    return {"params": campaign.params, "matrix": instance.matrix, "task": task, **(late or {})}
 
 
 def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.errors import Problem
 
 BUILT_IN_KINDS = ("local", "slurm", "manual", "human", "experiment")
+RUNNABLE_KINDS = ("local", "manual", "human", "experiment")  # those that this version can run
 KINDS_WITH_COMMAND = ("local", "slurm", "manual")
 PEOPLE_KINDS = ("manual", "human", "experiment")  # whose clock is people's
 
@@ -250,6 +251,16 @@ class Observation:
     elapsed_s: float | None = None
     failure: FailureClass | None = None
     reason: str = ""
+    response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
+    files: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # output -> (file, sha256), where the lab says it
+    leave: Mapping[str, str] = field(default_factory=dict)  # files to be written first; if one is there, look again
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether what ended did so without a failure, as far as the operator saw."""
+        return self.failure is None and (self.exit_code == 0 or self.response is not None)
 
 
 @dataclass(frozen=True)
@@ -269,6 +280,7 @@ class Evidence:
     outputs: tuple[OutputFile, ...] = ()
     metrics: Mapping[str, Any] | None = None
     remark: str = ""  # e.g. a metrics.json that cannot be read
+    response: Mapping[str, Any] | None = None  # of a person or lab
 
 
 # --- recorded facts that decisions read -----------------------------------------------------------------------------
@@ -286,6 +298,7 @@ class AttemptFacts:
     tries: int  # failed attempts so far that count against the retries
     not_started: int  # attempts in a row, just before this one, that never started
     allow_failure: bool
+    asks: bool = False  # of a person, a lab or a closed cluster: a bad answer is asked for again
 
 
 @dataclass(frozen=True)

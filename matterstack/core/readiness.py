@@ -62,6 +62,9 @@ class WaitingTask:
     rule: DependencyRule | None
     allow_skipped: bool
     entries: tuple[tuple[str, str], ...]  # (entry, name of the upstream)
+    named: frozenset[str] = frozenset()  # the upstream tasks that its `when` names: they settle first
+    condition: bool | None = True  # of `when`, once those have settled; None if it cannot be evaluated
+    condition_text: str = ""
 
 
 def settle(tasks: Iterable[WaitingTask], upstreams: Mapping[str, Upstream]) -> list[TaskChange]:
@@ -81,6 +84,12 @@ def settle(tasks: Iterable[WaitingTask], upstreams: Mapping[str, Upstream]) -> l
 
 
 def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: list[Upstream]) -> TaskChange:
+    # A condition that is false wins over a failed input, whichever came first: so nothing else is decided before it.
+    for upstream in unique:
+        if upstream.name in task.named and upstream.unsettled:
+            return TaskChange(task.task_id, TaskState.PENDING, watch=upstream.watch)
+    if task.condition is False:
+        return TaskChange(task.task_id, TaskState.SKIPPED, f"when: {task.condition_text} is false")
     if task.rule is None:
         for upstream in unique:
             if upstream.bad:

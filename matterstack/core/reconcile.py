@@ -95,7 +95,7 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
         state, task = AttemptState.COMPLETED, TaskChange(live.task_id, TaskState.COMPLETED)
     elif facts.wish:
         state, task = AttemptState.CANCELLED, _after_wish(facts)
-        failure, reason = FailureClass.CANCELLED, f"cancelled ({reason or 'exit code 0'})"
+        failure, reason = FailureClass.CANCELLED, f"cancelled ({reason or describe_exit(seen.exit_code)})"
     else:
         assert failure is not None
         state = AttemptState.LOST if failure is FailureClass.LOST else AttemptState.FAILED
@@ -103,6 +103,7 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
     if facts.wish == "rerun" and state is AttemptState.COMPLETED:
         task = TaskChange(live.task_id, TaskState.PENDING)
     counts = state in (AttemptState.FAILED, AttemptState.LOST) and failure in RETRIED
+    counts = counts and not _is_asked_again(facts, failure)
     change = AttemptChange(
         live.task_id,
         live.attempt,
@@ -126,13 +127,14 @@ def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tup
         if seen.failure is FailureClass.TIMEOUT and not seen.reason and time_s is not None:
             return seen.failure, f"stopped at its time limit of {format_duration(time_s)}"
         return seen.failure, seen.reason or str(seen.failure)
-    if seen.exit_code != 0:
+    if not seen.is_good:
         return FailureClass.EXIT_CODE, describe_exit(seen.exit_code)
     if evidence.missing:
         names = ", ".join(evidence.missing[:5]) + (", …" if len(evidence.missing) > 5 else "")
         verb = "was" if len(evidence.missing) == 1 else "were"
-        return FailureClass.MISSING_OUTPUT, f"exit code 0, but {names} {verb} not written"
-    return None, evidence.remark
+        said = "exit code 0" if seen.exit_code == 0 else seen.reason or "it is said to be done"
+        return FailureClass.MISSING_OUTPUT, f"{said}, but {names} {verb} not written"
+    return None, evidence.remark or (seen.reason if seen.response is not None else "")
 
 
 def describe_exit(exit_code: int | None) -> str:
@@ -148,6 +150,11 @@ def describe_exit(exit_code: int | None) -> str:
     return f"exit code {exit_code}{hint}"
 
 
+def _is_asked_again(facts: AttemptFacts, failure: FailureClass | None) -> bool:
+    """Say whether a person, lab or closed cluster got it wrong: the task asks in a new attempt and uses no retry."""
+    return failure is FailureClass.BAD_RESPONSE or (facts.asks and failure is FailureClass.MISSING_OUTPUT)
+
+
 def after_failure(
     facts: AttemptFacts, failure: FailureClass, reason: str, exit_code: int | None, now: float
 ) -> TaskChange:
@@ -156,6 +163,8 @@ def after_failure(
     A retry is PENDING first: something upstream may have been run again meanwhile.
     """
     live = facts.live
+    if _is_asked_again(facts, failure):
+        return TaskChange(live.task_id, TaskState.PENDING, f"asked again: {reason}")
     never = rule_for(facts.retries, failure, exit_code) == "never"
     tries = facts.tries + 1
     if failure in RETRIED and tries <= facts.retries.max and not never:

@@ -91,8 +91,9 @@ class FailureClass(StrEnum):
     MISSING_OUTPUT = "missing_output"
     LOST = "lost"
     NODE_FAIL = "node_fail"
-    BAD_RESPONSE = "bad_response"
-    REJECTED = "rejected"
+    BAD_RESPONSE = "bad_response"  # of a person, a lab or a closed cluster: it is asked again
+    REJECTED = "rejected"  # by a person, or by an operator that took nothing
+    DEADLINE = "deadline"  # nobody answered in time
     POSTPONED = "postponed"  # refused for the moment (disk full, queue full): tried again later, uses no retry
     NOT_STARTED = "not_started"  # claimed by a step: it can never start, and uses no retry
     TEMPLATE = "template"  # a template that cannot be resolved for this attempt

@@ -5,7 +5,10 @@ A schema says with `x-expected` in plain words what it wants; a failure below it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 Path = tuple[str | int, ...]
+_LONGEST_CHECK_S = 2.0  # of one value by its schema
 _LONGEST_VALUE = 60
 _FEW_KEYS = 10
 
@@ -39,11 +43,36 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise SchemaError(f"{place + ': ' if place else ''}{error.message}") from None
 
 
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise SchemaError in what takes longer: a `pattern` may backtrack for ever. Other threads have no such alarm."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise SchemaError(f"takes longer than {seconds:g} s to check; does a `pattern` backtrack?")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
     """Say in one sentence where ``value`` violates a valid JSON Schema, "" if it does not.
 
-    Raises SchemaError for a `$ref` that leads nowhere, or round in a circle: nothing is fetched.
+    Raises SchemaError for a `$ref` that leads nowhere, or round in a circle (nothing is fetched), and for a check
+    that takes longer than two seconds.
     """
+    with _at_most(_LONGEST_CHECK_S):
+        return _violation(schema, value)
+
+
+def _violation(schema: Mapping[str, Any], value: Any) -> str:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
     from referencing import Registry

@@ -22,7 +22,7 @@ CLAIM = "claim"
 
 @dataclass(frozen=True)
 class Claim:
-    by: str  # "wrapper", "step", or "torn"
+    by: str  # "wrapper", "step", or "torn": of an instrument, or not written whole
     data: dict[str, Any]
 
 
@@ -46,7 +46,7 @@ def read_claim(folder: Path) -> Claim | None:
     except ValueError:
         data = None
     if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step"):
-        return Claim("torn", {})
+        return Claim("torn", data if isinstance(data, dict) else {})  # an instrument says who it is in its own words
     return Claim(data["by"], data)
 
 

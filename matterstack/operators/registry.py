@@ -10,7 +10,12 @@ from matterstack.errors import UsageError
 from matterstack.operators.base import Operator
 
 GROUP = "matterstack.operators"
-_BUILT_IN = {"local": ("matterstack.operators.local", "LocalOperator")}
+_BUILT_IN = {
+    "local": ("matterstack.operators.local", "LocalOperator"),
+    "manual": ("matterstack.operators.manual", "ManualOperator"),
+    "human": ("matterstack.operators.human", "HumanOperator"),
+    "experiment": ("matterstack.operators.experiment", "ExperimentOperator"),
+}
 
 
 def runnable_kinds() -> frozenset[str]:

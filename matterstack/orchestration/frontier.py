@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from matterstack.core.model import TaskChange
 from matterstack.core.states import TaskState
-from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.storage.state_store import SQLiteStateStore, TaskRow
+
+if TYPE_CHECKING:
+    from matterstack.core.readiness import Upstream, WaitingTask
 
 
 def settle_frontier(
@@ -42,15 +47,34 @@ def _concerned(store: SQLiteStateStore, changes: Iterable[TaskChange]) -> set[st
 
 
 def _decide(store: SQLiteStateStore, task_ids: set[str], now: float) -> list[TaskChange]:
-    from matterstack.core.readiness import WaitingTask, settle
+    from matterstack.core.readiness import settle
 
     rows = [row for row in store.tasks(task_ids) if row.state is TaskState.PENDING and row.retry_at is None]
     entries = store.entries(row.task_id for row in rows)
     upstreams = store.upstreams(name for pairs in entries.values() for _, name in pairs)
-    waiting = []
-    for row in rows:
-        spec = store.campaign(row.campaign_version).tasks[row.group]
-        waiting.append(
-            WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries[row.task_id]))
-        )
+    waiting = [waiting_task(store, row, entries[row.task_id], upstreams) for row in rows]
     return store.apply([(None, change) for change in settle(waiting, upstreams)], now)
+
+
+def waiting_task(
+    store: SQLiteStateStore, row: TaskRow, entries: Iterable[tuple[str, str]], upstreams: Mapping[str, Upstream]
+) -> WaitingTask:
+    """Give a PENDING task as readiness looks at it, its condition evaluated if all that it names has settled."""
+    from matterstack.core.readiness import WaitingTask
+
+    campaign = store.campaign(row.campaign_version)
+    spec = campaign.tasks[row.group]
+    task = WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
+    if "when" not in spec.people:
+        return task
+    from matterstack.core.launch import RunFacts, condition_names, meets_condition
+
+    names = condition_names(spec)
+    named = frozenset(upstream for entry, upstream in task.entries if entry in names)
+    condition = None
+    if not any(upstreams[name].unsettled for name in named):
+        run = store.run()
+        late, _ = store.late_values(row.task_id)
+        instance = store.instance(row.task_id)
+        condition = meets_condition(campaign, instance, row.attempts + 1, RunFacts(run.run_id, run.name), late)
+    return replace(task, named=named, condition=condition, condition_text=str(spec.people["when"]))

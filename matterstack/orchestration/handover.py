@@ -9,12 +9,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.launch import Rendered, RunFacts, params_for_scripts, render_attempt, source_path
+from matterstack.core.launch import (
+    Rendered,
+    RunFacts,
+    check_condition,
+    params_for_scripts,
+    render_attempt,
+    source_path,
+)
 from matterstack.core.model import (
     AttemptChange,
     Instance,
@@ -23,6 +31,7 @@ from matterstack.core.model import (
     ResolvedInput,
     Resources,
     TaskChange,
+    TaskSpec,
     to_json,
 )
 from matterstack.core.states import AttemptState, FailureClass, TaskState
@@ -150,8 +159,10 @@ class HandOver:
         inputs = InputFinder(self.store, self.root, instance)
         values = {name: inputs.resolve(item) for name, item in instance.inputs.items()}
         failures = self.store.counted_failures(row.task_id, row.tries)
-        rendered = render_attempt(campaign, instance, attempt, self.facts, values, failures)
-        env = self._env(rendered, instance.task_id, attempt)
+        late, origins = self.store.late_values(row.task_id)
+        check_condition(campaign, instance, attempt, self.facts, late)  # one that cannot be evaluated fails here
+        rendered = render_attempt(campaign, instance, attempt, self.facts, values, failures, late)
+        env = self._env(rendered, instance.task_id, attempt, elsewhere=operator.spec.kind == "manual")
         task_json = {
             "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
             "run": {"id": self.run.run_id, "name": self.run.name}, "operator": row.operator,
@@ -163,11 +174,32 @@ class HandOver:
             "source": source_path(row.task_id), "source_digest": self.run.source_digest,
             "env": sorted(env), "created_at": to_text(self.now),
         }  # fmt: skip
+        if origins:
+            task_json["answers"] = {name: {"task": up, "attempt": number} for name, (up, number) in origins.items()}
+        if rendered.asked:
+            spec = campaign.tasks[instance.group].for_kind(operator.spec.kind)
+            task_json["asked"] = self._asked(rendered, spec, operator.spec.kind)
         return Intent(instance, attempt, rendered, env, task_json, inputs.copies, operator.origin())
 
-    def _env(self, rendered: Rendered, task_id: str, attempt: int) -> dict[str, str]:
+    def _asked(self, rendered: Rendered, spec: TaskSpec, kind: str) -> dict[str, Any]:
+        """Give what operators of people, labs and closed clusters make their files of."""
+        asked = dict(rendered.asked)
+        if "deadline_s" in asked:
+            asked["deadline_at"] = to_text(self.now + asked.pop("deadline_s"))
+            asked.setdefault("on_deadline", "fail")
+        if kind == "experiment":
+            asked["token"] = secrets.token_hex(16)
+            asked["parameters"] = {name: rendered.params[name] for name in spec.params}
+        if kind == "manual":
+            asked["env"], asked["env_from"] = dict(rendered.env), dict(rendered.env_from)
+        return asked
+
+    def _env(self, rendered: Rendered, task_id: str, attempt: int, *, elsewhere: bool) -> dict[str, str]:
         env = dict(rendered.env)
         for name, origin in rendered.env_from.items():
+            if elsewhere:
+                env[name] = ""  # it is taken where the command runs
+                continue
             if origin not in os.environ:
                 raise SubmissionRejected(f"the environment variable {origin} is not set where the step runs")
             env[name] = os.environ[origin]
@@ -244,12 +276,8 @@ def _bounded(ready: Iterator[str], slots: Slots) -> Iterator[str]:
 
 
 def _upstream_attempts(task_json: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        file["task"]: file["attempt"]
-        for item in task_json["inputs"].values()
-        for file in item["files"]
-        if "task" in file
-    }
+    files = [file for item in task_json["inputs"].values() for file in item["files"] if "task" in file]
+    return {found["task"]: found["attempt"] for found in (*files, *task_json.get("answers", {}).values())}
 
 
 class InputFinder:

@@ -183,7 +183,8 @@ def _inputs_of(root: Path, task_id: str, attempt: int) -> dict[str, int]:
     try:
         data = json.loads((root / run_root.attempt_folder(task_id, attempt) / "task.json").read_text(encoding="utf-8"))
         files = [file for item in data["inputs"].values() for file in item["files"] if "task" in file]
-        return {str(file["task"]): int(file["attempt"]) for file in files}
+        found = [*files, *data.get("answers", {}).values()]
+        return {str(file["task"]): int(file["attempt"]) for file in found}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 

@@ -66,7 +66,7 @@ class RunView:
 
 
 @contextmanager
-def _reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
+def reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
     path = run_root.require_run_root(Path(root))
     with _open(path) as store:
         store.db.execute("BEGIN")  # one snapshot for all that is read
@@ -91,7 +91,7 @@ def _open(root: Path) -> SQLiteStateStore:
 
 def open_run(root: str | Path) -> RunView:
     """Read a run root. Raises UsageError if it is none, LedgerError for a ledger that is refused."""
-    with _reading(root) as (path, store):
+    with reading(root) as (path, store):
         run = store.run()
         stale = store.stale()
         tasks = tuple(_view(run, row, stale) for row in store.tasks())
@@ -176,7 +176,7 @@ class Explanation:
 
 def explain(root: str | Path, patterns: Iterable[str] = (), *, shown_root: str | None = None) -> list[Explanation]:
     """Explain every task that is not COMPLETED, or the named ones whatever their state."""
-    with _reading(root) as (path, store):
+    with reading(root) as (path, store):
         return _Explainer(path, store, shown_root or str(root)).explain(list(patterns))
 
 
@@ -282,13 +282,12 @@ class _Explainer:
 
     def _looked_at(self, row: TaskRow) -> TaskRow:
         """Give a task that no step has looked at yet with what it waits for."""
-        from matterstack.core.readiness import WaitingTask, settle
+        from matterstack.core.readiness import settle
+        from matterstack.orchestration.frontier import waiting_task
 
-        spec = self.store.campaign(row.campaign_version).tasks[row.group]
         entries = self.store.entries([row.task_id])[row.task_id]
         upstreams = self.store.upstreams(name for _, name in entries)
-        waiting = WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
-        (change,) = settle([waiting], upstreams)
+        (change,) = settle([waiting_task(self.store, row, entries, upstreams)], upstreams)
         return replace(row, watch=change.watch)
 
     def _last_cause(self, row: TaskRow) -> TaskRow:
@@ -321,6 +320,8 @@ class _Explainer:
         if (self.root / folder / "exit.json").exists():
             reason = f"attempt {attempt.attempt} has ended; the next step records how"
             return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
+        if attempt.state is AttemptState.WAITING:
+            return self._waits(row, attempt, folder)
         handle = _handle(attempt)
         where = f", pid {handle['pid']} on {handle.get('host', '?')}" if "pid" in handle else ""
         more = f"; {attempt.reason}" if attempt.reason else ""
@@ -329,6 +330,33 @@ class _Explainer:
         return Explanation(
             row.task_id, row.state, reason, f"{folder}/stdout.log", self._type("logs", row.task_id, " --follow")
         )
+
+    def _waits(self, row: TaskRow, attempt: AttemptRow, folder: str) -> Explanation:
+        """Say for whom a task waits, and how it is answered."""
+        kind = self.store.campaign(row.campaign_version).operators[row.operator].kind
+        whom = {"human": "a person", "manual": "a closed cluster", "experiment": "a laboratory"}.get(kind, kind)
+        handle = _handle(attempt)
+        reason = f"waits for {whom}, asked {format_duration(self.now - attempt.created_at)} ago"
+        until = handle.get("deadline_at")
+        if until and "overdue" not in attempt.reason:
+            reason += f", until {str(until)[:16].replace('T', ' ')} UTC"
+        reason += f"; {attempt.reason}" if attempt.reason else ""
+        answers = {"human": "response.json", "manual": "status.json", "experiment": "experiment_result.json"}
+        file = f"{folder}/{answers.get(kind, '')}"
+        if kind in answers and (self.root / file).exists():
+            what = f"{reason}; its answer is there, the next step reads it"
+            return Explanation(row.task_id, row.state, what, file, f"matterstack step {self.shown_root}")
+        if attempt.wish:
+            reason += "; it is being cancelled"
+        taken = "parcel" in handle
+        commands = {
+            "human": self._type("respond", row.task_id),
+            "manual": f"matterstack parcel import {self.shown_root} FILE" if taken
+            else self._type("parcel export", row.task_id, " -o work.tar.gz"),
+        }  # fmt: skip
+        files = {"experiment": "experiment_request.json"}
+        path = f"{folder}/{files.get(kind, 'instructions.md')}"
+        return Explanation(row.task_id, row.state, reason, path, commands.get(kind))
 
     def _completed(self, row: TaskRow) -> Explanation:
         if row.task_id in self.stale:
@@ -350,7 +378,7 @@ def _handle(attempt: AttemptRow) -> dict[str, Any]:
 
 def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
     """Give a task's id and its attempts, oldest first, as `attempts --json` prints them."""
-    with _reading(root) as (_, store):
+    with reading(root) as (_, store):
         task_id = one_task(store.task_ids(), task)
         return task_id, [_attempt_json(row) for row in store.attempts(task_id)]
 
@@ -371,13 +399,14 @@ def _attempt_json(row: AttemptRow) -> dict[str, Any]:
         "time_limit_s": row.time_s,
         "source_digest": row.source_digest,
         "folder": run_root.attempt_folder(row.task_id, row.attempt),
+        "response": json.loads(row.response) if row.response else None,
     }
 
 
 def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Give one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
     chosen_patterns = list(patterns)
-    with _reading(root) as (_, store):
+    with reading(root) as (_, store):
         rows = store.tasks()
         if chosen_patterns:
             chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
@@ -397,7 +426,7 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
 
 def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
     """Give (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
-    with _reading(root) as (path, store):
+    with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         rows = store.attempts(task_id)
         if not rows:
@@ -412,12 +441,12 @@ def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, s
 def graph_of_run(root: str | Path) -> tuple[RunView, dict[str, list[str]]]:
     """Give a run, and for each task what it waits for: tasks, or whole groups by their name."""
     view = open_run(root)
-    with _reading(root) as (_, store):
+    with reading(root) as (_, store):
         entries = store.entries(task.task_id for task in view.tasks)
     return view, {task_id: [upstream for _, upstream in pairs] for task_id, pairs in entries.items()}
 
 
 def is_live(root: Path, task_id: str, attempt: int) -> bool:
-    with _reading(root) as (_, store):
+    with reading(root) as (_, store):
         row = store.attempt(task_id, attempt)
         return row is not None and row.state.is_live

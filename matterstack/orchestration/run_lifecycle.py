@@ -18,13 +18,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matterstack import __version__
 from matterstack.core.model import (
+    PEOPLE_KINDS,
     AttemptChange,
     AttemptFacts,
     Campaign,
@@ -554,9 +555,12 @@ class Step:
         live = self._live(row)
         evidence = Evidence()
         if seen.sighting in (Sighting.ENDED, Sighting.GONE):
-            good = seen.failure is None and seen.exit_code == 0
+            if seen.leave and not self._leave(Path(live.folder), seen.leave):
+                return None, None  # somebody was faster: the next step reads what he wrote
+            good = seen.sighting is Sighting.ENDED and seen.is_good and not (seen.leave and self.dry_run)
             outputs = self.store.outputs_of(row.task_id) if good else {}
-            evidence = run_root.gather_evidence(Path(live.folder), outputs)
+            evidence = run_root.gather_evidence(Path(live.folder), outputs, seen.files)
+            evidence = replace(evidence, response=seen.response)
             if evidence.remark:
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
         facts = AttemptFacts(
@@ -570,6 +574,7 @@ class Step:
             tries=task.tries - (row.state is AttemptState.LOST),  # one that was lost has counted already
             not_started=self.store.consecutive_not_started(row.task_id, row.attempt),
             allow_failure=spec.allow_failure,
+            asks=campaign.operators[task.operator].kind in PEOPLE_KINDS,
         )
         attempt, change = reconcile(facts, seen, evidence, self.now)
         if attempt is not None and not attempt.state.is_live:
@@ -588,10 +593,15 @@ class Step:
         from matterstack.core.launch import early_scope, resolve_retries
 
         try:
-            return resolve_retries(spec, early_scope(campaign, self.store.instance(row.task_id), row.attempt))
+            late, _ = self.store.late_values(row.task_id)
+            return resolve_retries(spec, early_scope(campaign, self.store.instance(row.task_id), row.attempt, late))
         except (TemplateError, ValueError) as error:
             self.report.warnings.append(f"{row.task_id}: {error}; if it failed, it is not tried again")
             return Retries()
+
+    def _leave(self, folder: Path, files: Mapping[str, str]) -> bool:
+        """Write files that an operator wants there; False if one of them is there already."""
+        return self.dry_run or all(run_root.write_once(folder / name, text) for name, text in files.items())
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
         due = self.store.retries_due(self.now)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from matterstack.core.globs import matches
@@ -43,21 +40,20 @@ from matterstack.core.validation import SchemaError, check_schema, schema_violat
 from matterstack.core.values import format_memory, parse_time
 from matterstack.errors import TemplateError
 from matterstack.spec.campaign import Builder
-from matterstack.spec.expand import Expansion, Late, is_pattern
+from matterstack.spec.expand import Expansion, is_pattern
 
-_LONGEST_CHECK_S = 2.0  # of a default answer by its schema
 _MOST_SAMPLES = 500  # of one task
 _MOST_PATTERNS = 1000  # of a campaign, compared with every output that nobody uses
 # `core.launch` and `core.resources` put the key, and what is below it, before their messages.
-_NAMED_KEY = re.compile(r"((?:env|params|setup|command|instructions|resources|retries)(?:\.\w+)*): ")
+_NAMED_KEY = re.compile(
+    r"((?:env|params|setup|command|instructions|resources|retries|deadline|when|re\w+_schema)(?:\.\w+)*): "
+)
 _EARLY = frozenset(["params", "matrix", "task"])
 
 Where = tuple[str | int, ...]
 
 
-def check_kinds(
-    campaign: Campaign, late: Mapping[str, Late], builder: Builder, installed: Iterable[str], *, to_run: bool
-) -> None:
+def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], *, to_run: bool) -> None:
     """Report kinds of operators that do not exist, and ``to_run`` also what this version can check but not run."""
     kinds = set(installed)
     used = {spec.operator for spec in campaign.tasks.values()}
@@ -72,15 +68,9 @@ def check_kinds(
             builder.add(place, message, severity="error" if to_run else "warning")
     severity = "error" if to_run else "warning"
     for spec in campaign.tasks.values():
-        for key in ("when", "bundle"):
-            if key in spec.people:
-                message = f"this version of MatterStack cannot run '{key}' yet"
-                builder.add(("tasks", spec.name, key), message, severity=severity)
-        for (root, task), keys in late[spec.name].items():
-            for key in keys if builder.may_give(root, task) and task in campaign.tasks else ():
-                if key != "when":
-                    message = f"this version of MatterStack cannot use '{root}' yet"
-                    builder.add(("tasks", spec.name, key), message, severity=severity)
+        if "bundle" in spec.people:
+            message = "this version of MatterStack cannot run 'bundle' yet"
+            builder.add(("tasks", spec.name, "bundle"), message, severity=severity)
 
 
 def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) -> None:
@@ -228,6 +218,11 @@ def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builde
         warn("response_schema", "is for people; what an instrument gives has a `result_schema`")
     if "deadline" not in keys:
         warn("on_deadline", "has no effect without a `deadline`")
+    if keys.get("on_deadline") == "default" and kind in ("manual", "experiment"):
+        builder.add(
+            (*where, "on_deadline"),
+            f"'default' is an answer of a person; operator '{instance.operator}' is of kind {kind}",
+        )
     if keys.get("responders") == []:
         builder.add((*where, "responders"), "is empty: nobody could answer")
     schemas = {key: keys[key] for key in ("response_schema", "result_schema") if key in keys}
@@ -237,30 +232,12 @@ def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builde
             rendered[key] = resolve_early(schema, spec, early_scope(campaign, instance))
             check_schema(rendered[key])
         except TemplateError as error:
-            builder.add((*where, key), f"{instance.task_id}: {error}")
+            if not builder.has_problem((*where, key)):
+                builder.add((*where, key), f"{instance.task_id}: {error}")
         except SchemaError as error:
             builder.add((*where, key), f"is not a JSON Schema: {error}")
             rendered.pop(key, None)
     _check_default(keys, rendered.get("response_schema"), where, builder, warn)
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Raise SchemaError in what takes longer: a `pattern` may backtrack for ever. Other threads have no such alarm."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise SchemaError(f"takes longer than {seconds:g} s to check; does a `pattern` backtrack?")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _check_default(
@@ -277,8 +254,7 @@ def _check_default(
     if keys.get("on_deadline") != "default":
         warn("default", "is only taken with `on_deadline: default`")
     try:
-        with _at_most(_LONGEST_CHECK_S):
-            problem = schema_violation(schema, keys["default"]) if schema is not None else ""
+        problem = schema_violation(schema, keys["default"]) if schema is not None else ""
     except SchemaError as error:
         builder.add((*where, "response_schema"), str(error))
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.graph import shape
-from matterstack.core.model import Campaign, LoadedCampaign
+from matterstack.core.model import RUNNABLE_KINDS, Campaign, LoadedCampaign
 from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
@@ -27,12 +27,16 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting}: expected NAME=VALUE")
         if any("\ud800" <= char <= "\udfff" for char in setting):
             raise UsageError(f"--set {setting!r}: the value is not UTF-8 text")
-        try:
-            value = plain(parse_document(text, f"--set {name}").root) if text.strip() else resolve_scalar(text)
-        except CampaignError as error:
-            raise UsageError(str(error)) from None
-        overrides[name] = value
+        overrides[name] = parse_value(f"--set {name}", text)
     return overrides
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Read a value that somebody typed, as YAML; ``name`` says of what. Raises UsageError."""
+    try:
+        return plain(parse_document(text, name).root) if text.strip() else resolve_scalar(text)
+    except CampaignError as error:
+        raise UsageError(str(error)) from None
 
 
 def load_campaign(
@@ -40,7 +44,7 @@ def load_campaign(
     *,
     operators: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    installed_kinds: Iterable[str] = ("local",),
+    installed_kinds: Iterable[str] = RUNNABLE_KINDS,
     to_run: bool = False,
     folder: Path | None = None,
     only_files: frozenset[str] | None = None,
@@ -67,7 +71,7 @@ def load_campaign(
     if builder.unparsed:
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     late = {spec.name: late_names(spec) for spec in campaign.tasks.values()}
-    check_kinds(campaign, late, builder, installed_kinds, to_run=to_run)
+    check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, late, home, builder, only_files).expand()
     for instance in expansion.instances:  # an operator may be named by a template
         kind = campaign.operators[instance.operator].kind

@@ -83,7 +83,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     out |= {"env": env, "resources": dict(rendered.resources.as_written)}
     out |= {"params": params_for_scripts(campaign, rendered.params)}
     out |= {"retries": {"max": retries.max, "delay_s": retries.delay_s, **retries.rules}}
-    out |= {"instructions": rendered.instructions or None, "unresolved": unknown}
+    out |= {"instructions": rendered.asked.get("instructions") or None, "unresolved": unknown}
     return out
 
 

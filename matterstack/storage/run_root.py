@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,23 @@ def write_beside(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a file, whole, where there is none; say whether it was written. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(beside, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def sha256_of(path: Path) -> str:
@@ -166,11 +185,20 @@ def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
             shutil.copy(origin, target)  # with its mode: a script stays executable
 
 
-def gather_evidence(folder: Path, outputs: Mapping[str, ResolvedOutput]) -> Evidence:
-    """Say which declared outputs an attempt left, with size and digest, and read its metrics."""
+def gather_evidence(
+    folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]]
+) -> Evidence:
+    """Say which declared outputs an attempt left, with size and digest, and read its metrics.
+
+    ``checked`` gives (file, sha256) of outputs that an operator has looked at, wherever in the folder they lie.
+    """
     missing, found = [], []
     recorded = recorded_digests(folder)
-    for name, output in outputs.items():
+    for name, declared in outputs.items():
+        output = declared
+        if name in checked:
+            output = replace(declared, file=checked[name][0])
+            recorded = {**recorded, checked[name][0]: checked[name][1]}
         path = folder / output.file
         try:
             mode = path.stat().st_mode

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from matterstack.core.model import (
 from matterstack.core.readiness import Upstream
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState, FailureClass, TaskState
 from matterstack.core.times import from_text, to_text
-from matterstack.core.values import dump_json, load_json
+from matterstack.core.values import Float, Int, dump_json, load_json
 from matterstack.errors import (
     LedgerDamagedError,
     LedgerError,
@@ -113,6 +113,7 @@ class AttemptRow:
     memory: int | None
     time_s: float | None
     source_digest: str
+    response: str | None  # JSON of what a person or lab answered
 
 
 _TASK_COLUMNS = (
@@ -121,7 +122,7 @@ _TASK_COLUMNS = (
 )
 _ATTEMPT_COLUMNS = (
     "task_id, attempt, state, operator, handle, wish, wished_at, created_at, started_at, ended_at, exit_code, "
-    "failure, reason, counts, cpus, memory, time_s, source_digest"
+    "failure, reason, counts, cpus, memory, time_s, source_digest, response"
 )
 
 
@@ -453,7 +454,9 @@ class SQLiteStateStore:
             self.db.executemany(
                 "INSERT INTO tasks (task_id, position, group_name, label, campaign_version, matrix, operator, priority, "
                 "inputs, outputs, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                _instance_rows(ordered, run.campaign_version),
+                _instance_rows(
+                    ordered, run.campaign_version, {n for n, t in campaign.tasks.items() if "when" in t.people}
+                ),
             )
             self.db.executemany(
                 "INSERT INTO edges VALUES (?, ?, ?)",
@@ -758,6 +761,13 @@ class SQLiteStateStore:
         ).fetchone()
         return _attempt_row(row) if row else None
 
+    def parcelled(self) -> list[AttemptRow]:
+        """Give the attempts that went out in a parcel, by what their handle says."""
+        rows = self.db.execute(
+            f"SELECT {_ATTEMPT_COLUMNS} FROM attempts WHERE handle LIKE '%\"parcels\"%' ORDER BY created_at, task_id"
+        )
+        return [_attempt_row(row) for row in rows]
+
     def last_attempts(self) -> dict[str, AttemptRow]:
         """Give the newest attempt of each task that has one."""
         rows = self.db.execute(
@@ -766,13 +776,36 @@ class SQLiteStateStore:
         )
         return {row[0]: _attempt_row(row) for row in rows}
 
-    def metrics(self) -> dict[str, tuple[int, dict[str, Any], dict[str, Any]]]:
-        """Give {task: (attempt, metrics, response)} of the newest successful attempts, else of the newest."""
+    def metrics(self) -> dict[str, tuple[int, dict[str, Any], Any]]:
+        """Give {task: (attempt, metrics, data of the response)} of the newest successful attempts, else of the newest."""
         rows = self.db.execute(
             "SELECT a.task_id, a.attempt, a.metrics, a.response FROM attempts a JOIN tasks t "
             "ON t.task_id = a.task_id AND COALESCE(t.result, t.attempts) = a.attempt"
         )
-        return {row[0]: (row[1], load_json(row[2] or "{}"), load_json(row[3] or "{}")) for row in rows}
+        return {row[0]: (row[1], _read_plain(row[2]), _read_plain(row[3]).get("data") or {}) for row in rows}
+
+    def late_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
+        """Give the answers and metrics that a task's templates name, and of which attempts they are.
+
+        ({"response": {group: data or None}, "metrics": {group: values or None}}, {"response.GROUP": (task, attempt)});
+        None, and no attempt, of a task that is not COMPLETED.
+        """
+        values: dict[str, dict[str, Any]] = {"response": {}, "metrics": {}}
+        origins = {}
+        rows = self.db.execute(
+            "SELECT e.entry, t.task_id, t.state, a.attempt, a.metrics, a.response FROM edges e "
+            "JOIN tasks t ON t.task_id = e.upstream LEFT JOIN attempts a ON a.task_id = t.task_id "
+            "AND a.attempt = t.result WHERE e.downstream = ? AND (e.entry LIKE 'response.%' OR e.entry LIKE 'metrics.%')",
+            (task_id,),
+        )
+        for entry, upstream, state, attempt, metrics, response in rows:
+            root, _, group = entry.partition(".")
+            found = None
+            if state == TaskState.COMPLETED and attempt is not None:
+                found = _read_plain(metrics) if root == "metrics" else _read_plain(response).get("data")
+                origins[entry] = (upstream, attempt)
+            values[root][group] = found
+        return values, origins
 
     def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
         """Give (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
@@ -907,10 +940,11 @@ class SQLiteStateStore:
         self.db.execute(
             "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
             "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), "
-            "ended_at = COALESCE(?, ended_at), counts = ?, metrics = ? WHERE task_id = ? AND attempt = ?",
+            "ended_at = COALESCE(?, ended_at), counts = ?, metrics = ?, response = ? WHERE task_id = ? AND attempt = ?",
             (change.state, change.failure, change.reason, change.handle, change.exit_code, change.started_at,
              change.ended_at, change.counts,
-             dump_json(evidence.metrics) if evidence.metrics is not None else None, *key),
+             dump_json(evidence.metrics) if evidence.metrics is not None else None,
+             dump_json(evidence.response) if evidence.response is not None else None, *key),
         )  # fmt: skip
         if change.counts and before is not AttemptState.LOST:  # one that was lost has counted already
             self.db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (change.task_id,))
@@ -928,8 +962,16 @@ class SQLiteStateStore:
             started_at=to_text(change.started_at) if change.started_at else None,
             ended_at=to_text(change.ended_at) if change.ended_at else None,
             outputs={item.path: item.sha256 for item in evidence.outputs} or None,
-            metrics=evidence.metrics or None,
+            files=self._elsewhere(change.task_id, evidence) or None,
+            metrics=evidence.metrics or None, response=evidence.response or None,
         )  # fmt: skip
+
+    def _elsewhere(self, task_id: str, evidence: Evidence) -> dict[str, str]:
+        """Give {path: file} of the outputs that do not lie where the campaign has them: a lab may say where."""
+        if evidence.response is None:
+            return {}
+        declared = {item.path: item.file for item in self.outputs_of(task_id).values()}
+        return {item.path: item.file for item in evidence.outputs if declared.get(item.path) != item.file}
 
     def set_reason(self, task_id: str, attempt: int, reason: str, now: float) -> None:
         """Say something else of an attempt that has COMPLETED; "" says that all is well."""
@@ -1053,23 +1095,25 @@ class SQLiteStateStore:
             self.db.execute(
                 "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
                 "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), "
-                "ended_at = COALESCE(?, ended_at), counts = ?, metrics = COALESCE(?, metrics) "
-                "WHERE task_id = ? AND attempt = ?",
+                "ended_at = COALESCE(?, ended_at), counts = ?, metrics = COALESCE(?, metrics), "
+                "response = COALESCE(?, response) WHERE task_id = ? AND attempt = ?",
                 (state, data.get("failure"), data.get("reason", ""), data.get("handle"), data.get("exit_code"),
                  from_text(data.get("started_at")), from_text(data.get("ended_at")), data.get("counts", False),
-                 dump_json(data["metrics"]) if "metrics" in data else None, *key),
+                 dump_json(data["metrics"]) if "metrics" in data else None,
+                 dump_json(data["response"]) if "response" in data else None, *key),
             )  # fmt: skip
             if data.get("counts") and before.state is not AttemptState.LOST:
                 self.db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (key[0],))
         if state is AttemptState.COMPLETED:
             self.db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (key[1], key[0]))
-            digests = data.get("outputs", {})
+            digests, files = data.get("outputs", {}), data.get("files", {})
             self.db.executemany(
                 "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (*key, name, item.path, item.file, output_size(*key, item.file), digests[item.path])
+                    (*key, name, item.path, file, output_size(*key, file), digests[item.path])
                     for name, item in self.outputs_of(key[0]).items()
                     if item.path in digests
+                    for file in (files.get(item.path, item.file),)
                 ],
             )
         if data.get("task_state"):
@@ -1090,13 +1134,21 @@ class SQLiteStateStore:
             self.record("task", now, task=row[0], state=str(TaskState.PENDING))
 
 
+def _read_plain(text: str | None) -> dict[str, Any]:
+    """Read metrics or an answer: JSON of others, in which no key is ours; numbers keep their text."""
+    data: dict[str, Any] = json.loads(text or "{}", parse_int=Int, parse_float=Float)
+    return data
+
+
 def _rest(change: TaskChange) -> dict[str, Any]:
     """Give what an event says of a task beside its state and reason."""
     return {"soft": change.soft or None, "cause": change.cause, "retry_at": change.retry_at}
 
 
-def _instance_rows(instances: Sequence[Instance], version: int) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of new tasks.
+def _instance_rows(
+    instances: Sequence[Instance], version: int, conditional: Container[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of new tasks; ``conditional`` are the groups with a `when`, which the first step looks at.
 
     One without upstream is READY; any other watches the last task that it waits for. Nothing is decided here: when
     the watched task settles, readiness looks at all.
@@ -1110,8 +1162,8 @@ def _instance_rows(instances: Sequence[Instance], version: int) -> Iterator[tupl
             item.task_id, position, item.group, item.label, version, dump_json(item.matrix, exact=True), item.operator,
             item.priority, json.dumps(inputs_to_json(item.inputs), ensure_ascii=False),
             json.dumps(to_json(item.outputs), ensure_ascii=False),
-            TaskState.READY if watch is None else TaskState.PENDING,
-            None if watch is None else instances[watch].task_id,
+            TaskState.READY if watch is None and item.group not in conditional else TaskState.PENDING,
+            None if watch is None or item.group in conditional else instances[watch].task_id,
         )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ _CREATES = re.compile(r"O_CREAT|O_TRUNC|O_WRONLY|O_RDWR|O_APPEND")
 CAMPAIGN = """
 matterstack: 1
 name: t
+params: {n: 1}
 files: [data.txt]
 operators: {local: {kind: local, slots: {cpus: 8}}}
 tasks:
@@ -174,6 +175,7 @@ class Site:
             from matterstack import initialize_run
 
             initialize_run(self.file, self.root)
+        pause(self.root, (), resume=True)
         deadline = time.monotonic() + 60
         while not step_run(self.root).state.is_over:
             assert time.monotonic() < deadline, {task.task_id: str(task.state) for task in open_run(self.root).tasks}
@@ -235,9 +237,12 @@ def wait(done: Callable[[], bool], limit_s: float = 20.0) -> None:
 # name -> (words of the command, states in which it is broken)
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "init": (("init", "campaign.yaml"), ("nothing",)),
-    "step": (("step", "runs/t"), ("fresh", "ended", "more")),
+    "init-set": (("init", "campaign.yaml", "--root", "runs/t", "--set", "n=2"), ("nothing",)),
+    "run-file": (("run", "campaign.yaml"), ("nothing",)),
+    "step": (("step", "runs/t"), ("fresh", "ended", "more", "paused", "over")),
     "run": (("run", "runs/t"), ("more", "ended", "fresh")),
-    "rerun": (("rerun", "runs/t", "a/1"), ("over",)),
+    "rerun": (("rerun", "runs/t", "a/1"), ("over", "more")),
+    "rerun-down": (("rerun", "runs/t", "a/1", "--downstream"), ("over",)),
     "rerun-all": (("rerun", "runs/t", "*", "--downstream"), ("over",)),
     "cancel": (("cancel", "runs/t", "sum"), ("fresh", "ended")),
     "pause": (("pause", "runs/t"), ("ended",)),
@@ -260,12 +265,10 @@ def prepare_damage(site: Site) -> None:
 def after(command: str, site: Site) -> None:
     """Do what a person does after a killed command: the same again where it is a person's, then step until quiet."""
     words = COMMANDS[command][0]
-    if command not in ("init", "step", "run"):
+    if command not in ("init", "init-set", "run-file", "step", "run"):
         subprocess.run(
             [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60
         )
-    if command == "pause":
-        pause(site.root, (), resume=True)
     site.finish()
     if command == "refresh":
         assert (site.root / "source" / "data.txt").read_text() == "new\n"

@@ -1,0 +1,267 @@
+"""inbox, respond: what waits for people, and their answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matterstack.cli.options import common, default_run, echo_remark, json_option, run_argument, task_argument
+from matterstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from matterstack.orchestration.people import Question
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@json_option
+@common
+def inbox(runs: tuple[str, ...], as_json: bool) -> int:
+    """List what waits for people and laboratories, the oldest first, with the command to type.
+
+    Without RUN: of the run root one is in, else of all of `runs/`.
+    """
+    from matterstack.cli.render import harmless, plural, print_json
+    from matterstack.orchestration.people import inbox as list_waiting
+
+    found = list_waiting(runs or _all_runs())
+    if as_json:
+        print_json([item.to_json() for item in found])
+        return ExitCode.FINE
+    if not found:
+        click.echo("nothing waits for a person")
+        return ExitCode.FINE
+    for item in found:
+        click.echo(f"{harmless(f'{item.task_id} ({item.run_id})')}: {_since(item.since)}{_until(item)}")
+        if item.summary:
+            click.echo(f"    {harmless(item.summary)[:160]}")
+        if item.answered:
+            click.echo("    answered; the next step reads it")
+        elif item.reason:
+            click.echo(f"    {harmless(item.reason)}")
+        click.echo(f"    {harmless(item.command)}")
+    echo_remark(f"{plural(len(found), 'task')} waiting")
+    return ExitCode.FINE
+
+
+def _since(at: float) -> str:
+    from matterstack.core.values import format_duration
+
+    return f"waits for {format_duration(time.time() - at)}"
+
+
+def _until(item: Any) -> str:
+    from matterstack.core.times import to_text
+    from matterstack.core.values import format_duration
+
+    if item.until is None:
+        return ""
+    when = to_text(item.until)[:16].replace("T", " ")
+    if item.overdue:
+        return click.style(f", overdue since {when} UTC", fg="red")
+    return f", until {when} UTC (in {format_duration(item.until - time.time())})"
+
+
+def _all_runs() -> list[str]:
+    try:
+        return [default_run()]
+    except UsageError:
+        found = sorted(str(path.parent) for path in Path("runs").glob("*/run.json"))
+        if not found:
+            raise UsageError("there is no run in runs/; name a run root (RUN)") from None
+        return found
+
+
+@click.command()
+@run_argument
+@task_argument
+@click.option("--approve", is_flag=True, help="Answer COMPLETED with --data and the defaults of the schema.")
+@click.option("--reject", is_flag=True, help="Answer FAILED: the task fails, what stands below it is BLOCKED.")
+@click.option("--data", "fields", multiple=True, metavar="NAME=VALUE", help="A field of the answer; VALUE is YAML.")
+@click.option("--json", "file", metavar="FILE", help="The answer as a JSON object, - for stdin.")
+@click.option("--comment", metavar="TEXT", help="Why; kept with the answer.")
+@click.option("--by", metavar="NAME", help="Who answers (default: the user).")
+@common
+def respond(
+    run: str, task: str, approve: bool, reject: bool, fields: tuple[str, ...], file: str | None, comment: str | None,
+    by: str | None,
+) -> int:  # fmt: skip
+    """Answer what a task asks a person. Without options, ask for each field as the schema says."""
+    from matterstack.orchestration.people import find_question, user, with_defaults
+    from matterstack.orchestration.people import respond as write_answer
+
+    if approve and reject:
+        raise UsageError("--approve and --reject exclude each other")
+    if reject and (fields or file):
+        raise UsageError("--reject takes no data; a rejection that branches is an answer with a field for it")
+    if fields and file:
+        raise UsageError("--data and --json exclude each other")
+    question = find_question(run, task)
+    who = by or user()
+    data: Any = {}
+    if file is not None:
+        data = _read_json(file)
+        if isinstance(data, dict):
+            data = with_defaults(question.schema, data)
+    elif approve or fields:
+        data = with_defaults(question.schema, _fields(fields, question.schema))
+    elif not reject:
+        data, comment = _ask(question, comment)
+    path = write_answer(question, data=data, by=who, comment=comment, reject=reject)
+    click.echo(f"{question.task_id}: {'rejected' if reject else 'answered'} by {who}: {path}")
+    echo_remark(f"`matterstack step {run}` (or `run`) goes on with it")
+    return ExitCode.FINE
+
+
+def _read_json(file: str) -> Any:
+    from matterstack.operators.answers import parse_json
+
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
+    try:
+        return parse_json("stdin" if file == "-" else file, raw)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _fields(words: Iterable[str], schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read NAME=VALUE; a field that the schema has as a text stays one."""
+    out: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--data {word}: expected NAME=VALUE")
+        if name in out:
+            raise UsageError(f"--data {name} is given twice")
+        out[name] = _value(name, text, _field(schema, name))
+    return out
+
+
+def _field(schema: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    properties = (schema or {}).get("properties")
+    found = properties.get(name) if isinstance(properties, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _value(name: str, text: str, field: Mapping[str, Any]) -> Any:
+    """Give the value of a field that somebody typed. Raises UsageError."""
+    from matterstack.spec.load import parse_value
+
+    kind = field.get("type")
+    if kind == "string":
+        return text
+    choices = field.get("enum")
+    if isinstance(choices, list) and text in choices:
+        return text
+    if kind == "array" and not text.lstrip().startswith("["):
+        inner = field.get("items")
+        items = [item.strip() for item in text.split(",")] if text.strip() else []
+        return [_value(name, item, inner if isinstance(inner, Mapping) else {}) for item in items]
+    return parse_value(f"--data {name}", text)
+
+
+# --- asking field by field ------------------------------------------------------------------------------------------
+
+
+def _ask(question: Question, comment: str | None) -> tuple[Any, str | None]:
+    """Ask for an answer field by field; give (data, comment). Raises UsageError where nobody is there to answer."""
+    from matterstack.cli.render import harmless
+
+    shown = (question.folder / "instructions.md").relative_to(question.root)
+    click.echo(harmless(str(question.asked.get("instructions") or "")).rstrip(), err=True)
+    click.echo(f"(inputs and more: {question.root / shown})\n", err=True)
+    schema = question.schema or {}
+    properties = schema.get("properties")
+    try:
+        if isinstance(properties, Mapping) and properties:
+            required = schema.get("required", [])
+            data: Any = {}
+            for name, field in properties.items():
+                value = _ask_field(name, field if isinstance(field, Mapping) else {}, required=name in required)
+                if value is not _NOTHING:
+                    data[name] = value
+        elif question.schema:
+            data = _ask_field("answer", schema, required=True)
+        else:
+            data = {}
+        if not sys.stdin.isatty():
+            return data, comment
+        comment = comment or click.prompt("comment", default="", show_default=False, err=True) or None
+        click.echo(f"\n{harmless(json.dumps(data, ensure_ascii=False, indent=2))}", err=True)
+        if not click.confirm("send this answer?", default=True, err=True):
+            raise UsageError("not sent")
+    except (click.Abort, EOFError):
+        raise UsageError(
+            f"{question.task_id}: not answered; on a terminal each field is asked for, else "
+            "--approve, --reject, --data NAME=VALUE or --json FILE"
+        ) from None
+    return data, comment
+
+
+_NOTHING = object()
+
+
+def _ask_field(name: str, field: Mapping[str, Any], *, required: bool) -> Any:
+    """Ask until the value is one by the field's schema; an empty line takes the default, or leaves the field out."""
+    from matterstack.cli.render import harmless
+    from matterstack.core.validation import SchemaError, schema_violation
+
+    if "const" in field:
+        return field["const"]
+    about = field.get("description") or field.get("title")
+    label = name + (f" ({harmless(str(about))})" if about else "") + _hint(field, required=required)
+    default = field.get("default")
+    while True:
+        shown = {"default": _as_typed(default)} if "default" in field else {"default": "", "show_default": False}
+        text = click.prompt(label, err=True, **shown)
+        if "default" in field and text == _as_typed(default):
+            return default
+        if text == "" and not required:
+            return _NOTHING
+        if text == "" and field.get("type") not in ("string", "array"):
+            click.echo(f"  {name} is needed", err=True)
+            continue
+        try:
+            value = _yes_or_no(text) if field.get("type") == "boolean" else _value(name, text, field)
+            problem = schema_violation(field, value)
+        except (UsageError, SchemaError) as error:
+            problem = str(error)
+        if not problem:
+            return value
+        click.echo(f"  {harmless(problem)}", err=True)
+
+
+def _hint(field: Mapping[str, Any], *, required: bool) -> str:
+    inner = field.get("items") if isinstance(field.get("items"), Mapping) else {}
+    choices = field.get("enum") or (inner.get("enum") if isinstance(inner, Mapping) else None)
+    kind = field.get("type")
+    parts = []
+    if isinstance(choices, list):
+        parts.append(("some of " if kind == "array" else "") + ", ".join(_as_typed(item) for item in choices))
+    elif isinstance(kind, str) and kind != "string":
+        parts.append({"boolean": "yes or no", "array": "values, with commas"}.get(kind, kind))
+    if not required and "default" not in field:
+        parts.append("may be left empty")
+    return f" [{'; '.join(parts)}]" if parts else ""
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _yes_or_no(text: str) -> Any:
+    return {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}.get(
+        text.strip().lower(), text
+    )

@@ -1,0 +1,250 @@
+"""Files that people, labs and closed clusters write: read only when they are whole, and never trusted.
+
+A file that is no JSON, or cannot be one, is waited for as long as it may still be being written: 5 s from its last
+change. After that it is a bad answer, with a reason in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Observation, Sighting
+from matterstack.core.states import FailureClass
+from matterstack.core.times import from_text, to_text
+from matterstack.core.validation import SchemaError, schema_violation
+
+SETTLED_S = 5.0  # a file that was not changed for so long is not being written any more
+_CLOCK_SKEW_S = 60.0  # by which the clock of a file server may be ahead of ours
+LARGEST = 1 << 20  # bytes of an answer; it is kept in the ledger
+STATES = ("COMPLETED", "FAILED")
+
+
+class BadAnswer(ValueError):
+    """A whole answer that is none; the text says why."""
+
+
+def is_fresh(changed_at: float, now: float) -> bool:
+    """Say whether something may still be being written. A clock that is far off does not make it fresh for ever."""
+    return -_CLOCK_SKEW_S < now - changed_at < SETTLED_S
+
+
+def read_answer(path: Path, now: float) -> tuple[dict[str, Any], os.stat_result] | None:
+    """Read a JSON object that somebody else writes; None while it is absent or may still be being written.
+
+    Raises BadAnswer for what is whole, or has been left half-written, and is no answer; OSError if it cannot be told.
+    """
+    try:
+        seen = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        data = _read(path, seen)
+    except FileNotFoundError:
+        return None  # it went between the two looks
+    except BadAnswer:
+        if is_fresh(seen.st_mtime, now):
+            return None
+        raise
+    if not isinstance(data, dict):
+        raise BadAnswer(f"{path.name} is {_kind(data)}, not an object")
+    return data, seen
+
+
+def _read(path: Path, seen: os.stat_result) -> Any:
+    if stat.S_ISLNK(seen.st_mode):
+        raise BadAnswer(f"{path.name} is a link; write the file itself")
+    if not stat.S_ISREG(seen.st_mode):
+        raise BadAnswer(f"{path.name} is not a regular file")
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise BadAnswer(f"{path.name} is not a regular file")
+        raw = file.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise BadAnswer(f"{path.name} is larger than {LARGEST} bytes")
+    return parse_json(path.name, raw)
+
+
+def parse_json(name: str, raw: bytes) -> Any:
+    """Read JSON that somebody else wrote, with nothing in it that could not be kept. Raises BadAnswer."""
+    if not raw.strip():
+        raise BadAnswer(f"{name} is empty")
+    try:
+        data = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
+        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is JSON, and no text that could be kept
+    except UnicodeError:
+        raise BadAnswer(f"{name} is not UTF-8") from None
+    except RecursionError:
+        raise BadAnswer(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        raise BadAnswer(f"{name} is no JSON: {str(error)[:100]}") from None
+    if _depth(data) > 50:
+        raise BadAnswer(f"{name} is nested deeper than 50 levels")
+    return data
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:40]} is larger than a number can be")
+    return number
+
+
+def _depth(data: Any) -> int:
+    """Give how deeply lists and mappings are nested, level by level."""
+    depth, level = 0, [data]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _kind(data: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(data), "null")
+
+
+def check_status(name: str, answer: Mapping[str, Any]) -> str:
+    """Give `COMPLETED` or `FAILED`. Raises BadAnswer for another status, and for keys that are no texts."""
+    status = answer.get("status")
+    if status not in STATES:
+        got = "missing" if "status" not in answer else f"{json.dumps(status, ensure_ascii=False)[:60]}"
+        raise BadAnswer(f"{name}: `status` is {got}; it must be COMPLETED or FAILED")
+    for key in ("error", "by", "at", "comment", "instrument", "token", "started_at", "ended_at"):
+        if answer.get(key) is not None and not isinstance(answer[key], str):
+            raise BadAnswer(f"{name}: `{key}` must be a text")
+    return str(status)
+
+
+def check_data(name: str, data: Any, schema: Mapping[str, Any] | None, key: str) -> None:
+    """Raise BadAnswer where ``data`` is none by the schema under ``key`` of the task."""
+    if schema is None:
+        return
+    try:
+        problem = schema_violation(schema, data)
+    except SchemaError as error:
+        raise BadAnswer(f"{name}: `data` cannot be checked by the {key}: {error}") from None
+    if problem:
+        raise BadAnswer(f"{name}: `data` is no answer by the {key}: {printable(problem)}")
+
+
+def owner_of(seen: os.stat_result) -> str:
+    """Give the name of a file's owner, or his number."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(seen.st_uid).pw_name
+    except (ImportError, KeyError):
+        return str(seen.st_uid)
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """Give a text of others as one line for a terminal: no control characters, and not without end."""
+    line = " ".join(str(text).split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def bad(reason: str, at: float | None = None) -> Observation:
+    """Give what is seen of an attempt whose answer is none: it ends, the file is kept, and the task asks again."""
+    return Observation(Sighting.ENDED, failure=FailureClass.BAD_RESPONSE, reason=printable(reason), ended_at=at)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """Give a path below a folder that somebody else named; None if it leads out of it, also by links."""
+    if not name or "\0" in name or os.path.isabs(name):
+        return None
+    path = folder / os.path.normpath(name)
+    try:
+        home = folder.resolve()
+        if not path.resolve().is_relative_to(home) or path.resolve() == home:
+            return None
+    except (OSError, RuntimeError):
+        return None
+    return None if os.path.normpath(name).startswith("..") else path
+
+
+def digest_of_output(path: Path) -> str:
+    """Give the sha256 of a file; of a folder that of the sorted lines `<sha256>  <relative path>`. Raises OSError."""
+    if path.is_file():
+        return _sha256(path)
+    lines = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    text = "".join(f"{_sha256(file)}  {name}\n" for name, file in lines)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+
+def deadline_passed(asked: Mapping[str, Any], now: float) -> bool:
+    """Say whether the time to answer is over; ``asked`` holds `deadline_at`, if there is one."""
+    at = from_text(asked.get("deadline_at"))
+    return at is not None and now >= at
+
+
+def overdue(asked: Mapping[str, Any]) -> str:
+    """Say since when an answer is overdue, in words that stay the same from step to step."""
+    at = from_text(asked.get("deadline_at"))
+    return f"overdue since {to_text(at)[:16].replace('T', ' ')} UTC" if at is not None else ""
+
+
+# --- asking ---------------------------------------------------------------------------------------------------------
+
+
+def read_task(folder: Path) -> dict[str, Any] | None:
+    """Read task.json of an attempt's folder; None if it is not there or not whole."""
+    try:
+        data = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) and isinstance(data.get("asked"), dict) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others wait for: whole, or not there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def attempt_by_attempt(attempts: Any, look: Callable[[Any], Observation | None]) -> dict[tuple[str, int], Observation]:
+    """Look at each attempt by itself: one whose files cannot be read just now is unknown, the others go on."""
+    out = {}
+    for attempt in attempts:
+        try:
+            seen = look(attempt)
+        except BadAnswer as error:
+            seen = bad(str(error))
+        except OSError as error:
+            name = os.path.basename(str(error.filename or ""))
+            seen = Observation(
+                Sighting.UNKNOWN, reason=f"cannot be seen: {name + ': ' if name else ''}{error.strerror}"
+            )
+        if seen is not None:
+            out[attempt.key] = seen
+    return out

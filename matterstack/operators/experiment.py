@@ -1,0 +1,227 @@
+"""The laboratory operator: a request in a file, taken by an instrument with a claim, and a result in a file.
+
+`docs/lab-protocol.md` is the instrument's side. As with people, all that is asked stands in task.json, and the
+request is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.states import AttemptState, FailureClass
+from matterstack.core.times import from_text, to_text
+from matterstack.core.values import dump_json_lines
+from matterstack.errors import SubmissionRejected
+from matterstack.operators.answers import (
+    BadAnswer,
+    attempt_by_attempt,
+    check_data,
+    check_status,
+    deadline_passed,
+    digest_of_output,
+    inside,
+    is_fresh,
+    overdue,
+    owner_of,
+    printable,
+    read_answer,
+    read_task,
+    write_whole,
+)
+from matterstack.operators.base import Key
+from matterstack.operators.claims import Claim, read_claim, take_claim
+from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, decode, hand_over, instructions, missed, terms_of
+
+REQUEST = "experiment_request.json"
+RESULT = "experiment_result.json"
+HEARTBEAT = "heartbeat.json"
+CANCEL = "cancel.json"
+_HEARTBEAT_S = 60.0  # between two, if the instrument does not say otherwise
+_MISSED = 3  # so many heartbeats late, it is stale
+
+
+class ExperimentOperator:
+    def __init__(self, spec: OperatorSpec) -> None:
+        self.spec = spec
+
+    def origin(self) -> str:
+        return "{}"
+
+    def slots(self) -> tuple[int | None, int | None]:
+        return None, None
+
+    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
+        return hand_over(launches, request)
+
+    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _recover)
+
+    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _look)
+
+    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _cancel)
+
+    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
+        return ()
+
+
+def request(folder: Path) -> Submission:
+    """Write the request of an attempt whose task.json is there, the file by which an instrument finds it last."""
+    task = read_task(folder)
+    if task is None:
+        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    asked = task["asked"]
+    content = {
+        "task": task["task"], "attempt": task["attempt"], "run": task["run"], "token": asked["token"],
+        "instructions": asked.get("instructions") or "", "parameters": asked.get("parameters") or {},
+        "matrix": task["matrix"],
+        "inputs": {
+            name: [{"path": file["path"], "sha256": file["sha256"]} for file in item["files"]]
+            for name, item in task["inputs"].items()
+        },
+        "outputs": {name: {"file": item["file"], "optional": bool(item.get("optional"))}
+                    for name, item in task["outputs"].items()},
+        "result_schema": asked.get("result_schema"), "deadline_at": asked.get("deadline_at"),
+        "created_at": task["created_at"],
+    }  # fmt: skip
+    write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
+    write_whole(folder / REQUEST, dump_json_lines(content))
+    return Submission(json.dumps({"token": asked["token"], **terms_of(asked)}), AttemptState.WAITING)
+
+
+_HOW = [
+    f"The instrument takes `{REQUEST}` with a `claim` and leaves `{RESULT}` (see docs/lab-protocol.md of MatterStack).",
+    "",
+]
+
+
+def _recover(attempt: LiveAttempt) -> Observation:
+    folder = Path(attempt.folder)
+    if read_task(folder) is None:
+        take_claim(folder, "recover")
+        return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before the request was written")
+    return Observation(Sighting.WAITING, handle=request(folder).handle)
+
+
+def _look(attempt: LiveAttempt) -> Observation:
+    folder, now = Path(attempt.folder), time.time()
+    ended = _result(attempt, now)
+    if ended is not None:
+        return ended
+    if not (folder / "task.json").exists():
+        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+    terms, claim = decode(attempt.handle), read_claim(folder)
+    late = deadline_passed(terms, now)
+    if late and terms.get("on_deadline") != "remind":
+        return missed(terms)
+    taken = "" if claim is None else _taken(claim, folder)
+    stale = "" if claim is None else _stale_heartbeat(folder, now)
+    return Observation(Sighting.WAITING, reason="; ".join(filter(None, (taken, stale, overdue(terms) if late else ""))))
+
+
+def _taken(claim: Claim, folder: Path) -> str:
+    who = claim.data.get("by") or claim.data.get("instrument")
+    since = to_text((folder / "claim").stat().st_mtime)[:16].replace("T", " ")
+    return f"taken by {printable(who, 60) if who else 'an instrument'} at {since} UTC"
+
+
+def _stale_heartbeat(folder: Path, now: float) -> str:
+    try:
+        last = os.stat(folder / HEARTBEAT).st_mtime
+        found = read_answer(folder / HEARTBEAT, now)
+    except (OSError, BadAnswer):
+        return ""  # it is optional, and decides nothing
+    interval = found[0].get("interval_s") if found is not None else None
+    if isinstance(interval, bool) or not isinstance(interval, int | float) or interval <= 0:
+        interval = _HEARTBEAT_S
+    if now - last <= _MISSED * interval:
+        return ""
+    return f"no heartbeat since {to_text(last)[:19].replace('T', ' ')} UTC"
+
+
+def _result(attempt: LiveAttempt, now: float) -> Observation | None:
+    """Give what a result makes of an attempt; None while there is none."""
+    folder = Path(attempt.folder)
+    found = read_answer(folder / RESULT, now)
+    if found is None:
+        return None
+    answer, seen = found
+    task = read_task(folder)
+    if task is None:
+        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+    status = check_status(RESULT, answer)
+    if answer.get("token") != task["asked"].get("token"):
+        raise BadAnswer(f"{RESULT}: `token` is {printable(answer.get('token'), 60)}, not that of the request")
+    who = answer.get("instrument") or owner_of(seen)
+    at = min(from_text(answer.get("ended_at")) or seen.st_mtime, now)
+    started = from_text(answer.get("started_at"))
+    record = {**answer, "data": {} if answer.get("data") is None else answer["data"], "by": who, "at": to_text(at)}
+    if status == "FAILED":
+        why = printable(answer.get("error") or "without saying why")
+        reason = f"{printable(who, 60)} failed: {why}"
+        return Observation(
+            Sighting.ENDED,
+            failure=FailureClass.EXIT_CODE,
+            reason=reason,
+            response=record,
+            started_at=started,
+            ended_at=at,
+        )
+    check_data(RESULT, record["data"], task["asked"].get("result_schema"), "result_schema")
+    try:
+        files = _files(folder, task, answer.get("files") or {})
+    except BadAnswer:
+        if is_fresh(seen.st_mtime, now):
+            return None  # its files may still be on their way
+        raise
+    reason = f"measured by {printable(who, 60)}"
+    return Observation(Sighting.ENDED, reason=reason, response=record, files=files, started_at=started, ended_at=at)
+
+
+def _files(folder: Path, task: Mapping[str, Any], given: Any) -> dict[str, tuple[str, str]]:
+    """Check the files of a result; give {output: (file, sha256)}. Raises BadAnswer."""
+    if not isinstance(given, dict):
+        raise BadAnswer(f"{RESULT}: `files` must be an object")
+    out = {}
+    for name, item in given.items():
+        shown = printable(name, 60)
+        if name not in task["outputs"]:
+            raise BadAnswer(f"{RESULT}: `files.{shown}` is no output of the request")
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("path", "sha256")):
+            raise BadAnswer(f"{RESULT}: `files.{shown}` needs `path` and `sha256`")
+        path = inside(folder, item["path"])
+        is_folder = task["outputs"][name]["file"].endswith("/")
+        if path is None or (is_folder and not path.is_dir()) or (not is_folder and not path.is_file()):
+            what = "folder" if is_folder else "file"
+            raise BadAnswer(f"{RESULT}: `files.{shown}.path` is no {what} of the attempt's folder")
+        digest = digest_of_output(path)
+        if digest != item["sha256"].lower():
+            raise BadAnswer(
+                f"{RESULT}: {printable(item['path'], 60)} has sha256 {digest[:12]}…, not {item['sha256'][:12]}…"
+            )
+        out[name] = (path.relative_to(folder).as_posix() + ("/" if is_folder else ""), digest)
+    return out
+
+
+def _cancel(attempt: LiveAttempt) -> Observation:
+    """Take the request back. One that an instrument has taken is asked to stop, and ends by its result."""
+    folder = Path(attempt.folder)
+    ended = _result(attempt, time.time()) if attempt.state is not AttemptState.SUBMITTING else None
+    if ended is not None:
+        return ended
+    claim = take_claim(folder, "cancel")
+    if claim is None or claim.by == "step":
+        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the request was taken back")
+    if not (folder / CANCEL).exists():
+        token = decode(attempt.handle).get("token")
+        write_whole(folder / CANCEL, dump_json_lines({"token": token, "at": to_text(time.time())}))
+    return Observation(
+        Sighting.WAITING, reason=f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"
+    )

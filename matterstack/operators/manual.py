@@ -1,0 +1,185 @@
+"""The manual operator: work for a closed cluster, carried there and back by a person.
+
+The attempt's folder is the exchange. `status.json` says that it is done; what a parcel brings back (`parcel import`)
+is put there as well. The handle remembers who took a parcel, and when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.states import AttemptState, FailureClass
+from matterstack.core.times import from_text, to_text
+from matterstack.errors import SubmissionRejected
+from matterstack.operators.answers import (
+    BadAnswer,
+    attempt_by_attempt,
+    check_status,
+    deadline_passed,
+    is_fresh,
+    overdue,
+    owner_of,
+    printable,
+    read_answer,
+    read_task,
+    write_whole,
+)
+from matterstack.operators.base import Key
+from matterstack.operators.claims import take_claim
+from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, decode, hand_over, instructions, missed, terms_of
+
+STATUS = "status.json"
+_HOW = [
+    "`matterstack parcel export RUN -o work.tar.gz` packs this with its inputs, to be run where MatterStack is not.", "",
+    "Or copy this folder to where the work is done, run `command.sh` there, bring the outputs back into this folder, and "
+    f"write `{STATUS}` last:", "", '    {"status": "COMPLETED"}', "",
+]  # fmt: skip
+
+
+class ManualOperator:
+    def __init__(self, spec: OperatorSpec) -> None:
+        self.spec = spec
+
+    def origin(self) -> str:
+        return "{}"
+
+    def slots(self) -> tuple[int | None, int | None]:
+        return None, None
+
+    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
+        return hand_over(launches, ask)
+
+    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _recover)
+
+    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _look)
+
+    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, _cancel)
+
+    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
+        return ()
+
+
+def ask(folder: Path) -> Submission:
+    """Write instructions.md beside task.json and command.sh. Raises OSError."""
+    task = read_task(folder)
+    if task is None:
+        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
+    return Submission(json.dumps(terms_of(task["asked"])), AttemptState.WAITING)
+
+
+def _recover(attempt: LiveAttempt) -> Observation:
+    folder = Path(attempt.folder)
+    task = read_task(folder)
+    if task is None or (task.get("command") and not (folder / "command.sh").is_file()):
+        take_claim(folder, "recover")
+        return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before its files were written")
+    return Observation(Sighting.WAITING, handle=ask(folder).handle)
+
+
+def _look(attempt: LiveAttempt) -> Observation:
+    now = time.time()
+    ended = _status(attempt, now)
+    if ended is not None:
+        return ended
+    if not (Path(attempt.folder) / "task.json").exists():
+        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+    terms = decode(attempt.handle)
+    late = deadline_passed(terms, now)
+    if late and terms.get("on_deadline") != "remind":
+        return missed(terms)
+    return Observation(
+        Sighting.WAITING, reason="; ".join(filter(None, (handed(terms), overdue(terms) if late else "")))
+    )
+
+
+def handed(terms: Mapping[str, Any]) -> str:
+    """Say who took the work, and when; "" before somebody did."""
+    parcel = terms.get("parcel")
+    if not isinstance(parcel, dict):
+        return ""
+    if terms.get("returned_at"):
+        return f"came back in a parcel at {str(terms['returned_at'])[:16].replace('T', ' ')} UTC"
+    return f"handed over to {printable(parcel.get('by'), 60)} at {str(parcel.get('at'))[:16].replace('T', ' ')} UTC"
+
+
+def _status(attempt: LiveAttempt, now: float) -> Observation | None:
+    """Give what status.json makes of an attempt; None while there is none, or the folder is still being written."""
+    folder = Path(attempt.folder)
+    found = read_answer(folder / STATUS, now)
+    if found is None:
+        return None
+    answer, seen = found
+    task = read_task(folder)
+    if task is None:
+        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+    status = check_status(STATUS, answer)
+    for key, mine in (("task", attempt.task_id), ("attempt", attempt.attempt)):
+        if key in answer and answer[key] != mine:
+            raise BadAnswer(f"{STATUS} is of {key} {printable(answer[key], 60)}, not of this one")
+    at = min(from_text(answer.get("ended_at")) or seen.st_mtime, now)
+    who = answer.get("by") or owner_of(seen)
+    record = {**answer, "by": who, "at": answer.get("at") or to_text(at)}
+    code = answer.get("exit_code")
+    code = code if isinstance(code, int) and not isinstance(code, bool) else None
+    started = from_text(answer.get("started_at"))
+    if status == "FAILED":
+        failure = FailureClass.TIMEOUT if answer.get("failure") == "timeout" else FailureClass.EXIT_CODE
+        why = answer.get("error") or (f"exit code {code}" if code is not None else "without saying why")
+        reason = printable(f"{STATUS} says FAILED: {why}")
+        return Observation(
+            Sighting.ENDED,
+            exit_code=code,
+            failure=failure,
+            reason=reason,
+            response=record,
+            started_at=started,
+            ended_at=at,
+        )
+    if "returned_at" not in decode(attempt.handle) and _still_written(folder, task, seen, now):
+        return None
+    return Observation(
+        Sighting.ENDED, exit_code=0, reason=f"{STATUS} says COMPLETED", response=record, started_at=started, ended_at=at
+    )
+
+
+def _still_written(folder: Path, task: Mapping[str, Any], status: os.stat_result, now: float) -> bool:
+    """Say whether files may still be on their way: an output changed after status.json, or one that is missing.
+
+    A copy that keeps the times of files changes that of the folder as long as it goes on.
+    """
+    outputs = [folder / item["file"] for item in task["outputs"].values() if not item.get("optional")]
+    missing = [path for path in outputs if not path.exists()]
+    changed = [at for path in outputs for at in _times(path) if at > status.st_mtime]
+    if missing:
+        changed += [status.st_mtime, status.st_ctime, *_times(folder)]
+    return any(is_fresh(at, now) for at in changed)
+
+
+def _times(path: Path) -> Iterator[float]:
+    try:
+        yield path.stat().st_mtime
+        if path.is_dir():
+            for item in path.rglob("*"):
+                yield item.stat().st_mtime
+    except OSError:
+        return
+
+
+def _cancel(attempt: LiveAttempt) -> Observation:
+    ended = _status(attempt, time.time()) if attempt.state is not AttemptState.SUBMITTING else None
+    if ended is not None:
+        return ended
+    take_claim(Path(attempt.folder), "cancel")
+    out = handed(decode(attempt.handle))
+    reason = f"{out}; what comes back is not taken any more" if out else "it was taken back"
+    return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=reason)
