@@ -444,7 +444,13 @@ def test_a_reader_that_has_enough_is_no_failure(bench):
 
 def test_the_shell_is_told_what_a_command_takes(bench):
     env = {**os.environ, "_MATTERSTACK_COMPLETE": "bash_complete", "COMP_WORDS": "matterstack re", "COMP_CWORD": "1"}
-    assert bench.cli(env=env).stdout.split() == ["plain,results", "plain,resume", "plain,rerun", "plain,refresh"]
+    assert bench.cli(env=env).stdout.split() == [
+        "plain,results",
+        "plain,respond",
+        "plain,resume",
+        "plain,rerun",
+        "plain,refresh",
+    ]
 
 
 def test_logs_as_json_lines(bench):

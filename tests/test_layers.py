@@ -19,6 +19,7 @@ ARROWS = {  # part -> the parts that it may import; errors may be imported from 
     "storage": {"storage", "core", "__version__"},
     "operators": {"operators", "core"},
     "orchestration": {"orchestration", "operators", "storage", "core", "__version__"},
+    "testing": {"operators", "storage", "core"},
     "wiring": {"orchestration", "operators", "spec", "core"},
     "api": {"wiring", "orchestration", "operators", "spec", "core"},
     "cli": {"cli", "wiring", "api", "orchestration", "operators", "spec", "storage", "core", "__version__"},

@@ -318,7 +318,7 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) ->
     if as_csv:
         _write_csv(rows, columns)
         return ExitCode.FINE
-    header = ["task", "state", "attempt", *(name for kind in columns for name in columns[kind])]
+    header = ["task", "state", "attempt", *(cell(name) for kind in columns for name in columns[kind])]
     lines = [
         [
             row["task"], coloured(row["state"]), cell(row["attempt"]),

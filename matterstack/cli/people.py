@@ -93,7 +93,8 @@ def respond(
     by: str | None,
 ) -> int:  # fmt: skip
     """Answer what a task asks a person. Without options, ask for each field as the schema says."""
-    from matterstack.orchestration.people import find_question, user, with_defaults
+    from matterstack.operators.answers import with_defaults
+    from matterstack.orchestration.people import find_question, user
     from matterstack.orchestration.people import respond as write_answer
 
     if approve and reject:
@@ -106,9 +107,7 @@ def respond(
     who = by or user()
     data: Any = {}
     if file is not None:
-        data = _read_json(file)
-        if isinstance(data, dict):
-            data = with_defaults(question.schema, data)
+        data = with_defaults(question.schema, _read_json(file))
     elif approve or fields:
         data = with_defaults(question.schema, _fields(fields, question.schema))
     elif not reject:

@@ -31,8 +31,8 @@ SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
 _OWN_KINDS = ("local", "slurm")  # which ask nobody
 
-# Answers and metrics by root and task: {"response": {task: data or None}, "metrics": {task: values or None}}; None is
-# of a task that has none, because it was skipped or failed.
+# Answers and metrics by root and task: {"response": {task: data}, "metrics": {task: values}}; ABSENT of a task that
+# has none, because it was skipped or failed.
 LateValues = Mapping[str, Mapping[str, Any]]
 
 

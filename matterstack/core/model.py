@@ -5,7 +5,7 @@ What a file or the ledger stores of them goes through `to_json` and the `…_fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -281,6 +281,25 @@ class Evidence:
     metrics: Mapping[str, Any] | None = None
     remark: str = ""  # e.g. a metrics.json that cannot be read
     response: Mapping[str, Any] | None = None  # of a person or lab
+
+
+class _Absent(Mapping[str, Any]):
+    """What is not there: each of its fields is null, so that a condition can ask for it."""
+
+    def __getitem__(self, key: str) -> None:
+        return None
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+ABSENT = _Absent()
 
 
 # --- recorded facts that decisions read -----------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tup
     if evidence.missing:
         names = ", ".join(evidence.missing[:5]) + (", …" if len(evidence.missing) > 5 else "")
         verb = "was" if len(evidence.missing) == 1 else "were"
-        said = "exit code 0" if seen.exit_code == 0 else seen.reason or "it is said to be done"
+        said = seen.reason or "exit code 0"
         return FailureClass.MISSING_OUTPUT, f"{said}, but {names} {verb} not written"
     return None, evidence.remark or (seen.reason if seen.response is not None else "")
 

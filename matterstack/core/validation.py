@@ -6,7 +6,6 @@ A schema says with `x-expected` in plain words what it wants; a failure below it
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -46,14 +45,15 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
     """Raise SchemaError in what takes longer: a `pattern` may backtrack for ever. Other threads have no such alarm."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(*_: object) -> None:
         raise SchemaError(f"takes longer than {seconds:g} s to check; does a `pattern` backtrack?")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        before = signal.signal(signal.SIGALRM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -139,6 +139,16 @@ def check_data(name: str, data: Any, schema: Mapping[str, Any] | None, key: str)
         raise BadAnswer(f"{name}: `data` is no answer by the {key}: {printable(problem)}")
 
 
+def with_defaults(schema: Mapping[str, Any] | None, data: Any) -> Any:
+    """Give an answer with the defaults of its schema for the fields that it does not have."""
+    properties = (schema or {}).get("properties")
+    if not isinstance(data, dict) or not isinstance(properties, Mapping):
+        return data
+    fields = properties.items()
+    defaults = {name: field["default"] for name, field in fields if isinstance(field, Mapping) and "default" in field}
+    return {**defaults, **data}
+
+
 def owner_of(seen: os.stat_result) -> str:
     """Give the name of a file's owner, or his number."""
     try:

@@ -30,6 +30,7 @@ from matterstack.operators.answers import (
     printable,
     read_answer,
     read_task,
+    with_defaults,
     write_whole,
 )
 from matterstack.operators.base import Key
@@ -142,12 +143,8 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
     responders = task["asked"].get("responders")
     if responders is not None and by not in responders:
         raise BadAnswer(f"{printable(by, 60)} may not answer; {', '.join(map(str, responders))} may")
-    record = {
-        **answer,
-        "data": {} if answer.get("data") is None else answer["data"],
-        "by": by,
-        "at": answer.get("at") or to_text(at),
-    }
+    data = with_defaults(task["asked"].get("response_schema"), {} if answer.get("data") is None else answer["data"])
+    record = {**answer, "data": data, "by": by, "at": answer.get("at") or to_text(at)}
     if status == "FAILED":
         why = answer.get("comment") or answer.get("error") or ""
         reason = f"rejected by {by}" + (f": {why}" if why else "")

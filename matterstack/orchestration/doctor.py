@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from matterstack.errors import (
     RunRootError,
     UsageError,
 )
+from matterstack.operators.answers import read_task
 from matterstack.orchestration import rebuild
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, refuse_clone, state_of_run
 from matterstack.storage import run_root
@@ -88,6 +89,7 @@ def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
         findings += _attempts(path, store)
         findings += _results(path, store, digests=digests)
         findings += _sources(path, store, digests=digests)
+        findings += _answers(path, store)
     return findings
 
 
@@ -387,6 +389,38 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
             "the next step finishes it",
             fixable=True,
         )
+
+
+def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    """Find answers of people whose inputs are others by now."""
+    campaign = store.campaign(store.run().campaign_version)
+    for row in store.tasks():
+        if row.result is None or campaign.operators[row.operator].kind != "human":
+            continue
+        folder = run_root.attempt_folder(row.task_id, row.result)
+        attempt, task = store.attempt(row.task_id, row.result), read_task(root / folder)
+        if attempt is None or task is None:
+            continue
+        who = json.loads(attempt.response or "{}").get("by", "somebody")
+        for what in _changed_inputs(root, store, folder, task):
+            remedy = f"`matterstack rerun` {row.task_id} asks again, if that matters"
+            yield Finding("answers", f"{folder}/response.json", f"{who} answered on {what}", remedy)
+
+
+def _changed_inputs(root: Path, store: SQLiteStateStore, folder: str, task: Mapping[str, Any]) -> Iterator[str]:
+    newer: set[str] = set()
+    for file in (file for item in task["inputs"].values() for file in item["files"]):
+        upstream, used = file.get("task"), file.get("attempt")
+        published = store.published(upstream) if upstream is not None else None
+        if published is not None and published[0] > used:
+            if upstream not in newer:
+                yield f"attempt {used} of {upstream}, which has a newer one ({published[0]})"
+            newer.add(upstream)
+            continue
+        path = os.path.normpath(f"{folder}/{file['path']}")
+        now = _digest(root / path, folder=(root / path).is_dir())
+        if file.get("sha256") is not None and now != file["sha256"]:
+            yield f"{path}, which {'has changed since' if now is not None else 'is not there any more'}"
 
 
 # --- mending --------------------------------------------------------------------------------------------------------

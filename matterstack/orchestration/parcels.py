@@ -298,8 +298,8 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
     try:
         with tarfile.open(file, "r:*") as tar, open_to_write(path, wait_s=PATIENCE_S) as store:
             return _Import(path, store, tar, str(file)).take()
-    except FileNotFoundError as error:
-        raise UsageError(f"{error.filename or file}: no such file") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"{file}: no such file") from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UsageError(f"{file} is no parcel, or damaged: {error}") from None
     except OSError as error:

@@ -194,14 +194,6 @@ def user() -> str:
         return str(os.getuid())
 
 
-def with_defaults(schema: Mapping[str, Any] | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an answer with the defaults of its schema for the fields that it does not have."""
-    properties = (schema or {}).get("properties")
-    fields = properties.items() if isinstance(properties, Mapping) else ()
-    defaults = {name: field["default"] for name, field in fields if isinstance(field, Mapping) and "default" in field}
-    return {**defaults, **data}
-
-
 def respond(question: Question, *, data: Any, by: str, comment: str | None = None, reject: bool = False) -> Path:
     """Write an answer, whole, where there is none; give its path.
 

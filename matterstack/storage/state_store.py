@@ -20,6 +20,7 @@ from typing import Any
 
 from matterstack import __version__
 from matterstack.core.model import (
+    ABSENT,
     AttemptChange,
     Campaign,
     Evidence,
@@ -787,8 +788,8 @@ class SQLiteStateStore:
     def late_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
         """Give the answers and metrics that a task's templates name, and of which attempts they are.
 
-        ({"response": {group: data or None}, "metrics": {group: values or None}}, {"response.GROUP": (task, attempt)});
-        None, and no attempt, of a task that is not COMPLETED.
+        ({"response": {group: data}, "metrics": {group: values}}, {"response.GROUP": (task, attempt)}); ABSENT, and no
+        attempt, of a task that is not COMPLETED.
         """
         values: dict[str, dict[str, Any]] = {"response": {}, "metrics": {}}
         origins = {}
@@ -800,7 +801,7 @@ class SQLiteStateStore:
         )
         for entry, upstream, state, attempt, metrics, response in rows:
             root, _, group = entry.partition(".")
-            found = None
+            found: Any = ABSENT
             if state == TaskState.COMPLETED and attempt is not None:
                 found = _read_plain(metrics) if root == "metrics" else _read_plain(response).get("data")
                 origins[entry] = (upstream, attempt)
