@@ -121,7 +121,7 @@ class LocalOperator:
         if unknown:
             return Observation(Sighting.UNKNOWN, reason=unknown)
         session = _session(attempt, handle)
-        rebooted = handle.get("boot") != processes.this_place().boot
+        rebooted = _is_another_boot(handle)
         if not rebooted and processes.is_alive(session.leader, session.start):
             return Observation(Sighting.RUNNING)
         # It may have written exit.json and ended between the two looks.
@@ -230,15 +230,21 @@ def _with_handle(seen: Observation, handle: str | None) -> Observation:
     )
 
 
+def _is_another_boot(handle: Mapping[str, Any]) -> bool:
+    """Say whether what a handle names was started under another boot; one that is not known is no other."""
+    boots = handle.get("boot"), processes.this_place().boot
+    return all(boots) and boots[0] != boots[1]
+
+
 def _out_of_reach(handle: Mapping[str, Any]) -> str:
     """Say why nothing can be known here of a process, "" if it can."""
     here = processes.this_place()
     if not handle:
         return "it is not recorded where it runs"
-    if handle.get("boot") != here.boot and (handle.get("machine"), handle.get("host")) != (here.machine, here.host):
+    if _is_another_boot(handle) and (handle.get("machine"), handle.get("host")) != (here.machine, here.host):
         # Machines that were installed from one image share a machine id: a reboot needs the same name as well.
         return f"runs on {handle.get('host', 'another machine')}, unknown here; step the run there"
-    if handle.get("boot") == here.boot and handle.get("pid_ns") != here.pid_namespace:
+    if not _is_another_boot(handle) and handle.get("pid_ns") != here.pid_namespace:
         return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; step the run there"
     return ""
 

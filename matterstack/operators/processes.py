@@ -35,15 +35,20 @@ class Place:
         return {"machine": self.machine, "boot": self.boot, "pid_ns": self.pid_namespace, "host": self.host}
 
 
+_ABSENT = (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError)  # and will be the next time
+
+
 def _read(path: str) -> str:
+    """Read a small file of the system, "" if there is none. Raises OSError if that cannot be told just now."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
+    except _ABSENT:
         return ""
 
 
 @cache
 def this_place() -> Place:
+    """Give where this process lives. Raises OSError if it cannot be told: a boot that is not known is no reboot."""
     host = socket.gethostname()
     machine = _read("/etc/machine-id") or _read("/var/lib/dbus/machine-id") or host
     boot = _read("/proc/sys/kernel/random/boot_id")
@@ -144,12 +149,12 @@ def _is_marked(pid: int, session: Session) -> bool:
         if os.readlink(f"/proc/{pid}/cwd").startswith(session.folder):
             return True
         return session.marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    except OSError:
+    except _ABSENT:
         return False
 
 
 def find_by_argument(argument: str) -> list[int]:
-    """Give live processes that have ``argument`` as one whole word of their command line."""
+    """Give live processes that have ``argument`` as one whole word of their command line. Raises OSError."""
     if not _PROC:
         lines = _run("ps", "-A", "-o", "pid=,args=").splitlines()
         return [int(line.split()[0]) for line in lines if argument in line]
@@ -159,7 +164,7 @@ def find_by_argument(argument: str) -> list[int]:
         if name.isdigit():
             try:
                 words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-            except OSError:
+            except _ABSENT:
                 continue
             if word in words:
                 found.append(int(name))

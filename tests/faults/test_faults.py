@@ -180,6 +180,30 @@ def test_a_step_that_slept_through_a_takeover_of_its_lock_commits_and_starts_not
     assert bench.cli("doctor", bench.root).returncode == 0
 
 
+def test_a_boot_that_cannot_be_told_is_no_reboot(bench):
+    """The sweep of errors: without descriptors the boot's id could not be read, and what ran was taken to be lost."""
+    bench.start("tasks: {a: {retries: 1, command: 'echo ${{ task.attempt }} >> WITNESS; sleep 30'}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+    trace = bench.folder / "trace"
+    reads = subprocess.run(
+        ["strace", "-qq", "-e", "trace=openat", "-o", trace, *MATTERSTACK, "step", bench.root], capture_output=True
+    )
+    assert reads.returncode == 0
+    lines = [line for line in trace.read_text().splitlines() if line.startswith("openat(")]
+    numbers = [n for n, line in enumerate(lines, start=1) if "boot_id" in line or "/proc/" in line]
+    assert numbers
+    for number in numbers:
+        inject = f"--inject=openat:error=EMFILE:when={number}"
+        done = subprocess.run(
+            ["strace", "-qq", "-e", "trace=openat", inject, "-o", trace, *MATTERSTACK, "step", bench.root],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        assert bench.states() == {"a": "RUNNING"}, done.stderr
+    assert bench.witnessed() == ["1"]
+
+
 # --- many at once ----------------------------------------------------------------------------------------------------
 
 
