@@ -305,9 +305,9 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise
-        if error.filename is None:  # of the decompressor
+        if error.errno is None:  # of the decompressor
             raise UsageError(f"{file} is no parcel, or damaged: {error}") from None
-        raise RunRootError(f"{error.filename}: {error.strerror or error}") from None
+        raise RunRootError(f"{error.filename or path}: cannot be written: {error.strerror}") from None
 
 
 _LARGEST_NOTE = 1 << 22  # bytes of parcel.json and of a listing

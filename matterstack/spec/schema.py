@@ -45,7 +45,9 @@ def read_schema(name: str) -> str:
 
 @cache
 def _all_schemas() -> str:
-    return "[" + ",".join(read_schema(name) for name in ("campaign", "operators")) + "]"  # those that refer to each other
+    return (
+        "[" + ",".join(read_schema(name) for name in ("campaign", "operators")) + "]"
+    )  # those that refer to each other
 
 
 def check_campaign(document: Document) -> list[Problem]:
