@@ -81,6 +81,9 @@ class OperatorContract:
         """Say how often the work of an attempt was begun, by a witness that the operator does not write."""
         raise NotImplementedError
 
+    def on_cancel(self, launch: Launch) -> None:
+        """Do what the other side does when it is asked to stop; nothing, if the operator ends the work by itself."""
+
     # --- helpers ---
 
     def launch(self, root: Path, number: int = 1) -> Launch:
@@ -217,6 +220,7 @@ class OperatorContract:
 
         def cancelled() -> bool:
             seen = self.make().cancel([attempt]).get(attempt.key)
+            self.on_cancel(launch)
             return seen is not None and seen.sighting in ENDED
 
         self.wait_until(cancelled, "ended by cancel")

@@ -600,7 +600,7 @@ class Step:
             return Retries()
 
     def _leave(self, folder: Path, files: Mapping[str, str]) -> bool:
-        """Write files that an operator wants there; False if one of them is there already."""
+        """Write files that an operator wants there; False if one of them is there already, and says something else."""
         return self.dry_run or all(run_root.write_once(folder / name, text) for name, text in files.items())
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:

@@ -70,7 +70,7 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def write_once(path: Path, text: str) -> bool:
-    """Write a file, whole, where there is none; say whether it was written. Raises OSError."""
+    """Write a file, whole, where there is none; say whether it is there with this text. Raises OSError."""
     beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(beside, "w", encoding="utf-8") as file:
@@ -80,7 +80,8 @@ def write_once(path: Path, text: str) -> bool:
         os.link(beside, path)
         return True
     except FileExistsError:
-        return False
+        with open_regular(path) as file:
+            return file.read(len(text.encode()) + 1) == text.encode()
     finally:
         with suppress(OSError):
             beside.unlink()
