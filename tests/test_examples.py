@@ -6,6 +6,9 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,113 @@ def test_fcc_started_no_attempt_twice(fcc):
     assert len(attempts) == 64
     # The kill may have caught a hand-over, which is then fenced and handed over anew; nothing else has a second one.
     assert sum(task["attempts"] for task in attempts) <= 66
+
+
+# --- a person at the gate ---------------------------------------------------------------------------------------------
+
+# science: E_seg in eV with ASE 3.29, EMT, 3x3x6 (111) slabs, layer 1 minus layer 3.
+E_SEG = {"Cu-Au": -0.25, "Ni-Ag": -0.73, "Pt-Ni": 0.28, "Pd-Pt": 0.06, "Cu-Ni": 0.17}
+PAIRS = f"pairs=[{', '.join(E_SEG)}]"
+
+
+def catalyst(bench, *words):
+    done = bench.cli("run", EXAMPLES / "catalyst_gate/campaign.yaml", "--root", bench.root, *words, timeout=280)
+    assert done.returncode == 4, done.stderr
+    assert bench.states()["approve"] == "WAITING"
+
+
+def test_catalyst_lets_only_the_approved_pairs_go_on(bench):
+    catalyst(bench, "--set", PAIRS)
+    for pair, energy in E_SEG.items():
+        found = json.loads((bench.root / "results" / "segregation" / f"{pair}.json").read_text())
+        assert found["E_eV"]["1"] == pytest.approx(energy, abs=0.006)
+    rows = {row["pair"]: row for row in csv.DictReader((bench.root / "results" / "overview.csv").open())}
+    assert {row["agrees"] for row in rows.values() if row["known"]} == {"yes"}
+    five = ",".join(E_SEG)
+    assert bench.cli("respond", bench.root, "approve", "--data", f"pairs={five}").returncode == 2
+
+    done = bench.cli("respond", bench.root, "approve", "--data", "pairs=Cu-Au,Pt-Ni", "--by", "ada")
+
+    assert done.returncode == 0, done.stderr
+    assert bench.cli("run", bench.root, timeout=280).returncode == 0
+    went_on = {task for task, state in bench.states().items() if task.startswith("profile/") and state == "COMPLETED"}
+    assert went_on == {"profile/Cu-Au", "profile/Pt-Ni"}
+    report = (bench.root / "results" / "report.md").read_text()
+    assert "Chosen by ada" in report and "Cu-Au, Pt-Ni" in report
+
+
+def test_catalyst_rejected_or_unanswered_blocks_what_is_behind_the_gate(bench):
+    catalyst(bench, "--set", "pairs=[Cu-Au]", "--set", "deadline=1s")
+    time.sleep(1)
+    assert bench.cli("run", bench.root).returncode == 3
+    assert bench.reasons()["approve"].startswith("attempt 1: nobody answered until ")
+    bench.cli("rerun", bench.root, "approve")
+    bench.step()
+    bench.cli("respond", bench.root, "approve", "--reject", "--comment", "none of them")
+    assert bench.cli("run", bench.root).returncode == 3
+    assert bench.reasons()["approve"].endswith(": none of them")
+    assert bench.states()["report"] == bench.states()["profile/Cu-Au"] == "BLOCKED"
+
+
+# --- a laboratory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.examples
+def test_thin_film_is_measured_fitted_twice_and_accepted_or_measured_again(bench):
+    if not os.environ.get("CI"):
+        pytest.importorskip("refnx")
+    campaign = EXAMPLES / "thin_film_lab"
+    assert bench.cli("run", campaign / "campaign.yaml", "--root", bench.root, timeout=200).returncode == 4
+    instrument = subprocess.Popen([sys.executable, campaign / "instrument" / "reflectometer.py", bench.root])
+    try:
+        bench.wait_for(bench.attempt("measure") / "experiment_result.json", limit_s=60)
+        assert bench.cli("run", bench.root, timeout=280).returncode == 4
+        summary = json.loads((bench.root / "results" / "summary" / "first.json").read_text())
+        assert summary["thickness_A"] == pytest.approx(259.0, abs=0.6)
+        assert summary["spread_A"] < 0.75
+        assert summary["chi2_per_n"] == pytest.approx(2.3, abs=0.1)
+        assert bench.cli("respond", bench.root, "accept", "--data", "decision=measure again").returncode == 0
+        assert bench.cli("run", bench.root).returncode == 4
+        bench.wait_for(bench.attempt("measure_again") / "experiment_result.json", limit_s=60)
+    finally:
+        instrument.kill()
+        instrument.wait()
+    assert "imports nothing of MatterStack" in (campaign / "instrument" / "reflectometer.py").read_text()
+    assert "import matterstack" not in (campaign / "instrument" / "reflectometer.py").read_text()
+    assert bench.step().state == "RUNNING"  # the second branch is on its way; its fits are those of the first
+    assert bench.states()["measure_again"] == "COMPLETED"
+
+
+@pytest.mark.examples
+def test_thin_film_that_is_accepted_skips_the_second_branch_and_joins(bench):
+    if not os.environ.get("CI"):
+        pytest.importorskip("refnx")
+    campaign = EXAMPLES / "thin_film_lab"
+    bench.cli("run", campaign / "campaign.yaml", "--root", bench.root, "--set", "seeds=[1]", timeout=200)
+    subprocess.run([sys.executable, campaign / "instrument" / "reflectometer.py", bench.root, "--once"], check=True)
+    assert bench.cli("run", bench.root, timeout=280).returncode == 4
+    bench.cli("respond", bench.root, "accept", "--data", "decision=accept")
+    assert bench.cli("run", bench.root, timeout=100).returncode == 0
+    assert bench.states()["measure_again"] == bench.states()["compare_again"] == "SKIPPED"
+    assert "Measurements: 1." in (bench.root / "results" / "report.md").read_text()
+
+
+# --- a failure that is real -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.examples
+def test_solvents_are_ranked_by_what_succeeded_and_the_wrong_smiles_really_fails(bench):
+    if not os.environ.get("CI"):
+        pytest.importorskip("tblite")
+        pytest.importorskip("rdkit")
+    done = bench.cli("run", EXAMPLES / "battery_screening/campaign.yaml", "--root", bench.root, timeout=280)
+    assert done.returncode == 0, done.stderr
+    failed = [task for task, state in bench.states().items() if state != "COMPLETED"]
+    assert failed == ["ionise/vinylethylene-carbonate"]
+    assert "is not a valid SMILES" in (bench.attempt(failed[0]) / "stderr.log").read_text()
+    rows = {row["name"]: row for row in csv.DictReader((bench.root / "results" / "ranking.csv").open())}
+    assert len(rows) == 24
+    for name, value in (("water", 13.79), ("acetonitrile", 12.47), ("ethylene-carbonate", 10.92), ("benzene", 9.54)):
+        assert float(rows[name]["ionisation_eV"]) == pytest.approx(value, abs=0.05)
+    metrics = json.loads((bench.attempt("rank") / "metrics.json").read_text())
+    assert metrics["mean_error_eV"] == pytest.approx(0.30, abs=0.03)

@@ -48,7 +48,9 @@ def main() -> None:
     axes.scatter(list(measured.values()), [found[name]["ionisation_eV"] for name in measured])
     axes.axline((9, 9), (13, 13), color="black", linewidth=0.8)
     for name, value in measured.items():
-        axes.annotate(name, (value, found[name]["ionisation_eV"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.annotate(
+            name, (value, found[name]["ionisation_eV"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
+        )
     axes.set_xlabel("measured ionisation energy / eV (rounded)")
     axes.set_ylabel("calculated vertical ionisation potential / eV")
     axes.set_title(f"IPEA1-xTB at GFN2-xTB geometries, mean error {mean_error:.2f} eV")
@@ -57,7 +59,10 @@ def main() -> None:
     lacking = [name for name in listed if name not in found]
     gain = found["fluoroethylene-carbonate"]["ionisation_eV"] - found["ethylene-carbonate"]["ionisation_eV"]
     summary = {
-        "solvents": len(found), "failed": ", ".join(lacking), "compared": len(errors), "mean_error_eV": round(mean_error, 3),
+        "solvents": len(found),
+        "failed": ", ".join(lacking),
+        "compared": len(errors),
+        "mean_error_eV": round(mean_error, 3),
         "gain_of_fluorine_eV": round(gain, 3),
     }
     print(json.dumps(summary))

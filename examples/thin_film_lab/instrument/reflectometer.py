@@ -2,26 +2,27 @@
 
     python reflectometer.py RUN_ROOT [--once]
 
-It stands for an instrument computer: it watches a run root for requests, takes each once, and hands over the measurement
-that lies beside it, c_PLP0011859_q.txt: neutrons on a film between a silicon wafer and D2O, measured with Platypus at
-ANSTO. The file ships with refnx (BSD licence, https://github.com/refnx/refnx). It imports nothing of MatterStack.
+It stands for an instrument computer: it watches a run root for requests, takes each once, and hands over a real
+measurement, c_PLP0011859_q.txt: neutrons on a film between a silicon wafer and D2O, measured with Platypus at ANSTO. The
+file ships with refnx (BSD licence, https://github.com/refnx/refnx). It imports nothing of MatterStack.
 """
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
-import shutil
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-MEASUREMENT = Path(__file__).with_name("c_PLP0011859_q.txt")
+MEASUREMENT = "analysis/tests/c_PLP0011859_q.txt"  # of refnx
+SHA256 = "658bdc15a4bb2cc1d65bdbb7838fe32b597520c612ad633954822d1ac575863a"
 NAME = "platypus (replayed)"
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def write(path: Path, content: dict) -> None:
@@ -42,6 +43,17 @@ def take(folder: Path) -> bool:
     return True
 
 
+def measurement() -> bytes:
+    """Give the measurement. Raises OSError if refnx is not installed here, or has another file."""
+    found = importlib.util.find_spec("refnx")
+    if found is None or found.origin is None:
+        raise OSError("refnx, which brings the measurement, is not installed")
+    data = Path(found.origin).parent.joinpath(MEASUREMENT).read_bytes()
+    if hashlib.sha256(data).hexdigest() != SHA256:
+        raise OSError(f"{MEASUREMENT} of refnx is another measurement")
+    return data
+
+
 def measure(folder: Path) -> None:
     """Carry one request out. What goes wrong is a result as well."""
     request = json.loads((folder / "experiment_request.json").read_text())
@@ -49,12 +61,14 @@ def measure(folder: Path) -> None:
     write(folder / "heartbeat.json", {"at": started, "interval_s": 30})
     result = {"token": request["token"], "instrument": NAME, "started_at": started}
     if (folder / "cancel.json").exists():
-        write(folder / "experiment_result.json", {**result, "status": "FAILED", "error": "cancelled", "ended_at": now()})
+        write(
+            folder / "experiment_result.json", {**result, "status": "FAILED", "error": "cancelled", "ended_at": now()}
+        )
         return
     try:
         name = request["outputs"]["curve"]["file"]
-        shutil.copyfile(MEASUREMENT, folder / name)
-        data = (folder / name).read_bytes()
+        data = measurement()
+        (folder / name).write_bytes(data)
         result |= {
             "status": "COMPLETED",
             "data": {"points": len(data.splitlines()), "sample": request["parameters"]["sample"]},
