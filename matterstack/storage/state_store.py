@@ -57,6 +57,7 @@ log = logging.getLogger("matterstack")
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _REBUILD = "`matterstack doctor --fix` rebuilds it from journal.jsonl and tasks/"
 _BUSY_TIMEOUT_S = 10.0
+_CLOCK_SKEW_S = 60.0  # between machines that write to one run root
 
 
 @dataclass(frozen=True)
@@ -612,7 +613,12 @@ class SQLiteStateStore:
             yield row[0]
 
     def retries_due(self, now: float) -> list[str]:
-        rows = self.db.execute("SELECT task_id FROM tasks WHERE retry_at <= ? AND paused = 0", (now,))
+        """Give the tasks whose delay is over, or was begun in what is the future by now: the clock was set back."""
+        rows = self.db.execute(
+            "SELECT task_id FROM tasks t WHERE retry_at IS NOT NULL AND paused = 0 AND (retry_at <= ? OR EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.task_id = t.task_id AND a.attempt = t.attempts AND a.ended_at > ?))",
+            (now, now + _CLOCK_SKEW_S),
+        )
         return [row[0] for row in rows]
 
     def next_retry(self) -> float | None:
