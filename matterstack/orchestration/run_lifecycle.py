@@ -126,27 +126,57 @@ def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
 def _make_in(campaign: LoadedCampaign, root: Path) -> None:
     """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
     inside = root / f".init-{secrets.token_hex(8)}"
-    try:
-        with run_lock(root):
+    with run_lock(root):
+        try:
+            _require_free(root, locked=True)
+            _clear_killed_init(root)
             inside.mkdir()
             _build(campaign, inside, root)
             for path in sorted(inside.iterdir(), key=lambda path: path.name == run_root.RUN):
                 if path.name != LOCK_FILE:
                     os.rename(path, root / path.name)
             _sync_folder(root)
-    finally:
-        shutil.rmtree(inside, ignore_errors=True)
-        if not (root / run_root.RUN).exists():
-            (root / LOCK_FILE).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(inside, ignore_errors=True)
+            if not (root / run_root.RUN).exists():
+                (root / LOCK_FILE).unlink(missing_ok=True)
 
 
-def _require_free(root: Path) -> None:
+_OF_INIT = (
+    run_root.CAMPAIGN, run_root.OPERATORS, run_root.LEDGER, run_root.JOURNAL, "source", "tasks", "results", ".gitignore",
+    ".gitattributes",
+)  # fmt: skip
+
+
+def _left_by_init(root: Path) -> tuple[list[Path], list[Path]] | None:
+    """Give what an `init` that was killed in this folder left: (its hidden folders, what it had moved out of them).
+
+    None if there is anything else. run.json is moved last, so without it there never was a run.
+    """
+    hidden = list(root.glob(".init-*"))
+    moved = [path for path in root.iterdir() if path not in hidden and path.name != LOCK_FILE]
+    known = all(path.name in _OF_INIT and not os.path.lexists(hidden[0] / path.name) for path in moved if hidden)
+    if moved and (len(hidden) != 1 or not known or not (hidden[0] / run_root.RUN).exists()):
+        return None
+    return hidden, moved
+
+
+def _clear_killed_init(root: Path) -> None:
+    hidden, moved = _left_by_init(root) or ([], [])
+    for path in moved:
+        os.rename(path, hidden[0] / path.name)
+    for path in hidden:
+        shutil.rmtree(path)
+
+
+def _require_free(root: Path, *, locked: bool = False) -> None:
+    """Raise UsageError unless a run root can be made here, RunLockedError if a process is at it (``locked``: we are)."""
     try:
-        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        if not root.exists() or (root.is_dir() and _left_by_init(root) is not None):
             return
     except OSError as error:
         raise RunRootError(f"{root}: cannot be read: {error.strerror}") from None
-    if (root / LOCK_FILE).exists():
+    if not locked and (root / LOCK_FILE).exists():
         with run_lock(root):
             pass
     if (root / run_root.RUN).exists():

@@ -181,7 +181,7 @@ class Site:
 
     def finish(self) -> None:
         """Step until the run is over, as somebody would."""
-        if not self.root.exists():
+        if not (self.root / "run.json").exists():
             from matterstack import initialize_run
 
             initialize_run(self.file, self.root)
@@ -232,6 +232,9 @@ def prepare(site: Site) -> None:
     from matterstack import initialize_run
 
     site.keep("nothing")
+    site.root.mkdir(parents=True)
+    site.keep("empty")
+    site.root.rmdir()
     initialize_run(site.file, site.root)
     site.keep("fresh")
     step_run(site.root)
@@ -281,6 +284,7 @@ def wait(done: Callable[[], bool], limit_s: float = 20.0) -> None:
 # name -> (words of the command, states in which it is broken)
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "init": (("init", "campaign.yaml"), ("nothing",)),
+    "init-in": (("init", "campaign.yaml", "--root", "runs/t"), ("empty",)),
     "run-file": (("run", "campaign.yaml"), ("nothing",)),
     "step": (("step", "runs/t"), ("fresh", "ended", "more", "paused", "over")),
     "run": (("run", "runs/t"), ("more", "ended", "fresh")),
@@ -316,7 +320,7 @@ def after(command: str, site: Site) -> None:
     if command == "export":
         words = (*words, "--again")
         (site.folder / "work.parcel").unlink(missing_ok=True)
-    if command not in ("init", "run-file", "step", "answered-step", "run"):
+    if command not in ("init", "init-in", "run-file", "step", "answered-step", "run"):
         subprocess.run(
             [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60
         )
