@@ -72,7 +72,8 @@ class Display:
 
     def _failure(self, ended: Ended) -> str:
         what = "is tried again" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
-        log = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}" / "stderr.log"
+        folder = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}"
+        log = folder / "stderr.log" if (folder / "stderr.log").exists() else folder  # people have no logs
         return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {ended.reason}; {log}")
 
     def _totals(self) -> tuple[int, int, int]:
@@ -130,7 +131,8 @@ def summary(root: Path, report: StepReport) -> None:
     from matterstack.orchestration.report import explain, open_run
 
     shown = shlex.quote(str(root))
-    click.echo(f"{coloured(str(report.state))}: {counts_text(open_run(root).counts)}")
+    view = open_run(root)
+    click.echo(f"{coloured(str(report.state))}: {counts_text(view.counts)}")
     explained = explain(root)
     failed = [item for item in explained if item.state is TaskState.FAILED]
     paused = [item for item in explained if item.reason == "the task is paused"]
@@ -152,6 +154,12 @@ def summary(root: Path, report: StepReport) -> None:
         click.echo(f"  `matterstack inbox {shown}` lists what waits for people")
     elif report.state is not RunState.COMPLETED:
         click.echo(f"  `matterstack explain {shown}` says what is missing and what to type")
+    stale = sum(task.reason.startswith("stale") for task in view.tasks)
+    if stale:
+        what = "task was" if stale == 1 else "tasks were"
+        click.echo(
+            f"  {stale} {what} made from older results and nothing reruns by itself: `matterstack status {shown}`"
+        )
     if report.counts.get(TaskState.COMPLETED):
         made = plural(report.counts[TaskState.COMPLETED], "task")
         click.echo(f"  results of {made}: {root}/results/, `matterstack results {shown}`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -42,8 +43,8 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
         if item.summary:
             click.echo(f"    {harmless(item.summary)[:160]}")
         if item.answered:
-            click.echo("    answered; the next step reads it")
-        elif item.reason:
+            click.echo(f"    {harmless(item.reason)}; the next step reads it")
+        elif item.reason and not (item.overdue and item.reason.startswith("overdue")):
             click.echo(f"    {harmless(item.reason)}")
         click.echo(f"    {harmless(item.command)}")
     echo_remark(f"{plural(len(found), 'task')} waiting")
@@ -113,8 +114,10 @@ def respond(
     elif not reject:
         data, comment = _ask(question, comment)
     path = write_answer(question, data=data, by=who, comment=comment, reject=reject)
-    click.echo(f"{question.task_id}: {'rejected' if reject else 'answered'} by {who}: {path}")
-    echo_remark(f"`matterstack step {run}` (or `run`) goes on with it")
+    from matterstack.cli.render import harmless
+
+    click.echo(f"{question.task_id}: {'rejected' if reject else 'answered'} by {harmless(who)}: {path}")
+    echo_remark(f"`matterstack step {shlex.quote(run)}` (or `run`) goes on with it")
     return ExitCode.FINE
 
 
@@ -133,6 +136,8 @@ def _read_json(file: str) -> Any:
 
 def _fields(words: Iterable[str], schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Read NAME=VALUE; a field that the schema has as a text stays one."""
+    from matterstack.core.template import did_you_mean
+
     out: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -140,6 +145,9 @@ def _fields(words: Iterable[str], schema: Mapping[str, Any] | None) -> dict[str,
             raise UsageError(f"--data {word}: expected NAME=VALUE")
         if name in out:
             raise UsageError(f"--data {name} is given twice")
+        fields = (schema or {}).get("properties")
+        if isinstance(fields, Mapping) and name not in fields and (near := did_you_mean(name, fields)):
+            raise UsageError(f"--data {name}: there is no such field{near}; there are {', '.join(map(str, fields))}")
         out[name] = _value(name, text, _field(schema, name))
     return out
 
@@ -177,27 +185,30 @@ def _ask(question: Question, comment: str | None) -> tuple[Any, str | None]:
     shown = (question.folder / "instructions.md").relative_to(question.root)
     click.echo(harmless(str(question.asked.get("instructions") or "")).rstrip(), err=True)
     click.echo(f"(inputs and more: {question.root / shown})\n", err=True)
-    schema = question.schema or {}
-    properties = schema.get("properties")
+    schema: Any = question.schema if question.schema is not None else {}
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    data: Any = {}
     try:
         if isinstance(properties, Mapping) and properties:
             required = schema.get("required", [])
-            data: Any = {}
             for name, field in properties.items():
                 value = _ask_field(name, field if isinstance(field, Mapping) else {}, required=name in required)
                 if value is not _NOTHING:
                     data[name] = value
-        elif question.schema:
+        elif question.schema is not None and question.schema != {}:
             data = _ask_field("answer", schema, required=True)
         else:
-            data = {}
+            click.echo("There is nothing to fill in; sending it approves, --reject rejects.", err=True)
         if not sys.stdin.isatty():
             return data, comment
-        comment = comment or click.prompt("comment", default="", show_default=False, err=True) or None
+        said = click.prompt("comment [may be left empty]", default=comment or "", show_default=False, err=True)
+        comment = said or None
         click.echo(f"\n{harmless(json.dumps(data, ensure_ascii=False, indent=2))}", err=True)
+        click.echo(f"comment: {harmless(comment)}" if comment else "no comment", err=True)
         if not click.confirm("send this answer?", default=True, err=True):
             raise UsageError("not sent")
     except (click.Abort, EOFError):
+        click.echo("", err=True)
         raise UsageError(
             f"{question.task_id}: not answered; on a terminal each field is asked for, else "
             "--approve, --reject, --data NAME=VALUE or --json FILE"
@@ -216,7 +227,7 @@ def _ask_field(name: str, field: Mapping[str, Any], *, required: bool) -> Any:
     if "const" in field:
         return field["const"]
     about = field.get("description") or field.get("title")
-    label = name + (f" ({harmless(str(about))})" if about else "") + _hint(field, required=required)
+    label = harmless(name) + (f" ({harmless(str(about))})" if about else "") + _hint(field, required=required)
     default = field.get("default")
     while True:
         shown = {"default": _as_typed(default)} if "default" in field else {"default": "", "show_default": False}
@@ -230,7 +241,7 @@ def _ask_field(name: str, field: Mapping[str, Any], *, required: bool) -> Any:
             continue
         try:
             value = _yes_or_no(text) if field.get("type") == "boolean" else _value(name, text, field)
-            problem = schema_violation(field, value)
+            problem = _not_a_choice(value, field) or schema_violation(field, value)
         except (UsageError, SchemaError) as error:
             problem = str(error)
         if not problem:
@@ -238,15 +249,41 @@ def _ask_field(name: str, field: Mapping[str, Any], *, required: bool) -> Any:
         click.echo(f"  {harmless(problem)}", err=True)
 
 
+def _not_a_choice(value: Any, field: Mapping[str, Any]) -> str:
+    """Say which of what was typed is none of the choices, "" if all are."""
+    from matterstack.core.template import did_you_mean
+
+    if field.get("type") == "boolean" and not isinstance(value, bool):
+        return "type yes or no"
+    choices = _choices(field)
+    if choices is None:
+        return ""
+    wrong = [item for item in (value if isinstance(value, list) else [value]) if item not in choices]
+    return (
+        f"'{_as_typed(wrong[0])}' is none of the choices{did_you_mean(_as_typed(wrong[0]), choices)}" if wrong else ""
+    )
+
+
+def _choices(field: Mapping[str, Any]) -> list[Any] | None:
+    inner = field.get("items")
+    found = field.get("enum") or (inner.get("enum") if isinstance(inner, Mapping) else None)
+    return found if isinstance(found, list) else None
+
+
 def _hint(field: Mapping[str, Any], *, required: bool) -> str:
-    inner = field.get("items") if isinstance(field.get("items"), Mapping) else {}
-    choices = field.get("enum") or (inner.get("enum") if isinstance(inner, Mapping) else None)
-    kind = field.get("type")
+    from matterstack.cli.render import harmless
+
+    choices, kind = _choices(field), field.get("type")
     parts = []
-    if isinstance(choices, list):
-        parts.append(("some of " if kind == "array" else "") + ", ".join(_as_typed(item) for item in choices))
+    least, most = field.get("minItems"), field.get("maxItems")
+    if choices is not None:
+        count = f"{least or 0} to {most}" if most is not None else f"at least {least}" if least else "some"
+        listed = harmless(", ".join(_as_typed(item) for item in choices))
+        parts.append(f"{count} of these, with commas: {listed}" if kind == "array" else listed)
     elif isinstance(kind, str) and kind != "string":
         parts.append({"boolean": "yes or no", "array": "values, with commas"}.get(kind, kind))
+    if kind in ("number", "integer") and ("minimum" in field or "maximum" in field):
+        parts.append(f"{field.get('minimum', '…')} to {field.get('maximum', '…')}")
     if not required and "default" not in field:
         parts.append("may be left empty")
     return f" [{'; '.join(parts)}]" if parts else ""

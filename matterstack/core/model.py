@@ -318,6 +318,7 @@ class AttemptFacts:
     not_started: int  # attempts in a row, just before this one, that never started
     allow_failure: bool
     asks: bool = False  # of a person, a lab or a closed cluster: a bad answer is asked for again
+    bad_answers: int = 0  # in a row, just before this one
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,13 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
                 reason = f"all of {entry} ({members[0].name}{', …' if len(members) > 1 else ''}) was skipped"
                 return TaskChange(task.task_id, TaskState.SKIPPED, reason, cause=members[0].cause)
     if task.rule is not None:
-        short = _too_few(task.rule, unique)
+        counted = {
+            upstream.name: upstream
+            for entry, members in groups.items()
+            if not entry.startswith(("response.", "metrics."))
+            for upstream in members
+        }
+        short = _too_few(task.rule, list(counted.values()))
         if short:
             culprit = next((upstream for upstream in unique if upstream.culprit), None)
             return TaskChange(task.task_id, TaskState.BLOCKED, short, cause=culprit.cause if culprit else None)

@@ -26,6 +26,7 @@ from matterstack.core.states import (
 )
 from matterstack.core.values import format_duration
 
+MOST_BAD_ANSWERS = 10  # in a row; then asking once more does not help, until somebody reruns the task
 MOST_NOT_STARTED = 3  # in a row; then something is wrong that another try does not cure
 
 _LIVE_SIGHTINGS = {
@@ -164,6 +165,9 @@ def after_failure(
     """
     live = facts.live
     if _is_asked_again(facts, failure):
+        if (facts.bad_answers + 1) % MOST_BAD_ANSWERS == 0:
+            text = f"{MOST_BAD_ANSWERS} bad answers in a row, the last: {reason}"
+            return TaskChange(live.task_id, TaskState.FAILED, text, soft=facts.allow_failure)
         return TaskChange(live.task_id, TaskState.PENDING, f"asked again: {reason}")
     never = rule_for(facts.retries, failure, exit_code) == "never"
     tries = facts.tries + 1

@@ -11,11 +11,13 @@ def to_text(seconds: float) -> str:
 
 
 def from_text(text: object) -> float | None:
-    """Give POSIX seconds of an ISO 8601 time, None for anything else."""
+    """Give POSIX seconds of an ISO 8601 time, None for anything else, also what `to_text` could not print."""
     if not isinstance(text, str):
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        to_text(seconds)
+    except (ValueError, OverflowError, OSError):
         return None
+    return seconds

@@ -44,22 +44,26 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise SchemaError in what takes longer: a `pattern` may backtrack for ever. Other threads have no such alarm."""
+    """Raise SchemaError in what computes longer: a `pattern` may backtrack for ever.
+
+    The clock is that of this process's computing, so a slow disk or a suspended machine costs nobody his answer. Other
+    threads than the main one have no such alarm.
+    """
 
     def stop(*_: object) -> None:
         raise SchemaError(f"takes longer than {seconds:g} s to check; does a `pattern` backtrack?")
 
     try:
-        before = signal.signal(signal.SIGALRM, stop)
+        before = signal.signal(signal.SIGVTALRM, stop)
     except ValueError:  # not the main thread
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, left, interval)
+        signal.signal(signal.SIGVTALRM, before if before is not None else signal.SIG_DFL)
 
 
 def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
@@ -68,26 +72,26 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
     Raises SchemaError for a `$ref` that leads nowhere, or round in a circle (nothing is fetched), and for a check
     that takes longer than two seconds.
     """
-    with _at_most(_LONGEST_CHECK_S):
-        return _violation(schema, value)
-
-
-def _violation(schema: Mapping[str, Any], value: Any) -> str:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     try:
-        error = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+        with _at_most(_LONGEST_CHECK_S):
+            found = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
         raise SchemaError("its `$ref` go round in a circle, or it is nested too deeply") from None
     except Unresolvable as unresolvable:
         raise SchemaError(f"`$ref` leads nowhere: {unresolvable.ref}") from None
-    if error is None:
+    except SchemaError:
+        raise
+    except Exception as error:  # of the validator, for schemas and numbers that it does not bear
+        raise SchemaError(f"cannot be used: {type(error).__name__}: {str(error)[:100]}") from None
+    if found is None:
         return ""
-    place = ".".join(map(str, error.absolute_path))
-    return f"{place + ': ' if place else ''}{error.message[:200]}"
+    place = ".".join(map(str, found.absolute_path))
+    return f"{place + ': ' if place else ''}{found.message[:200]}"
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,20 @@ class BadAnswer(ValueError):
     """A whole answer that is none; the text says why."""
 
 
+class NotYet(Exception):
+    """There is an answer, and it may still be being written: nothing is decided, no deadline either."""
+
+
 def is_fresh(changed_at: float, now: float) -> bool:
     """Say whether something may still be being written. A clock that is far off does not make it fresh for ever."""
     return -_CLOCK_SKEW_S < now - changed_at < SETTLED_S
 
 
 def read_answer(path: Path, now: float) -> tuple[dict[str, Any], os.stat_result] | None:
-    """Read a JSON object that somebody else writes; None while it is absent or may still be being written.
+    """Read a JSON object that somebody else writes; None while it is absent.
 
-    Raises BadAnswer for what is whole, or has been left half-written, and is no answer; OSError if it cannot be told.
+    Raises NotYet while it may still be being written, BadAnswer for what is whole, or has been left half-written, and is
+    no answer; OSError if it cannot be told.
     """
     try:
         seen = os.lstat(path)
@@ -50,7 +55,7 @@ def read_answer(path: Path, now: float) -> tuple[dict[str, Any], os.stat_result]
         return None  # it went between the two looks
     except BadAnswer:
         if is_fresh(seen.st_mtime, now):
-            return None
+            raise NotYet from None
         raise
     if not isinstance(data, dict):
         raise BadAnswer(f"{path.name} is {_kind(data)}, not an object")
@@ -139,6 +144,32 @@ def check_data(name: str, data: Any, schema: Mapping[str, Any] | None, key: str)
         raise BadAnswer(f"{name}: `data` is no answer by the {key}: {printable(problem)}")
 
 
+def exit_code_of(name: str, answer: Mapping[str, Any]) -> int | None:
+    """Give the exit code that an answer names. Raises BadAnswer for what is none."""
+    code = answer.get("exit_code")
+    if code is None:
+        return None
+    if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code <= 255:
+        raise BadAnswer(f"{name}: `exit_code` must be a number from 0 to 255")
+    return code
+
+
+def times_of(answer: Mapping[str, Any], seen: os.stat_result, key: str, now: float) -> tuple[float | None, float]:
+    """Give (begun, ended) of what an answer tells of, none later than now; ``key`` names its end, else the file's time."""
+    started, ended = from_text(answer.get("started_at")), from_text(answer.get(key))
+    return None if started is None else min(started, now), min(seen.st_mtime if ended is None else ended, now)
+
+
+def lately_changed(paths: Iterable[Path], now: float) -> bool:
+    """Say whether one of these may still be being written, also by a copy that keeps the times of files."""
+    for path in paths:
+        with suppress(OSError):
+            found = path.stat()
+            if is_fresh(found.st_mtime, now) or is_fresh(found.st_ctime, now):
+                return True
+    return False
+
+
 def with_defaults(schema: Mapping[str, Any] | None, data: Any) -> Any:
     """Give an answer with the defaults of its schema for the fields that it does not have."""
     properties = (schema or {}).get("properties")
@@ -180,6 +211,7 @@ def inside(folder: Path, name: str) -> Path | None:
         return None
     path = folder / os.path.normpath(name)
     try:
+        path.stat()
         home = folder.resolve()
         if not path.resolve().is_relative_to(home) or path.resolve() == home:
             return None
@@ -189,9 +221,17 @@ def inside(folder: Path, name: str) -> Path | None:
 
 
 def digest_of_output(path: Path) -> str:
-    """Give the sha256 of a file; of a folder that of the sorted lines `<sha256>  <relative path>`. Raises OSError."""
+    """Give the sha256 of a file; of a folder that of the lines `<sha256>  <relative path>`, sorted by path.
+
+    Raises OSError, and BadAnswer for a folder with links: what they lead to is not what was measured.
+    """
     if path.is_file():
         return _sha256(path)
+    link = next((item for item in path.rglob("*") if item.is_symlink()), None)
+    if link is not None:
+        raise BadAnswer(
+            f"{printable(link.name, 60)} in {printable(path.name, 60)}/ is a link; put the file itself there"
+        )
     lines = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
     text = "".join(f"{_sha256(file)}  {name}\n" for name, file in lines)
     return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
@@ -226,7 +266,17 @@ def read_task(folder: Path) -> dict[str, Any] | None:
         data = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) and isinstance(data.get("asked"), dict) else None
+    parts = ("asked", "inputs", "outputs", "run", "matrix")
+    return data if isinstance(data, dict) and all(isinstance(data.get(key), dict) for key in parts) else None
+
+
+def decode(handle: str) -> dict[str, Any]:
+    """Read a handle; empty if it is none."""
+    try:
+        data = json.loads(handle)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -248,6 +298,8 @@ def attempt_by_attempt(attempts: Any, look: Callable[[Any], Observation | None])
     for attempt in attempts:
         try:
             seen = look(attempt)
+        except NotYet:
+            seen = None
         except BadAnswer as error:
             seen = bad(str(error))
         except OSError as error:
@@ -255,6 +307,9 @@ def attempt_by_attempt(attempts: Any, look: Callable[[Any], Observation | None])
             seen = Observation(
                 Sighting.UNKNOWN, reason=f"cannot be seen: {name + ': ' if name else ''}{error.strerror}"
             )
+        except Exception as error:  # one whose files are strange must not hide the others
+            reason = printable(f"cannot be looked at: {type(error).__name__}: {error}")
+            seen = Observation(Sighting.UNKNOWN, reason=reason)
         if seen is not None:
             out[attempt.key] = seen
     return out

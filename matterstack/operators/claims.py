@@ -43,7 +43,7 @@ def read_claim(folder: Path) -> Claim | None:
         return None
     try:
         data = json.loads(text) if text.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step"):
         return Claim("torn", data if isinstance(data, dict) else {})  # an instrument says who it is in its own words
@@ -65,7 +65,7 @@ def take_claim(folder: Path, purpose: str) -> Claim | None:
         os.link(beside, folder / CLAIM)
         return None
     except FileExistsError:
-        return read_claim(folder)
+        return read_claim(folder) or Claim("torn", {})  # a link to nowhere is somebody's as well
     finally:
         with suppress(OSError):
             beside.unlink()

@@ -15,28 +15,31 @@ from typing import Any
 
 from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
 from matterstack.core.states import AttemptState, FailureClass
-from matterstack.core.times import from_text, to_text
+from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import (
     BadAnswer,
+    NotYet,
     attempt_by_attempt,
     check_data,
     check_status,
     deadline_passed,
+    decode,
     digest_of_output,
     inside,
-    is_fresh,
+    lately_changed,
     overdue,
     owner_of,
     printable,
     read_answer,
     read_task,
+    times_of,
     write_whole,
 )
 from matterstack.operators.base import Key
 from matterstack.operators.claims import Claim, read_claim, take_claim
-from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, decode, hand_over, instructions, missed, terms_of
+from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, hand_over, instructions, missed, terms_of
 
 REQUEST = "experiment_request.json"
 RESULT = "experiment_result.json"
@@ -91,15 +94,38 @@ def request(folder: Path) -> Submission:
         "result_schema": asked.get("result_schema"), "deadline_at": asked.get("deadline_at"),
         "created_at": task["created_at"],
     }  # fmt: skip
-    write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
+    write_whole(folder / INSTRUCTIONS, instructions(task, _how(content)))
     write_whole(folder / REQUEST, dump_json_lines(content))
     return Submission(json.dumps({"token": asked["token"], **terms_of(asked)}), AttemptState.WAITING)
 
 
-_HOW = [
-    f"The instrument takes `{REQUEST}` with a `claim` and leaves `{RESULT}` (see docs/lab-protocol.md of MatterStack).",
-    "",
-]
+def _how(request: Mapping[str, Any]) -> list[str]:
+    """Give the part of instructions.md for somebody at the instrument, who may answer by hand."""
+    lines = [f"- {name}: {printable(_with_unit(value))}" for name, value in request["parameters"].items()]
+    lines = ["Parameters:", "", *lines, ""] if lines else []
+    wanted = [f"- {name}: `{item['file']}`" + (" (may be left out)" if item["optional"] else "")
+              for name, item in request["outputs"].items()]  # fmt: skip
+    lines += ["Files wanted in this folder:", "", *wanted, ""] if wanted else []
+    if request.get("result_schema") is not None:
+        lines += [
+            "Values wanted, as JSON Schema:",
+            "",
+            f"    {json.dumps(request['result_schema'], ensure_ascii=False)}",
+            "",
+        ]
+    files = {name: {"path": item["file"], "sha256": "…"} for name, item in request["outputs"].items()}
+    answer = {"status": "COMPLETED", "token": request["token"], "data": {}, "files": files}
+    return [
+        *lines, f"An instrument takes `{REQUEST}` with a `claim` (docs/lab-protocol.md of MatterStack). By hand: create the file",
+        f"`claim` with your name, put the files here, and write `{RESULT}` last (sha256 by `sha256sum FILE`):", "",
+        f"    {json.dumps(answer, ensure_ascii=False)}", "", 'If it went wrong: `"status": "FAILED"` and an `"error"`.', "",
+    ]  # fmt: skip
+
+
+def _with_unit(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"value", "unit"}:
+        return f"{value['value']} {value['unit']}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _recover(attempt: LiveAttempt) -> Observation:
@@ -136,7 +162,7 @@ def _stale_heartbeat(folder: Path, now: float) -> str:
     try:
         last = os.stat(folder / HEARTBEAT).st_mtime
         found = read_answer(folder / HEARTBEAT, now)
-    except (OSError, BadAnswer):
+    except (OSError, BadAnswer, NotYet):
         return ""  # it is optional, and decides nothing
     interval = found[0].get("interval_s") if found is not None else None
     if isinstance(interval, bool) or not isinstance(interval, int | float) or interval <= 0:
@@ -160,12 +186,11 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
     if answer.get("token") != task["asked"].get("token"):
         raise BadAnswer(f"{RESULT}: `token` is {printable(answer.get('token'), 60)}, not that of the request")
     who = answer.get("instrument") or owner_of(seen)
-    at = min(from_text(answer.get("ended_at")) or seen.st_mtime, now)
-    started = from_text(answer.get("started_at"))
+    started, at = times_of(answer, seen, "ended_at", now)
     record = {**answer, "data": {} if answer.get("data") is None else answer["data"], "by": who, "at": to_text(at)}
     if status == "FAILED":
         why = printable(answer.get("error") or "without saying why")
-        reason = f"{printable(who, 60)} failed: {why}"
+        reason = f"{printable(answer.get('instrument') or 'the laboratory', 60)} failed: {why}"
         return Observation(
             Sighting.ENDED,
             failure=FailureClass.EXIT_CODE,
@@ -176,12 +201,12 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
         )
     check_data(RESULT, record["data"], task["asked"].get("result_schema"), "result_schema")
     try:
-        files = _files(folder, task, answer.get("files") or {})
+        files = _files(folder, task, {} if answer.get("files") is None else answer["files"])
     except BadAnswer:
-        if is_fresh(seen.st_mtime, now):
-            return None  # its files may still be on their way
+        if lately_changed([folder, folder / RESULT, *folder.rglob("*")], now):
+            raise NotYet from None  # its files may still be on their way
         raise
-    reason = f"measured by {printable(who, 60)}"
+    reason = f"measured by {printable(answer['instrument'], 60)}" if answer.get("instrument") else "measured"
     return Observation(Sighting.ENDED, reason=reason, response=record, files=files, started_at=started, ended_at=at)
 
 
@@ -220,7 +245,8 @@ def _cancel(attempt: LiveAttempt) -> Observation:
     if claim is None or claim.by == "step":
         return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the request was taken back")
     if not (folder / CANCEL).exists():
-        token = decode(attempt.handle).get("token")
+        task = read_task(folder)
+        token = task["asked"].get("token") if task is not None else decode(attempt.handle).get("token")
         write_whole(folder / CANCEL, dump_json_lines({"token": token, "at": to_text(time.time())}))
     return Observation(
         Sighting.WAITING, reason=f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"

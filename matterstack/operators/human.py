@@ -25,11 +25,13 @@ from matterstack.operators.answers import (
     check_data,
     check_status,
     deadline_passed,
+    decode,
     overdue,
     owner_of,
     printable,
     read_answer,
     read_task,
+    times_of,
     with_defaults,
     write_whole,
 )
@@ -103,15 +105,6 @@ def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
 
 
-def decode(handle: str) -> dict[str, Any]:
-    """Read a handle; empty if it is none."""
-    try:
-        data = json.loads(handle)
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def _look(attempt: LiveAttempt) -> Observation:
     answered = _answer(attempt)
     if answered is not None:
@@ -139,12 +132,12 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
     if wrong:
         raise BadAnswer(f"{RESPONSE} is of {wrong[0]} {printable(answer[wrong[0]], 60)}, not of this one")
     by = answer.get("by") or owner_of(seen)
-    at = min(from_text(answer.get("at")) or seen.st_mtime, now)
+    _, at = times_of(answer, seen, "at", now)
     responders = task["asked"].get("responders")
-    if responders is not None and by not in responders:
+    if responders is not None and by not in responders and answer != _default(task):
         raise BadAnswer(f"{printable(by, 60)} may not answer; {', '.join(map(str, responders))} may")
     data = with_defaults(task["asked"].get("response_schema"), {} if answer.get("data") is None else answer["data"])
-    record = {**answer, "data": data, "by": by, "at": answer.get("at") or to_text(at)}
+    record = {**answer, "data": data, "by": by, "at": to_text(at)}
     if status == "FAILED":
         why = answer.get("comment") or answer.get("error") or ""
         reason = f"rejected by {by}" + (f": {why}" if why else "")
@@ -152,7 +145,8 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
             Sighting.ENDED, failure=FailureClass.REJECTED, reason=printable(reason), ended_at=at, response=record
         )
     check_data(RESPONSE, record["data"], task["asked"].get("response_schema"), "response_schema")
-    return Observation(Sighting.ENDED, reason=printable(f"answered by {by}"), ended_at=at, response=record)
+    comment = f": {answer['comment']}" if answer.get("comment") else ""
+    return Observation(Sighting.ENDED, reason=printable(f"answered by {by}{comment}"), ended_at=at, response=record)
 
 
 _FIELDS = {"task": "task_id", "attempt": "attempt"}
@@ -167,14 +161,20 @@ def _too_late(attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
     task = read_task(Path(attempt.folder))
     if task is None:
         return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
-    answer = {
-        "status": "COMPLETED", "data": task["asked"].get("default") or {}, "error": None, "by": "deadline",
-        "at": terms["deadline_at"], "comment": "nobody answered in time; this is the task's default",
-    }  # fmt: skip
+    answer = _default(task)
     return Observation(
         Sighting.ENDED, reason="nobody answered in time; the default was taken", ended_at=at, response=answer,
         leave={RESPONSE: dump_json_lines(answer)},
     )  # fmt: skip
+
+
+def _default(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the answer that is taken at the deadline."""
+    asked = task["asked"]
+    return {
+        "status": "COMPLETED", "data": {} if asked.get("default") is None else asked["default"], "error": None,
+        "by": "deadline", "at": asked.get("deadline_at"), "comment": "nobody answered in time; this is the task's default",
+    }  # fmt: skip
 
 
 def missed(terms: Mapping[str, Any]) -> Observation:
@@ -198,6 +198,8 @@ def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> s
     """Give instructions.md: what is asked, on what, and ``how`` to answer (by default as a person does)."""
     asked = task["asked"]
     lines = [f"# {task['task']}", "", asked.get("instructions") or "(no instructions)", ""]
+    if asked.get("refused"):
+        lines += [f"**The answer before was not taken.** {printable(asked['refused'])} (its files are still there)", ""]
     inputs = [(name, file) for name, item in task["inputs"].items() for file in item["files"]]
     if inputs:
         lines += ["## Inputs", ""]
@@ -218,10 +220,18 @@ def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> s
         "In the run root, or with its path in place of the dot:", "",
         f"    matterstack respond . '{task['task']}'", "",
         f"Or write `{RESPONSE}` into this folder (`FAILED` rejects it):", "",
-        '    {"status": "COMPLETED", "data": {…}, "by": "your name", "comment": "why"}', "",
+        f'    {{"status": "COMPLETED", "data": {_sample(asked.get("response_schema"))}, "by": "your name", "comment": "why"}}', "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
 def _file(path: str) -> str:
     return path.rsplit("/", 1)[-1].replace("[", "\\[").replace("]", "\\]")
+
+
+def _sample(schema: Any) -> str:
+    """Give what an answer looks like, its fields by name."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or not properties:
+        return "{…}"
+    return "{" + ", ".join(f"{json.dumps(str(name), ensure_ascii=False)}: …" for name in properties) + "}"

@@ -241,7 +241,11 @@ def _out_of_reach(handle: Mapping[str, Any]) -> str:
     here = processes.this_place()
     if not handle:
         return "it is not recorded where it runs"
-    if _is_another_boot(handle) and (handle.get("machine"), handle.get("host")) != (here.machine, here.host):
+    unknown = not handle.get("boot") or not here.boot
+    if (unknown or _is_another_boot(handle)) and (handle.get("machine"), handle.get("host")) != (
+        here.machine,
+        here.host,
+    ):
         # Machines that were installed from one image share a machine id: a reboot needs the same name as well.
         return f"runs on {handle.get('host', 'another machine')}, unknown here; step the run there"
     if not _is_another_boot(handle) and handle.get("pid_ns") != here.pid_namespace:

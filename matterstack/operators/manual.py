@@ -15,30 +15,36 @@ from typing import Any
 
 from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
 from matterstack.core.states import AttemptState, FailureClass
-from matterstack.core.times import from_text, to_text
+from matterstack.core.times import to_text
 from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import (
     BadAnswer,
+    NotYet,
     attempt_by_attempt,
     check_status,
     deadline_passed,
+    decode,
+    exit_code_of,
     is_fresh,
+    lately_changed,
     overdue,
     owner_of,
     printable,
     read_answer,
     read_task,
+    times_of,
     write_whole,
 )
 from matterstack.operators.base import Key
 from matterstack.operators.claims import take_claim
-from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, decode, hand_over, instructions, missed, terms_of
+from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, hand_over, instructions, missed, terms_of
 
 STATUS = "status.json"
 _HOW = [
-    "`matterstack parcel export RUN -o work.tar.gz` packs this with its inputs, to be run where MatterStack is not.", "",
-    "Or copy this folder to where the work is done, run `command.sh` there, bring the outputs back into this folder, and "
-    f"write `{STATUS}` last:", "", '    {"status": "COMPLETED"}', "",
+    "This is run on a machine that MatterStack does not reach. `command.sh` in this folder is the command; it reads its inputs",
+    "by the paths above. `parcel export` packs all of it, so that nothing has to be looked for.", "",
+    f"However it is run: when all outputs are in this folder, write `{STATUS}` last:", "",
+    '    {"status": "COMPLETED"}', "", 'If it went wrong: `{"status": "FAILED", "error": "why"}`.', "",
 ]  # fmt: skip
 
 
@@ -126,12 +132,10 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
     for key, mine in (("task", attempt.task_id), ("attempt", attempt.attempt)):
         if key in answer and answer[key] != mine:
             raise BadAnswer(f"{STATUS} is of {key} {printable(answer[key], 60)}, not of this one")
-    at = min(from_text(answer.get("ended_at")) or seen.st_mtime, now)
+    started, at = times_of(answer, seen, "ended_at", now)
     who = answer.get("by") or owner_of(seen)
-    record = {**answer, "by": who, "at": answer.get("at") or to_text(at)}
-    code = answer.get("exit_code")
-    code = code if isinstance(code, int) and not isinstance(code, bool) else None
-    started = from_text(answer.get("started_at"))
+    record = {**answer, "by": who, "at": to_text(at)}
+    code = exit_code_of(STATUS, answer)
     if status == "FAILED":
         failure = FailureClass.TIMEOUT if answer.get("failure") == "timeout" else FailureClass.EXIT_CODE
         why = answer.get("error") or (f"exit code {code}" if code is not None else "without saying why")
@@ -145,10 +149,17 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
             started_at=started,
             ended_at=at,
         )
+    if code not in (None, 0):
+        raise BadAnswer(f"{STATUS} says COMPLETED, and exit code {code}")
     if "returned_at" not in decode(attempt.handle) and _still_written(folder, task, seen, now):
-        return None
+        raise NotYet
     return Observation(
-        Sighting.ENDED, exit_code=0, reason=f"{STATUS} says COMPLETED", response=record, started_at=started, ended_at=at
+        Sighting.ENDED,
+        exit_code=code,
+        reason=f"{STATUS} says COMPLETED",
+        response=record,
+        started_at=started,
+        ended_at=at,
     )
 
 
@@ -160,8 +171,8 @@ def _still_written(folder: Path, task: Mapping[str, Any], status: os.stat_result
     outputs = [folder / item["file"] for item in task["outputs"].values() if not item.get("optional")]
     missing = [path for path in outputs if not path.exists()]
     changed = [at for path in outputs for at in _times(path) if at > status.st_mtime]
-    if missing:
-        changed += [status.st_mtime, status.st_ctime, *_times(folder)]
+    if missing and lately_changed([folder, folder / STATUS], now):
+        return True
     return any(is_fresh(at, now) for at in changed)
 
 

@@ -11,13 +11,23 @@ here=$(pwd)
 
 now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
 
-digests() { # of all files below the current folder but those that say how it went
+digests() { # of all files below the current folder but those that say how it went; links to folders are left out
     for file in "${1:-}"* "${1:-}".[!.]*; do
         case $file in claim | status.json | .status.json | outputs.sha256 | .outputs.sha256) continue ;; esac
         if [ -d "$file" ]; then
-            digests "$file/"
+            [ -L "$file" ] || digests "$file/"
         elif [ -f "$file" ]; then
             sha256sum -- "$file"
+        fi
+    done
+}
+
+dead_ends() { # links to folders and to nowhere, which tar would follow for ever or stumble over
+    for file in "$1"/* "$1"/.[!.]*; do
+        if [ -L "$file" ]; then
+            { [ -e "$file" ] && [ ! -d "$file" ]; } || echo "$file"
+        elif [ -d "$file" ]; then
+            dead_ends "$file"
         fi
     done
 }
@@ -27,17 +37,16 @@ run_one() (
     cd "$here/$folder" || exit 1
     if [ -e status.json ]; then
         echo "$folder: done before"
-        exit 0
+        case $(cat status.json) in *'"status": "COMPLETED"'*) exit 0 ;; *) exit 1 ;; esac
     fi
-    shell=; task=; attempt=; limit=; cpus=1
     . ./parcel-task.sh
-    for name in $from_env; do
+    for name in $ms_from_env; do
         if eval "[ -z \"\${$name+set}\" ]"; then
             echo "$folder: set the variable $name first" >&2
             exit 1
         fi
     done
-    program=${shell%% *}
+    program=${ms_shell%% *}
     if ! command -v "$program" > /dev/null 2>&1; then
         echo "$folder: needs $program, which is not here" >&2
         exit 1
@@ -46,54 +55,80 @@ run_one() (
         echo "$folder: was started before and has not ended; if nothing runs there, rm $folder/claim" >&2
         exit 1
     fi
-    MATTERSTACK_RUN=$here; MATTERSTACK_SOURCE=$here/source; MATTERSTACK_TASK=$task; MATTERSTACK_ATTEMPT=$attempt
-    export MATTERSTACK_RUN MATTERSTACK_SOURCE MATTERSTACK_TASK MATTERSTACK_ATTEMPT
-    OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
-    export OMP_NUM_THREADS
     echo "$folder: starts"
     started=$(now)
-    if [ -n "$limit" ]; then
-        timeout -k 10 "$limit" $shell command.sh > stdout.log 2> stderr.log < /dev/null
-    else
-        $shell command.sh > stdout.log 2> stderr.log < /dev/null
-    fi
+    began=$(date +%s)
+    # In the background, so that Ctrl-C reaches this shell at once; timeout passes TERM on to all that the command started.
+    # The task's variables are set there alone: they may have any name.
+    (
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$ms_cpus}
+        MATTERSTACK_RUN=$here; MATTERSTACK_SOURCE=$here/source; MATTERSTACK_TASK=$ms_task; MATTERSTACK_ATTEMPT=$ms_attempt
+        export OMP_NUM_THREADS MATTERSTACK_RUN MATTERSTACK_SOURCE MATTERSTACK_TASK MATTERSTACK_ATTEMPT
+        set -- timeout -k 10 "${ms_limit:-0}" $ms_shell command.sh
+        . ./parcel-env.sh
+        exec "$@"
+    ) > stdout.log 2> stderr.log < /dev/null &
+    child=$!
+    trap 'kill -TERM "$child"; wait "$child"; rm -f claim; echo "$folder: stopped; it begins anew next time" >&2; exit 130' INT TERM HUP
+    wait "$child"
     code=$?
+    trap '' INT TERM HUP
     ended=$(now)
+    took=$(($(date +%s) - began))
     status=COMPLETED; more=
     if [ "$code" -ne 0 ]; then
         status=FAILED
-        if [ -n "$limit" ] && [ "$code" -eq 124 ]; then
-            more=", \"failure\": \"timeout\", \"error\": \"stopped at its time limit of $limit s\""
+        if [ -n "$ms_limit" ] && [ "$took" -ge "$ms_limit_s" ] && { [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; }; then
+            more=", \"failure\": \"timeout\", \"error\": \"stopped at its time limit of $ms_limit s\""
         fi
     fi
     digests > .outputs.sha256 && mv .outputs.sha256 outputs.sha256 || exit 1
     who=$(id -un 2> /dev/null | tr -cd '[:alnum:]._-')
     printf '{"status": "%s", "exit_code": %s, "task": "%s", "attempt": %s, "started_at": "%s", "ended_at": "%s", "by": "%s", "host": "%s"%s}\n' \
-        "$status" "$code" "$task" "$attempt" "$started" "$ended" "${who:-unknown}" "$(uname -n)" "$more" > .status.json || exit 1
+        "$status" "$code" "$ms_task" "$ms_attempt" "$started" "$ended" "${who:-unknown}" "$(uname -n)" "$more" > .status.json || exit 1
     mv .status.json status.json || exit 1
-    echo "$folder: $status (exit code $code)"
-    [ "$code" -eq 0 ]
+    if [ "$code" -eq 0 ]; then
+        echo "$folder: COMPLETED"
+        exit 0
+    fi
+    echo "$folder: FAILED (exit code $code), see $folder/stderr.log; that is a result as well, and is packed" >&2
+    exit 1
 )
 
+check() { # all that was packed but the folders of tasks that have begun, which may change what is theirs
+    while read -r sum name; do
+        case $name in
+            tasks/*/attempt-*)
+                rest=${name#*/attempt-}
+                [ -e "${name%%/attempt-*}/attempt-${rest%%/*}/claim" ] && continue
+                ;;
+        esac
+        printf '%s  %s\n' "$sum" "$name"
+    done < SHA256SUMS | sha256sum -c --quiet -
+}
+
 pack() {
-    file=${1:-$(basename "$here")-return.tar}
-    case $file in /*) ;; *) file=$here/$file ;; esac
-    set --
+    target=${1:-$(basename "$here")-return.tar}
+    case $target in /*) ;; *) target=$here/$target ;; esac
     missing=0
+    : > packed.txt
+    : > .left-out
     while read -r folder; do
         if [ -e "$folder/status.json" ]; then
-            set -- "$@" "$folder"
+            echo "$folder" >> packed.txt
+            dead_ends "$folder" >> .left-out
         else
             missing=$((missing + 1))
             echo "$folder: not done, not packed"
         fi
     done < tasks.txt
-    if [ $# -eq 0 ]; then
+    if [ ! -s packed.txt ]; then
         echo "nothing is done yet" >&2
         exit 1
     fi
-    tar -chf "$file" parcel.json "$@" || exit 1
-    echo "$file: $# tasks packed, $missing not done; carry it back and type: matterstack parcel import RUN FILE"
+    { echo parcel.json; echo packed.txt; cat packed.txt; } > .to-pack
+    tar -chf "$target" -X .left-out -T .to-pack || exit 1
+    echo "$target: $(wc -l < packed.txt) packed, $missing not done; carry it back and type there: matterstack parcel import RUN FILE"
 }
 
 case ${1:-} in
@@ -111,10 +146,16 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     run_one "$(head -n "$SLURM_ARRAY_TASK_ID" tasks.txt | tail -n 1)"
     exit $?
 fi
-sha256sum -c --quiet SHA256SUMS || { echo "the parcel is damaged; fetch it again" >&2; exit 1; }
+check || { echo "the parcel is damaged; fetch it again" >&2; exit 1; }
 failed=0
-while read -r folder; do
+stopped=
+trap 'stopped=1' INT TERM HUP
+while [ -z "$stopped" ] && read -r folder; do
     run_one "$folder" < /dev/null || failed=$((failed + 1))
 done < tasks.txt
-echo "done, $failed of $(wc -l < tasks.txt) not well; \`sh run.sh --pack\` packs what is done"
+if [ -n "$stopped" ]; then
+    echo "stopped; \`sh run.sh\` goes on, \`sh run.sh --pack\` packs what is done" >&2
+    exit 130
+fi
+echo "done, $failed of $(wc -l < tasks.txt) failed or could not start; \`sh run.sh --pack\` packs what is done"
 [ "$failed" -eq 0 ]

@@ -114,7 +114,7 @@ def _files(root: Path) -> Iterator[Finding]:
             continue
         if not set(lines.splitlines()) <= set(have):
             yield Finding("files", name, "lacks lines that git needs", _FIX.format("adds them"), fixable=True)
-    for left in [*root.glob(".init-*"), *root.glob(f".{run_root.LEDGER}.rebuilt*")]:
+    for left in [*root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{run_root.LEDGER}.rebuilt*")]:
         yield Finding("files", left.name, "was left by a killed command", f"remove it: rm -r {left.name}")
 
 

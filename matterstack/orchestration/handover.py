@@ -35,8 +35,9 @@ from matterstack.core.model import (
     to_json,
 )
 from matterstack.core.states import AttemptState, FailureClass, TaskState
-from matterstack.core.times import to_text
+from matterstack.core.times import from_text, to_text
 from matterstack.errors import SubmissionRejected, TemplateError
+from matterstack.operators.answers import decode
 from matterstack.operators.base import Operator
 from matterstack.storage import run_root
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
@@ -178,14 +179,24 @@ class HandOver:
             task_json["answers"] = {name: {"task": up, "attempt": number} for name, (up, number) in origins.items()}
         if rendered.asked:
             spec = campaign.tasks[instance.group].for_kind(operator.spec.kind)
-            task_json["asked"] = self._asked(rendered, spec, operator.spec.kind)
+            task_json["asked"] = self._asked(rendered, spec, operator.spec.kind, row)
         return Intent(instance, attempt, rendered, env, task_json, inputs.copies, operator.origin())
 
-    def _asked(self, rendered: Rendered, spec: TaskSpec, kind: str) -> dict[str, Any]:
-        """Give what operators of people, labs and closed clusters make their files of."""
+    def _asked(self, rendered: Rendered, spec: TaskSpec, kind: str, row: TaskRow) -> dict[str, Any]:
+        """Give what operators of people, labs and closed clusters make their files of.
+
+        Who is asked again for a bad answer is told why, and gets no more time.
+        """
         asked = dict(rendered.asked)
+        before = self.store.attempt(row.task_id, row.attempts)
+        if before is not None and before.failure not in (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT):
+            before = None
+        if before is not None:
+            asked["refused"] = f"attempt {before.attempt}: {before.reason}"
         if "deadline_s" in asked:
             asked["deadline_at"] = to_text(self.now + asked.pop("deadline_s"))
+            if before is not None and from_text(decode(before.handle).get("deadline_at")) is not None:
+                asked["deadline_at"] = decode(before.handle)["deadline_at"]
             asked.setdefault("on_deadline", "fail")
         if kind == "experiment":
             asked["token"] = secrets.token_hex(16)
@@ -245,9 +256,8 @@ class HandOver:
         folder = self.root.resolve() / run_root.attempt_folder(*intent.key)
         try:
             run_root.create_attempt_folder(
-                folder, intent.task_json, intent.rendered.script, intent.instance.outputs.values()
+                folder, intent.task_json, intent.rendered.script, intent.instance.outputs.values(), intent.copies
             )
-            run_root.place_inputs(folder, intent.copies)
         except OSError as error:
             path = os.path.relpath(error.filename or folder, self.root)
             raise SubmissionRejected(

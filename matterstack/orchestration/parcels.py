@@ -6,14 +6,18 @@ ledger, in the handle of each attempt.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import lzma
 import os
+import re
 import secrets
 import shlex
 import shutil
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,12 +25,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from matterstack.core.model import AttemptChange
-from matterstack.core.states import AttemptState
+from matterstack.core.states import AttemptState, TaskState
 from matterstack.core.times import to_text
-from matterstack.core.values import dump_json, dump_json_lines, parse_memory
+from matterstack.core.values import dump_json_lines, parse_memory
 from matterstack.errors import MatterStackError, RunRootError, UsageError
-from matterstack.operators.answers import BadAnswer, parse_json, read_task
-from matterstack.operators.human import decode
+from matterstack.operators.answers import (
+    LARGEST,
+    BadAnswer,
+    check_status,
+    decode,
+    exit_code_of,
+    parse_json,
+    printable,
+    read_task,
+)
 from matterstack.operators.manual import STATUS, handed
 from matterstack.orchestration.people import user
 from matterstack.orchestration.report import reading, select_tasks
@@ -37,7 +49,15 @@ from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
 PATIENCE_S = 30.0
 _DRIVER = Path(__file__).parent.parent / "operators" / "parcel_run.sh"
 _OF_THE_PARCEL = "parcel-task.sh"  # in each attempt's folder: what run.sh must know of it
-_GIVEN = ("task.json", "command.sh", "instructions.md", "claim", _OF_THE_PARCEL)  # what we wrote; ours stays
+_ENVIRONMENT = "parcel-env.sh"
+_GIVEN = (
+    "task.json",
+    "command.sh",
+    "instructions.md",
+    "claim",
+    _OF_THE_PARCEL,
+    _ENVIRONMENT,
+)  # what we wrote; ours stays
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
@@ -69,13 +89,18 @@ def export_parcel(
     if os.path.lexists(target):
         raise UsageError(f"{target} exists; name another file with -o")
     now, parcel = time.time(), secrets.token_hex(4)
-    who = by or user()
+    who = printable(by or user(), 100)
+    for text in (who, target.name):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{text!r} is not UTF-8; use another name") from None
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         rows = _chosen(path, store, patterns, again=again)
         run = store.run()
         name = f"{run.name}-parcel-{parcel}"
         info = {
-            "matterstack": 1, "parcel": parcel, "run": {"id": run.run_id, "name": run.name}, "by": who, "at": to_text(now),
+            "matterstack": 1, "parcel": parcel, "name": name, "run": {"id": run.run_id, "name": run.name}, "by": who, "at": to_text(now),
             "tasks": [{"task": row.task_id, "attempt": row.attempt} for row in rows],
         }  # fmt: skip
         beside = target.with_name(f".{target.name}.{os.getpid()}")
@@ -84,7 +109,12 @@ def export_parcel(
                 _fill(made, path, store, rows, info, array=array)
             with store.transaction():
                 store.apply([(_taken(row, info, target), None) for row in rows], now)
-            os.link(beside, target)  # never over a file that came meanwhile
+            try:
+                _place(beside, target)
+            except OSError:  # nobody has it: let it not count as handed over
+                with store.transaction():
+                    store.apply([(_as_before(row), None) for row in rows], now)
+                raise
         except OSError as error:
             if isinstance(error, MatterStackError):
                 raise
@@ -93,6 +123,21 @@ def export_parcel(
             with suppress(OSError):
                 beside.unlink()
     return Exported(name, [row.task_id for row in rows], target, target.stat().st_size)
+
+
+def _place(beside: Path, target: Path) -> None:
+    """Move a file to its name, never over another. Raises OSError."""
+    try:
+        os.link(beside, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links: a memory stick
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.replace(beside, target)
+
+
+def _as_before(row: AttemptRow) -> AttemptChange:
+    return AttemptChange(row.task_id, row.attempt, row.state, reason=row.reason, handle=row.handle)
 
 
 def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, again: bool) -> list[AttemptRow]:
@@ -108,13 +153,16 @@ def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, aga
         if task_id not in waiting:
             (row,) = store.tasks([task_id])
             kind = operators[row.operator].kind
-            what = f"is of kind {kind}" if kind != "manual" else f"is {row.state} and waits for nobody"
+            answered = row.state is TaskState.WAITING
+            what = f"has its {STATUS} already" if answered else f"is {row.state} and waits for nobody"
+            what = what if kind == "manual" else f"is of kind {kind}"
             raise UsageError(f"{task_id} {what}; only waiting tasks of kind manual go into a parcel")
-    taken = [task_id for task_id in chosen if handed(decode(waiting[task_id].handle))]
+    taken = {task_id: None for task_id in chosen if handed(decode(waiting[task_id].handle))}
     if taken and not again and (patterns or len(taken) == len(chosen)):
-        first = handed(decode(waiting[taken[0]].handle))
+        one = next(iter(taken))
+        first = handed(decode(waiting[one].handle))
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise UsageError(f"{taken[0]}{more} was {first}; --again packs it once more, if that parcel is lost")
+        raise UsageError(f"{one}{more} was {first}; --again packs it once more, if that parcel is lost")
     rows = [waiting[task_id] for task_id in chosen if again or task_id not in taken]
     if not rows:
         raise UsageError(f"{root}: no task of kind manual waits; `matterstack inbox {root}` lists what does")
@@ -123,9 +171,9 @@ def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, aga
 
 def _taken(row: AttemptRow, info: Mapping[str, Any], file: Path) -> AttemptChange:
     terms = decode(row.handle)
-    before = terms.get("parcels") if isinstance(terms.get("parcels"), list) else []
+    before = terms["parcels"] if isinstance(terms.get("parcels"), list) else []
     parcel = {"id": info["parcel"], "by": info["by"], "at": info["at"], "file": file.name}
-    new = {**terms, "parcel": parcel, "parcels": [*(before or []), parcel]}
+    new = {**terms, "parcel": parcel, "parcels": [*before, parcel]}
     return AttemptChange(row.task_id, row.attempt, AttemptState.WAITING, reason=handed(new), handle=json.dumps(new))
 
 
@@ -168,7 +216,7 @@ class _Parcel:
             self.tar.addfile(member)
             for item in sorted(origin.iterdir()):
                 self.path(root, f"{relative.rstrip('/')}/{item.name}")
-        elif relative not in self.digests:
+        elif relative not in self.digests and origin.is_file():  # a link to nowhere is nobody's input
             self.digests[relative] = run_root.sha256_of(origin)
             member = self.tar.gettarinfo(os.path.realpath(origin), f"{self.name}/{relative}")
             member.uid = member.gid = 0
@@ -197,6 +245,7 @@ def _fill(
         made.path(root, f"source/{path}")
     for (row, task), folder in zip(tasks.items(), folders, strict=True):
         made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task))
+        made.text(f"{folder}/{_ENVIRONMENT}", _environment(task))
         made.path(root, folder)
         for item in task["inputs"].values():
             paths = item["path"] if isinstance(item["path"], list) else [item["path"]]
@@ -214,15 +263,21 @@ def _task_of(root: Path, row: AttemptRow) -> dict[str, Any]:
 
 
 def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any]) -> str:
-    asked = task["asked"]
+    limit = row.time_s
     lines = [
-        f"task={shlex.quote(row.task_id)}", f"attempt={row.attempt}", f"shell={shlex.quote(' '.join(task['shell']))}",
-        f"limit={'' if row.time_s is None else f'{row.time_s:.0f}'}", f"cpus={row.cpus}",
-        f"from_env={shlex.quote(' '.join(asked.get('env_from', {}).values()))}",
+        f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
+        f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}",
+        f"ms_cpus={row.cpus}", f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
     ]  # fmt: skip
-    lines += [f"{name}={shlex.quote(value)}; export {name}" for name, value in asked.get("env", {}).items()]
-    lines += [f"{name}=${{{origin}-}}; export {name}" for name, origin in asked.get("env_from", {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _environment(task: Mapping[str, Any]) -> str:
+    """Give what sets a task's variables; those passed by name are taken where it runs."""
+    asked = task["asked"]
+    lines = [f"{name}=${{{origin}-}}; export {name}" for name, origin in asked.get("env_from", {}).items()]
+    lines += [f"{name}={shlex.quote(value)}; export {name}" for name, value in asked.get("env", {}).items()]
+    return "".join(line + "\n" for line in lines)
 
 
 def _sbatch(name: str, resources: Sequence[Mapping[str, Any]]) -> str:
@@ -249,21 +304,28 @@ def _readme(info: Mapping[str, Any], tasks: Mapping[AttemptRow, Mapping[str, Any
         f"Parcel {info['parcel']} of the run {info['run']['id']}, packed by {info['by']} at {info['at'][:16]} UTC.", "",
         f"It holds {len(tasks)} calculations. To run them, sh, tar and the coreutils are needed (and what the calculations",
         "themselves call). Nothing of MatterStack has to be installed.", "",
-        "1. Unpack it where the calculations shall run:   tar xf FILE", "2. Check that it arrived whole:                  sha256sum -c SHA256SUMS",
+        f"1. Unpack it where the calculations shall run:   tar xf FILE; cd {info['name']}", "2. Check that it arrived whole:                  sha256sum -c SHA256SUMS",
     ]  # fmt: skip
     if names:
         lines.append(f"   Set these variables first:                     {' '.join(names)}")
+    run_it = (
+        "sbatch run.sh       (with your partition, account, …; one job of the array for each)" if array else "sh run.sh"
+    )
     lines += [
-        "3. Run all of it, one after the other:           sh run.sh" if not array else
-        "3. Run it as a Slurm array:                      sbatch run.sh       (with your partition, account, …)",
-        "   It may be interrupted and started again: what is done is not done twice.",
+        f"3. Run all of it:                                {run_it}",
+        "   It may be interrupted (Ctrl-C) and started again: what is done is not done twice. If a machine died, run.sh",
+        "   names the folder in which it finds a `claim` without an end; remove that claim to begin it anew.",
         "4. Pack what is done, also if it is only a part: sh run.sh --pack",
-        f"5. Carry the file back and type there:           matterstack parcel import {info['run']['name']} FILE", "",
+        f"5. Carry {info['name']}-return.tar, which that makes, back to whoever gave you this; there it is taken by",
+        "   matterstack parcel import RUN FILE", "",
         "Each calculation has a folder; command.sh in it is what runs, stdout.log and stderr.log are what it prints, and",
-        "status.json says how it went. instructions.md has what its author wants to tell you.", "",
+        "status.json says how it went. One that fails is a result as well: pack it too. instructions.md has what its author",
+        "wants to tell you.", "",
     ]  # fmt: skip
     for row, task in tasks.items():
         first = str(task["asked"].get("instructions") or "").strip().partition("\n")[0]
+        needs = ", ".join(f"{name} {value}" for name, value in task["resources"].items())
+        first = "; ".join(filter(None, (needs, first)))
         lines.append(f"- {run_root.attempt_folder(row.task_id, row.attempt)}" + (f": {first}" if first else ""))
     return "\n".join(lines) + "\n"
 
@@ -296,30 +358,47 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
     """
     path = run_root.require_run_root(Path(root))
     try:
-        with tarfile.open(file, "r:*") as tar, open_to_write(path, wait_s=PATIENCE_S) as store:
-            return _Import(path, store, tar, str(file)).take()
+        tar = tarfile.open(file, "r:*")  # noqa: SIM115
     except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"{file}: no such file") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise UsageError(f"{file} is no parcel, or damaged: {error}") from None
+    except OSError as error:
+        raise RunRootError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except _DAMAGED:
+        raise UsageError(f"{file} is no parcel, or damaged") from None
+    try:
+        with tar, open_to_write(path, wait_s=PATIENCE_S) as store:
+            return _Import(path, store, tar, str(file)).take()
+    except _DAMAGED as error:
+        raise UsageError(f"{file} is damaged: {printable(error, 100)}") from None
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise
         if error.errno is None:  # of the decompressor
-            raise UsageError(f"{file} is no parcel, or damaged: {error}") from None
+            raise UsageError(f"{file} is damaged: {printable(error, 100)}") from None
         raise RunRootError(f"{error.filename or path}: cannot be written: {error.strerror}") from None
 
 
+_OF_THE_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ, errno.EINVAL)
+_DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
 _LARGEST_NOTE = 1 << 22  # bytes of parcel.json and of a listing
+
+
+_IN_ATTEMPT = re.compile(r"((?:.*?/)?tasks/.+?/attempt-\d+)/(.+)\Z", re.DOTALL)
 
 
 class _Import:
     def __init__(self, root: Path, store: SQLiteStateStore, tar: tarfile.TarFile, file: str) -> None:
         self.root, self.store, self.tar, self.file = root, store, tar, file
         self.members: dict[str, tarfile.TarInfo] = {}
+        self.of_attempt: dict[str, dict[str, tarfile.TarInfo]] = {}  # folder, as in the file -> name in it -> member
         for member in tar:
-            self.members[PurePosixPath(member.name).as_posix().removeprefix("./")] = member
+            name = PurePosixPath(member.name).as_posix()
+            self.members[name] = member
+            found = _IN_ATTEMPT.match(name)
+            if found:
+                self.of_attempt.setdefault(found[1], {})[found[2]] = member
         self.now = time.time()
+        self.task = ""  # that is being taken, for remarks
 
     def take(self) -> Imported:
         prefix, info = self._info()
@@ -327,11 +406,16 @@ class _Import:
         if info["run"].get("id") != run.run_id:
             raise UsageError(f"{self.file} is a parcel of the run {info['run'].get('id')}, this is {run.run_id}")
         out = Imported(str(info["parcel"]))
+        if f"{prefix}run.sh" in self.members:
+            raise UsageError(f"{self.file} is the parcel that went out; what comes back is made by `sh run.sh --pack`")
+        for left in self.root.glob(".parcel-*"):  # of an import that was killed
+            shutil.rmtree(left)
+        packed = self._packed(prefix)
         staging = self.root / f".parcel-{secrets.token_hex(4)}"
         changes = []
         try:
             for item in info["tasks"]:
-                row = self._take_one(prefix, str(item.get("task")), item.get("attempt"), out, staging)
+                row = self._take_one(prefix, str(item.get("task")), item.get("attempt"), out, staging, packed)
                 if row is not None:
                     changes.append((_returned(row, self.now), None))
         finally:
@@ -340,6 +424,12 @@ class _Import:
             with self.store.transaction():
                 self.store.apply(changes, self.now)
         return out
+
+    def _packed(self, prefix: str) -> set[str]:
+        """Give the folders that were packed, by the list that run.sh put in; empty without one."""
+        name = f"{prefix}packed.txt"
+        text = self._read(name, _LARGEST_NOTE).decode(errors="replace") if name in self.members else ""
+        return set(text.splitlines())
 
     def _info(self) -> tuple[str, dict[str, Any]]:
         """Find parcel.json, wherever in the file its folder lies; give (prefix, content)."""
@@ -362,38 +452,54 @@ class _Import:
             raise UsageError(f"{self.file}: {name} is no file, or too large")
         return opened.read()
 
-    def _take_one(self, prefix: str, task_id: str, attempt: Any, out: Imported, staging: Path) -> AttemptRow | None:
-        row = self.store.attempt(task_id, attempt) if isinstance(attempt, int) else None
+    def _take_one(
+        self, prefix: str, task_id: str, attempt: Any, out: Imported, staging: Path, packed: set[str]
+    ) -> AttemptRow | None:
+        is_number = isinstance(attempt, int) and not isinstance(attempt, bool) and 0 < attempt < 1 << 31
+        row = self.store.attempt(task_id, attempt) if is_number else None
         terms = decode(row.handle) if row is not None else {}
         known = [item.get("id") for item in terms.get("parcels", ()) if isinstance(item, dict)]
         if row is None or out.parcel not in known:
-            out.refused.append(f"{task_id}, attempt {attempt}: was not handed over in this parcel")
+            out.refused.append(f"{task_id}, attempt {str(attempt)[:20]}: was not handed over in this parcel")
             return None
-        folder = run_root.attempt_folder(task_id, row.attempt)
+        folder, self.task = run_root.attempt_folder(task_id, row.attempt), task_id
+        if not row.state.is_live and "returned_at" not in terms:
+            how = row.reason or str(row.state)
+            out.remarks.append(f"{task_id}: attempt {row.attempt} is {row.state} ({how}); what came back is not taken")
+            return None
         if not row.state.is_live or (self.root / folder / STATUS).exists():
             out.before.append(task_id)
             return None
-        inside = {name.removeprefix(f"{prefix}{folder}/"): member for name, member in self.members.items()
-                  if name.startswith(f"{prefix}{folder}/")}  # fmt: skip
+        inside = self.of_attempt.get(f"{prefix}{folder}", {})
+        if STATUS not in inside and folder in packed:
+            out.refused.append(f"{task_id}: was packed, and is not there: the file is damaged; pack and carry it again")
+            return None
         if STATUS not in inside:
             out.missing.append(task_id)
             return None
         try:
-            self._check_and_place(folder, inside, staging, out)
+            self._check_and_place(folder, inside, staging, out, by_run_sh=folder in packed)
         except BadAnswer as error:
             out.refused.append(f"{task_id}: {error}")
+            return None
+        except OSError as error:  # names that this file system does not bear, a file where a folder should be
+            if isinstance(error, MatterStackError) or error.errno not in _OF_THE_NAMES:
+                raise
+            out.refused.append(f"{task_id}: {printable(os.path.basename(str(error.filename)), 60)}: {error.strerror}")
             return None
         out.taken.append(task_id)
         return row
 
     def _check_and_place(
-        self, folder: str, inside: Mapping[str, tarfile.TarInfo], staging: Path, out: Imported
+        self, folder: str, inside: Mapping[str, tarfile.TarInfo], staging: Path, out: Imported, *, by_run_sh: bool
     ) -> None:
         """Bring the files of one attempt beside, check them, and only then move them in, status.json last."""
         task_id = PurePosixPath(folder).parent.as_posix().removeprefix("tasks/")
         home = staging / folder
         for name, member in inside.items():
-            self._extract(name, member, home)
+            self._extract(name, member, inside, home, out)
+        if not inside[STATUS].isreg() or inside[STATUS].size > LARGEST:
+            raise BadAnswer(f"{STATUS} is no file, or larger than {LARGEST} bytes")
         status = parse_json(STATUS, (home / STATUS).read_bytes())
         attempt = int(folder.rpartition("-")[2])
         if not isinstance(status, dict) or (status.get("task", task_id), status.get("attempt", attempt)) != (
@@ -401,7 +507,11 @@ class _Import:
             attempt,
         ):
             raise BadAnswer(f"its {STATUS} is of another attempt")
+        check_status(STATUS, status)
+        exit_code_of(STATUS, status)
         listed = run_root.recorded_digests(home)
+        if not listed and by_run_sh:
+            raise BadAnswer("its checksums are not there: the file is damaged; pack and carry it again")
         if not listed:
             out.remarks.append(f"{task_id}: came back without checksums")
         for name, digest in listed.items():
@@ -412,38 +522,64 @@ class _Import:
                 raise BadAnswer(f"{name} is damaged: its checksum is another")
         files = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
         ours = self.root / folder
+        inputs, outputs = self._given(ours)
         for name in files:
-            if not (ours / name).exists() or _same(home / name, ours / name):
+            if not (ours / name).exists() or _same(home / name, ours / name) or name in inputs & outputs:
                 continue
-            if name not in _GIVEN:
+            if name not in _GIVEN and name not in inputs:
                 raise BadAnswer(f"{name} is in the run already, and is another file")
             if name != "claim":
                 out.remarks.append(f"{task_id}: {name} was changed there; the run keeps its own")
         for name in sorted(files, key=lambda name: name == STATUS):
-            if name in _GIVEN or (ours / name).exists():
+            if name in _GIVEN or ((ours / name).exists() and name not in inputs & outputs):
                 continue
             (ours / name).parent.mkdir(parents=True, exist_ok=True)
             _sync(home / name)
             os.replace(home / name, ours / name)
 
-    def _extract(self, name: str, member: tarfile.TarInfo, home: Path) -> None:
+    @staticmethod
+    def _given(folder: Path) -> tuple[set[str], set[str]]:
+        """Give (names of inputs that lie in the folder, which the command may have changed; names of outputs)."""
+        task = read_task(folder)
+        if task is None:
+            return set(), set()
+        names = {item.get("path") for item in task["inputs"].values()}
+        inputs = {name for name in names if isinstance(name, str) and not name.startswith("../")}
+        return inputs, {str(item.get("file")) for item in task["outputs"].values()}
+
+    def _extract(
+        self, name: str, member: tarfile.TarInfo, inside: Mapping[str, tarfile.TarInfo], home: Path, out: Imported
+    ) -> None:
         parts = PurePosixPath(name).parts
         if ".." in parts or PurePosixPath(name).is_absolute():
             raise BadAnswer(f"{name} leads out of its folder")
         if member.isdir():
             (home / name).mkdir(parents=True, exist_ok=True)
             return
-        opened = self.tar.extractfile(member) if member.isreg() else None
+        if member.issym():  # to a file of the same folder; any other leads to what did not come along
+            target = inside.get(os.path.normpath(os.path.join(os.path.dirname(name), member.linkname)))
+            if target is None or not target.isreg():
+                out.remarks.append(f"{self.task}: {name} is a link to what did not come along; left out")
+                return
+            member = target
+        if not member.isreg() and not member.islnk():
+            out.remarks.append(f"{self.task}: {name} is no file; left out")
+            return
+        try:
+            opened = self.tar.extractfile(member)  # of a hard link: that of the file in the parcel which it names
+        except KeyError:
+            opened = None
         if opened is None:
-            raise BadAnswer(f"{name} is no regular file; pack it with `sh run.sh --pack`")
+            raise BadAnswer(f"{name} is a link to what is not in the parcel")
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         with open(home / name, "wb") as file:
             shutil.copyfileobj(opened, file)
+            os.fchmod(file.fileno(), 0o755 if member.mode & 0o100 else 0o644)
 
 
 def _returned(row: AttemptRow, now: float) -> AttemptChange:
     terms = {**decode(row.handle), "returned_at": to_text(now)}
-    return AttemptChange(row.task_id, row.attempt, AttemptState.WAITING, reason=handed(terms), handle=dump_json(terms))
+    return AttemptChange(row.task_id, row.attempt, AttemptState.WAITING, reason=handed(terms), handle=json.dumps(terms))
 
 
 def _same(one: Path, other: Path) -> bool:

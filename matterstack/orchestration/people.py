@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import shlex
 import time
@@ -16,19 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.states import AttemptState
+from matterstack.core.model import OperatorSpec, Sighting
+from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json_lines
-from matterstack.errors import RunRootError, UsageError
-from matterstack.operators.answers import LARGEST, BadAnswer, check_data, deadline_passed, read_answer, read_task
+from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.operators.answers import (
+    LARGEST,
+    BadAnswer,
+    NotYet,
+    check_data,
+    deadline_passed,
+    decode,
+    read_answer,
+    read_task,
+)
 from matterstack.operators.experiment import REQUEST, RESULT
-from matterstack.operators.human import RESPONSE, decode
-from matterstack.operators.manual import STATUS
-from matterstack.orchestration.report import one_task, reading
+from matterstack.operators.human import RESPONSE
+from matterstack.orchestration.report import look_now, one_task, reading
 from matterstack.storage import run_root
 from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
 
-_ANSWER_OF = {"human": RESPONSE, "manual": STATUS, "experiment": RESULT}
+log = logging.getLogger("matterstack")
 
 
 @dataclass(frozen=True)
@@ -64,26 +74,44 @@ class Waiting:
 def inbox(roots: Iterable[str | Path]) -> list[Waiting]:
     """Give what waits for people, labs and closed clusters in these runs, the oldest first."""
     found: list[Waiting] = []
-    for root in roots:
-        with reading(root) as (path, store):
-            run = store.run()
-            operators = store.campaign(run.campaign_version).operators
-            for row in store.live_attempts():
-                if row.state is AttemptState.WAITING and row.wish is None:
-                    found.append(_waiting(path, run.run_id, operators[row.operator].kind, row))
+    wanted = list(roots)
+    for root in wanted:
+        try:
+            found += _of_run(root)
+        except MatterStackError as error:
+            if len(wanted) == 1:
+                raise
+            log.warning("%s", error)  # one that is damaged does not hide the others
     return sorted(found, key=lambda item: item.since)
 
 
-def _waiting(root: Path, run_id: str, kind: str, row: AttemptRow) -> Waiting:
+def _of_run(root: str | Path) -> list[Waiting]:
+    with reading(root) as (path, store):
+        run = store.run()
+        operators = store.campaign(run.campaign_version).operators
+        waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
+        return [_waiting(path, run.run_id, operators[row.operator], row) for row in waiting]
+
+
+def _waiting(root: Path, run_id: str, spec: OperatorSpec, row: AttemptRow) -> Waiting:
+    kind = spec.kind
     folder = run_root.attempt_folder(row.task_id, row.attempt)
     task = read_task(root / folder)
     asked: Mapping[str, Any] = task["asked"] if task is not None else {}
     terms = decode(row.handle)
-    answered = kind in _ANSWER_OF and os.path.lexists(root / folder / _ANSWER_OF[kind])
+    seen = look_now(root, spec, row)
+    answered = seen is not None and seen.sighting is Sighting.ENDED
+    reason = row.reason if seen is None else seen.reason
+    if answered and seen is not None and seen.failure is FailureClass.BAD_RESPONSE:
+        reason = f"the answer cannot be taken: {seen.reason}"
+    elif row.wish is not None:
+        reason = f"is being cancelled; {reason}"
+    elif asked.get("refused"):
+        reason = "; ".join(filter(None, (reason, f"asked again: {asked['refused']}")))
     return Waiting(
         root, run_id, row.task_id, row.attempt, kind, row.operator, row.created_at,
         from_text(terms.get("deadline_at")), terms.get("on_deadline"), deadline_passed(terms, time.time()), answered,
-        row.reason, str(asked.get("instructions") or "").strip().partition("\n")[0], folder,
+        reason, str(asked.get("instructions") or "").strip().partition("\n")[0], folder,
         _command(root, folder, kind, row, answered=answered, taken=isinstance(terms.get("parcel"), dict)),
     )  # fmt: skip
 
@@ -96,9 +124,7 @@ def _command(root: Path, folder: str, kind: str, row: AttemptRow, *, answered: b
         return f"matterstack respond {where} {task}"
     if kind == "manual":
         return (
-            f"matterstack parcel import {where} FILE"
-            if taken
-            else f"matterstack parcel export {where} {task} -o work.tar.gz"
+            f"matterstack parcel import {where} FILE" if taken else f"matterstack parcel export {where} -o work.tar.gz"
         )
     return (
         f"cat {shlex.quote(str(root / folder / REQUEST))}"
@@ -177,7 +203,7 @@ def _require_no_answer(question: Question) -> None:
         return
     try:
         found = read_answer(question.answer_path, time.time())
-    except (BadAnswer, OSError):
+    except (BadAnswer, NotYet, OSError):
         found = None
     who = f" by {found[0].get('by')}" if found is not None and found[0].get("by") else ""
     raise UsageError(
@@ -209,10 +235,12 @@ def respond(question: Question, *, data: Any, by: str, comment: str | None = Non
         except BadAnswer as error:
             raise UsageError(f"{question.task_id}: {error}") from None
     answer = {
-        "status": "FAILED" if reject else "COMPLETED", "data": data, "error": (comment or "rejected") if reject else None,
+        "status": "FAILED" if reject else "COMPLETED", "data": data, "error": comment if reject else None,
         "by": by, "at": to_text(time.time()), "comment": comment, "task": question.task_id, "attempt": question.attempt,
     }  # fmt: skip
     text = dump_json_lines(answer)
+    if find_question(question.root, question.task_id).attempt != question.attempt:  # much may happen while one types
+        raise UsageError(f"{question.task_id} was asked again meanwhile; answer that")
     try:
         if len(text.encode()) > LARGEST:
             raise UsageError(f"{question.task_id}: an answer of {len(text)} bytes; at most {LARGEST}")

@@ -13,13 +13,15 @@ from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.model import PEOPLE_KINDS, Observation, OperatorSpec, Sighting
 from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState
 from matterstack.core.template import did_you_mean
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration
 from matterstack.errors import LedgerMissingError, LedgerUnfinishedError, UsageError
+from matterstack.operators.registry import make_operator
 from matterstack.orchestration.handover import Slots
-from matterstack.orchestration.run_lifecycle import Operators, open_ledger, state_of_run
+from matterstack.orchestration.run_lifecycle import Operators, as_live, open_ledger, state_of_run
 from matterstack.storage import run_root
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore, TaskRow
 
@@ -237,7 +239,13 @@ class _Explainer:
     def _can_be_corrected(self, row: TaskRow) -> bool:
         """Say whether a corrected file of the campaign could help: not where nothing was run."""
         last = self.last.get(row.task_id)
-        in_vain = (FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED)
+        in_vain = (
+            FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED,
+            FailureClass.DEADLINE, FailureClass.BAD_RESPONSE,
+        )  # fmt: skip
+        kind = self.store.campaign(row.campaign_version).operators[row.operator].kind
+        if kind in ("human", "experiment"):
+            return False
         return not row.soft and last is not None and last.failure not in in_vain
 
     def _below(self, row: TaskRow) -> Explanation:
@@ -337,22 +345,26 @@ class _Explainer:
         whom = {"human": "a person", "manual": "a closed cluster", "experiment": "a laboratory"}.get(kind, kind)
         handle = _handle(attempt)
         reason = f"waits for {whom}, asked {format_duration(self.now - attempt.created_at)} ago"
+        seen = look_now(self.root, self.store.campaign(row.campaign_version).operators[row.operator], attempt)
+        if seen is not None and seen.sighting is Sighting.WAITING:
+            attempt = replace(attempt, reason=seen.reason)  # as of now, not of the last step
         until = handle.get("deadline_at")
         if until and "overdue" not in attempt.reason:
             reason += f", until {str(until)[:16].replace('T', ' ')} UTC"
         reason += f"; {attempt.reason}" if attempt.reason else ""
-        answers = {"human": "response.json", "manual": "status.json", "experiment": "experiment_result.json"}
-        file = f"{folder}/{answers.get(kind, '')}"
-        if kind in answers and (self.root / file).exists():
-            what = f"{reason}; its answer is there, the next step reads it"
-            return Explanation(row.task_id, row.state, what, file, f"matterstack step {self.shown_root}")
+        if seen is not None and seen.sighting is Sighting.ENDED:
+            if seen.failure is FailureClass.BAD_RESPONSE:
+                what = f"{reason}; its answer cannot be taken: {seen.reason}; the next step asks again"
+            else:
+                what = f"{reason}; {seen.reason}; the next step records it"
+            return Explanation(row.task_id, row.state, what, folder, f"matterstack step {self.shown_root}")
         if attempt.wish:
-            reason += "; it is being cancelled"
+            reason += "; it is being cancelled: the laboratory ends it with a result, by hand if it is gone for good"
         taken = "parcel" in handle
         commands = {
             "human": self._type("respond", row.task_id),
             "manual": f"matterstack parcel import {self.shown_root} FILE" if taken
-            else self._type("parcel export", row.task_id, " -o work.tar.gz"),
+            else f"matterstack parcel export {self.shown_root} -o work.tar.gz",
         }  # fmt: skip
         files = {"experiment": "experiment_request.json"}
         path = f"{folder}/{files.get(kind, 'instructions.md')}"
@@ -363,6 +375,14 @@ class _Explainer:
             reason = f"stale: {self.stale[row.task_id]}"
             return Explanation(row.task_id, row.state, reason, None, self._type("rerun", row.task_id))
         return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded", None, None)
+
+
+def look_now(root: Path, spec: OperatorSpec, row: AttemptRow) -> Observation | None:
+    """Look at a waiting attempt as the next step will; None for operators that are not only files."""
+    if spec.kind not in PEOPLE_KINDS:
+        return None
+    operator = make_operator(spec)
+    return operator.observe([as_live(root, row)]).get((row.task_id, row.attempt))
 
 
 def _handle(attempt: AttemptRow) -> dict[str, Any]:

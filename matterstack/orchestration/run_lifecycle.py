@@ -77,6 +77,7 @@ log = logging.getLogger("matterstack")
 
 Change = tuple[AttemptChange | None, TaskChange | None]
 
+_BAD_ANSWERS = (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT)
 RETRY_LATER_S = 30.0  # after a refusal of the moment
 _LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
 _BEFORE_A_REBOOT_S = 900.0  # whose results may not have reached the disk
@@ -555,7 +556,7 @@ class Step:
         return {}
 
     def _live(self, row: AttemptRow) -> LiveAttempt:
-        return _as_live(self.root, row)
+        return as_live(self.root, row)
 
     def _reconcile_all(self, rows: Sequence[AttemptRow], seen: Mapping[Key, Observation]) -> list[Change]:
         changes: list[Change] = []
@@ -583,13 +584,17 @@ class Step:
         campaign = self.store.campaign(task.campaign_version)
         spec = campaign.tasks[task.group].for_kind(campaign.operators[task.operator].kind)
         live = self._live(row)
+        asks = campaign.operators[task.operator].kind in PEOPLE_KINDS
         evidence = Evidence()
+        if seen.failure is FailureClass.DEADLINE and not self.dry_run:
+            seen = self._take_back(row, live, seen)
+        if seen.leave and not self._leave(Path(live.folder), seen.leave):
+            names = ", ".join(seen.leave)  # perhaps somebody was faster, and the next step reads what he wrote
+            seen = Observation(Sighting.UNKNOWN, reason=f"{names} is there already, and says something else")
         if seen.sighting in (Sighting.ENDED, Sighting.GONE):
-            if seen.leave and not self._leave(Path(live.folder), seen.leave):
-                return None, None  # somebody was faster: the next step reads what he wrote
             good = seen.sighting is Sighting.ENDED and seen.is_good and not (seen.leave and self.dry_run)
             outputs = self.store.outputs_of(row.task_id) if good else {}
-            evidence = run_root.gather_evidence(Path(live.folder), outputs, seen.files)
+            evidence = run_root.gather_evidence(Path(live.folder), outputs, seen.files, ours=not asks)
             evidence = replace(evidence, response=seen.response)
             if evidence.remark:
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
@@ -602,9 +607,10 @@ class Step:
             if seen.sighting in (Sighting.ENDED, Sighting.GONE)
             else Retries(),
             tries=task.tries - (row.state is AttemptState.LOST),  # one that was lost has counted already
-            not_started=self.store.consecutive_not_started(row.task_id, row.attempt),
+            not_started=self.store.consecutive(row.task_id, row.attempt, FailureClass.NOT_STARTED),
             allow_failure=spec.allow_failure,
-            asks=campaign.operators[task.operator].kind in PEOPLE_KINDS,
+            asks=asks,
+            bad_answers=self.store.consecutive(row.task_id, row.attempt, *_BAD_ANSWERS) if asks else 0,
         )
         attempt, change = reconcile(facts, seen, evidence, self.now)
         if attempt is not None and not attempt.state.is_live:
@@ -629,9 +635,14 @@ class Step:
             self.report.warnings.append(f"{row.task_id}: {error}; if it failed, it is not tried again")
             return Retries()
 
+    def _take_back(self, row: AttemptRow, live: LiveAttempt, seen: Observation) -> Observation:
+        """Take a request back whose deadline has passed, so that nobody begins with it; an answer of now still counts."""
+        now = self._ask(row.operator, self.operators[row.operator].cancel, [live]).get(live.key)
+        return now if now is not None and now.sighting is Sighting.ENDED and now.is_good else seen
+
     def _leave(self, folder: Path, files: Mapping[str, str]) -> bool:
         """Write files that an operator wants there; False if one of them is there already, and says something else."""
-        return self.dry_run or all(run_root.write_once(folder / name, text) for name, text in files.items())
+        return self.dry_run or all(run_root.write_once(folder / name, text, sync=False) for name, text in files.items())
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
         due = self.store.retries_due(self.now)
@@ -774,7 +785,7 @@ class Step:
         return report
 
 
-def _as_live(root: Path, row: AttemptRow) -> LiveAttempt:
+def as_live(root: Path, row: AttemptRow) -> LiveAttempt:
     folder = root.resolve() / run_root.attempt_folder(row.task_id, row.attempt)
     return LiveAttempt(row.task_id, row.attempt, str(folder), row.state, row.handle, row.time_s, row.started_at)
 
@@ -820,7 +831,8 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
         try:
             if on_tick is not None:
                 on_tick(report)
-            paused = report.state is RunState.PAUSED and report.active == 0
+            waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
+            paused = report.state is RunState.PAUSED and report.active <= waiting
             if report.state.is_over or paused or (report.state is RunState.WAITING and not fds):
                 return report
             _wait(fds, _patience(report))
@@ -834,8 +846,14 @@ def _wake_fds(root: Path, store: SQLiteStateStore) -> list[int]:
     operators = Operators(store, store.run())
     by_operator: dict[str, list[LiveAttempt]] = {}
     for row in store.live_attempts():
-        by_operator.setdefault(row.operator, []).append(_as_live(root, row))
-    return [fd for name, attempts in by_operator.items() for fd in operators[name].wake_fds(attempts)]
+        by_operator.setdefault(row.operator, []).append(as_live(root, row))
+    fds: list[int] = []
+    for name, attempts in by_operator.items():
+        try:
+            fds += operators[name].wake_fds(attempts)
+        except Exception:  # of a plug-in, or one that is not installed: the loop looks again after a while
+            log.debug("operator '%s'", name, exc_info=True)
+    return fds
 
 
 def _patience(report: StepReport) -> float:

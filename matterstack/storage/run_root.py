@@ -32,7 +32,7 @@ DIGESTS = "outputs.sha256"
 METRICS = "metrics.json"
 _LARGEST_METRICS = 1 << 20
 
-GITIGNORE = "/state.sqlite*\n/run.lock\n/tasks/**/.exit.json\n"  # the last is there for a moment, while a job ends
+GITIGNORE = "/state.sqlite*\n/run.lock\n/.parcel-*\n/tasks/**/.exit.json\n"  # the last are there for a moment
 GITATTRIBUTES = (
     "journal.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
     "/tasks/** -text\n/source/** -text\n/results/** -text\n"
@@ -69,14 +69,15 @@ def write_beside(path: Path, text: str) -> None:
         raise
 
 
-def write_once(path: Path, text: str) -> bool:
+def write_once(path: Path, text: str, *, sync: bool = True) -> bool:
     """Write a file, whole, where there is none; say whether it is there with this text. Raises OSError."""
     beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(beside, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.link(beside, path)
         return True
     except FileExistsError:
@@ -159,23 +160,29 @@ def finish_staged_source(root: Path, recorded: Mapping[str, str], tables: Iterab
 
 
 def create_attempt_folder(
-    folder: Path, task: Mapping[str, Any], script: str, outputs: Iterable[ResolvedOutput]
+    folder: Path,
+    task: Mapping[str, Any],
+    script: str,
+    outputs: Iterable[ResolvedOutput],
+    copies: Mapping[str, Path] | None = None,
 ) -> None:
-    """Make an attempt's folder with task.json, command.sh and the folders of its outputs.
+    """Make an attempt's folder with command.sh, the folders of its outputs, inputs under their `as` names, task.json.
 
-    Raises FileExistsError if it exists: a folder is never reused.
+    task.json comes last, and whole: where it is, all is. Raises FileExistsError if the folder exists: it is never
+    reused; OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir()
     for output in outputs:
         path = folder / output.file
         (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
-    (folder / "task.json").write_text(dump_json_lines(task), encoding="utf-8")
     if script:
         (folder / "command.sh").write_text(script, encoding="utf-8")
+    _place_inputs(folder, copies or {})
+    write_beside(folder / "task.json", dump_json_lines(task))
 
 
-def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
+def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
     """Copy inputs under their `as` names; a copy, so that a task which writes to it harms no one else's file."""
     for name, origin in copies.items():
         target = folder / name
@@ -187,14 +194,15 @@ def place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
 
 
 def gather_evidence(
-    folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]]
+    folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]], *, ours: bool = True
 ) -> Evidence:
     """Say which declared outputs an attempt left, with size and digest, and read its metrics.
 
-    ``checked`` gives (file, sha256) of outputs that an operator has looked at, wherever in the folder they lie.
+    ``checked`` gives (file, sha256) of outputs that an operator has looked at, wherever in the folder they lie. Digests
+    that the job itself wrote down are only believed of jobs of ``ours``.
     """
     missing, found = [], []
-    recorded = recorded_digests(folder)
+    recorded = recorded_digests(folder) if ours else {}
     for name, declared in outputs.items():
         output = declared
         if name in checked:
@@ -240,7 +248,7 @@ def recorded_digests(folder: Path) -> dict[str, str]:
             text = file.read().decode()
     except (OSError, UnicodeDecodeError):
         return {}  # then they are computed here
-    for line in text.splitlines():
+    for line in text.split("\n"):
         digest, _, name = line.partition(" ")
         if len(digest) == 64 and not line.startswith("\\"):
             out[name[1:]] = digest

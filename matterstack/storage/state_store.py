@@ -789,7 +789,7 @@ class SQLiteStateStore:
             "SELECT a.task_id, a.attempt, a.metrics, a.response FROM attempts a JOIN tasks t "
             "ON t.task_id = a.task_id AND COALESCE(t.result, t.attempts) = a.attempt"
         )
-        return {row[0]: (row[1], _read_plain(row[2]), _read_plain(row[3]).get("data") or {}) for row in rows}
+        return {row[0]: (row[1], _read_plain(row[2]), _data_of(row[3])) for row in rows}
 
     def late_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
         """Give the answers and metrics that a task's templates name, and of which attempts they are.
@@ -845,14 +845,14 @@ class SQLiteStateStore:
             out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
         return out
 
-    def consecutive_not_started(self, task_id: str, attempt: int) -> int:
-        """Give how many attempts in a row just before this one never started."""
+    def consecutive(self, task_id: str, attempt: int, *failures: FailureClass) -> int:
+        """Give how many attempts in a row just before this one ended with one of these classes."""
         count = 0
-        for row in self.db.execute(
-            "SELECT failure FROM attempts WHERE task_id = ? AND attempt < ? ORDER BY attempt DESC LIMIT 3",
-            (task_id, attempt),
-        ):
-            if row[0] != FailureClass.NOT_STARTED:
+        rows = self.db.execute(
+            "SELECT failure FROM attempts WHERE task_id = ? AND attempt < ? ORDER BY attempt DESC", (task_id, attempt)
+        )
+        for row in rows:
+            if row[0] not in failures:
                 break
             count += 1
         return count
@@ -975,7 +975,7 @@ class SQLiteStateStore:
 
     def _elsewhere(self, task_id: str, evidence: Evidence) -> dict[str, str]:
         """Give {path: file} of the outputs that do not lie where the campaign has them: a lab may say where."""
-        if evidence.response is None:
+        if not evidence.outputs:
             return {}
         declared = {item.path: item.file for item in self.outputs_of(task_id).values()}
         return {item.path: item.file for item in evidence.outputs if declared.get(item.path) != item.file}
@@ -1139,6 +1139,12 @@ class SQLiteStateStore:
         )
         for row in ready:
             self.record("task", now, task=row[0], state=str(TaskState.PENDING))
+
+
+def _data_of(response: str | None) -> Any:
+    """Give the data of an answer; empty without one."""
+    data = _read_plain(response).get("data")
+    return {} if data is None else data
 
 
 def _read_plain(text: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def error_of(point: Point, index: int) -> str:
     return PROCESS_ERRORS[index % 2] if point.path == "process" else ERRORS[index % len(ERRORS)]
 
 
+def _told(error: Exception) -> str:
+    """Give an error with the line of ours that raised it: an assertion alone says nothing."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
 def kill(site: Site, point: Point, state: str) -> str | None:
     """Kill a command at a point and carry on; give what went wrong, "" for nothing, None if it was not killed there."""
     if not site.kill_at(point, COMMANDS[point.command][0], state):
@@ -38,7 +45,7 @@ def kill(site: Site, point: Point, state: str) -> str | None:
     try:
         after(point.command, site)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return _told(error)
     return ""
 
 
@@ -53,7 +60,7 @@ def refuse(site: Site, point: Point, state: str, error: str) -> str | None:
     try:
         after(point.command, site)
     except Exception as failure:
-        return f"{type(failure).__name__}: {failure}"
+        return _told(failure)
     return ""
 
 
