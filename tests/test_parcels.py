@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -34,7 +36,7 @@ tasks:
 """
 TOOLS = [
     "sh", "bash", "tar", "gzip", "cat", "date", "mv", "rm", "mkdir", "id", "tr", "uname", "head", "tail", "wc", "dirname",
-    "basename", "sha256sum", "timeout", "env", "sleep",
+    "basename", "sha256sum", "timeout", "env", "sleep", "chmod", "ln", "cp",
 ]  # fmt: skip
 
 
@@ -349,3 +351,130 @@ def test_a_status_without_its_outputs_asks_again(work):
         "status.json says COMPLETED, but out was not written",
     )
     assert work.states()["calc/1"] == "WAITING"
+
+
+# --- what readers and attackers found -------------------------------------------------------------------------------
+
+ODD = """
+operators: {far: {kind: manual}}
+tasks:
+  prep: {command: "echo start > s", outputs: {s: s}}
+  inplace: {operator: far, inputs: {s: {path: s, as: START}}, command: "echo more >> START; cp START out", outputs: {o: {file: out, path: inplace}}}
+  names: {operator: far, env: {task: relax, folder: wave, limit: none, code: "7", PATH: "/opt/x:/usr/bin:/bin"}, command: 'echo "$task $folder" > out', outputs: {o: {file: out, path: names}}}
+  script: {operator: far, command: 'printf "#!/bin/sh\\necho hi\\n" > go; chmod +x go; ln go second; ln -s . loop; ln -s nowhere dead', outputs: {go: {file: go, path: go}}}
+  use: {inputs: {go: go}, command: "${{ inputs.go }} > used", outputs: {u: used}}
+  quick: {operator: far, resources: {time: 1m}, command: "exit 124", allow_failure: true}
+"""
+
+
+def test_odd_tasks_make_the_round_trip(bench, farm):
+    bench.start(ODD)
+    bench.step_until(lambda: bench.states()["inplace"] == "WAITING")
+    folder = unpack(farm, export(bench))
+    farm("sh", "run.sh", cwd=folder)
+    again = farm("sh", "run.sh", cwd=folder)
+    assert "damaged" not in again.stderr
+    done = bench.cli("parcel", "import", bench.root, bring_back(farm, folder))
+    assert done.returncode == 0, done.stderr
+    assert bench.step_until_over().state == "COMPLETED"
+    out = {name: (bench.root / "results" / name).read_text() for name in ("inplace", "names", "used")}
+    assert out == {"inplace": "start\nmore\n", "names": "relax wave\n", "used": "hi\n"}
+    assert attempts(bench.root, "quick")[1][0]["class"] == "exit_code"
+
+
+def test_an_interrupted_driver_stops_the_calculation_and_begins_it_anew(bench, farm):
+    bench.start(
+        "operators: {far: {kind: manual}}\n"
+        'tasks: {a: {operator: far, resources: {time: 1h}, command: \'echo a >> "$FARM/starts"; test -e "$FARM/go" || sleep 60; echo > out\', outputs: {o: out}}}\n'
+    )
+    bench.step()
+    folder = unpack(farm, export(bench))
+    env = {"PATH": str(farm.home.parent / "tools"), "FARM": str(farm.home)}
+    driver = subprocess.Popen(
+        ["sh", "run.sh"], cwd=folder, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    bench.wait_for(farm.home / "starts")
+    began = time.monotonic()
+    os.killpg(driver.pid, signal.SIGINT)
+    _, said = driver.communicate(timeout=30)
+    assert time.monotonic() - began < 20
+    assert "stopped; it begins anew next time" in said
+    (farm.home / "go").touch()
+    assert farm("sh", "run.sh", cwd=folder).returncode == 0
+    assert bench.cli("parcel", "import", bench.root, bring_back(farm, folder)).returncode == 0
+
+
+def test_a_parcel_that_was_cut_off_is_told_and_loses_nothing(work, farm):
+    back = bring_back_all(work, farm)
+    data = back.read_bytes()
+    for share in (0.3, 0.6, 0.8):
+        cut = write(back.with_name("cut.tar"), data[: int(len(data) * share)])
+        done = work.cli("parcel", "import", work.root, cut)
+        assert done.returncode == 2, done.stdout
+        assert "damaged" in done.stderr and "Traceback" not in done.stderr
+    assert work.cli("parcel", "import", work.root, back).returncode == 0
+    assert work.step_until_over().state == "COMPLETED"
+
+
+def test_a_memory_stick_without_hard_links_takes_a_parcel(work):
+    inject = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=link,linkat",
+        "-e",
+        "inject=link,linkat:error=EPERM",
+    ]
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    words = [*inject, sys.executable, "-m", "matterstack", "parcel", "export", str(work.root), "-o", "stick.tar"]
+    done = subprocess.run(words, cwd=work.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert tarfile.is_tarfile(work.folder / "stick.tar")
+
+
+def test_a_parcel_that_cannot_be_placed_does_not_count_as_handed_over(work):
+    away = work.folder / "away"
+    away.mkdir()
+    inject = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=link,linkat",
+        "-e",
+        "inject=link,linkat:error=ENOSPC",
+    ]
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    words = [
+        *inject,
+        "-e",
+        "inject=rename:error=ENOSPC:when=1+",
+        sys.executable,
+        "-m",
+        "matterstack",
+        "parcel",
+        "export",
+    ]
+    subprocess.run([*words, str(work.root), "-o", "away/p.tar"], cwd=work.folder, capture_output=True, text=True)
+    listed = json.loads(work.cli("parcel", "list", work.root, "--json").stdout)
+    assert listed == [] or (away / "p.tar").exists()
+
+
+def test_the_parcel_that_went_out_is_not_taken_for_what_comes_back(work):
+    done = work.cli("parcel", "import", work.root, export(work))
+    assert done.returncode == 2
+    assert "is the parcel that went out" in done.stderr
+
+
+def test_what_a_killed_import_left_is_named_and_goes_with_the_next(work, farm):
+    (work.root / ".parcel-12345678").mkdir()
+    assert [item.path for item in examine(work.root)] == [".parcel-12345678"]
+    assert work.cli("parcel", "import", work.root, bring_back_all(work, farm)).returncode == 0
+    assert examine(work.root) == []

@@ -579,3 +579,147 @@ def test_a_deleted_folder_of_a_question_is_told_and_not_taken_for_an_answer(benc
     assert bench.states()["approve"] == "WAITING"
     assert (bench.attempt("approve", 2) / "instructions.md").exists()
     assert Path(bench.root).exists()
+
+
+# --- what readers and attackers found -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("human", "response.json", {"status": "COMPLETED", "at": "0001-01-01T00:00:00+14:00"}),
+        ("human", "response.json", {"status": "FAILED", "at": "9999-12-31T23:59:59-23:59"}),
+        ("manual", "status.json", {"status": "FAILED", "exit_code": 10**30}),
+        ("manual", "status.json", {"status": "FAILED", "started_at": "9999-12-31T23:59:59-14:00"}),
+        ("manual", "status.json", {"status": "COMPLETED", "ended_at": "0001-01-01T00:00:00+23:59"}),
+        ("manual", "status.json", {"status": "COMPLETED", "exit_code": 1}),
+        ("human", "response.json", {"status": "COMPLETED", "data": {"x": 10**400}}),
+    ],
+)
+def test_numbers_and_times_that_cannot_be_kept_stop_no_step(bench, kind, name, content):
+    command = ", command: 'true'" if kind == "manual" else ", response_schema: {properties: {x: {multipleOf: 0.1}}}"
+    bench.start(
+        f"operators: {{o: {{kind: {kind}}}}}\n"
+        f"tasks: {{a: {{operator: o, instructions: x{command}}}, b: {{operator: o, instructions: x{command}}}}}\n"
+    )
+    bench.step()
+    answer(bench, content, "a", name=name)
+    answer(bench, {"status": "COMPLETED"}, "b", name=name)
+    assert not [text for text in bench.step().warnings if "cannot be looked at" in text]
+    assert bench.states()["b"] == "COMPLETED"
+    assert attempts(bench.root, "a")[1][0]["state"] in ("COMPLETED", "FAILED")
+
+
+def test_a_claim_or_a_request_of_nonsense_does_not_hide_the_other_attempts(bench):
+    bench.start("operators: {o: {kind: experiment}}\ntasks: {a: {matrix: {i: [1, 2, 3]}, operator: o}}\n")
+    bench.step()
+    (bench.attempt("a/1") / "claim").write_text("[" * 60_000 + "\n")
+    (bench.attempt("a/2") / "task.json").write_text('{"asked": {}}')
+    token = json.loads((bench.attempt("a/3") / "experiment_request.json").read_text())["token"]
+    answer(bench, {"status": "COMPLETED", "token": token}, "a/3", name="experiment_result.json")
+    answer(bench, {"status": "COMPLETED", "token": "x"}, "a/2", name="experiment_result.json")
+    bench.step()
+    assert bench.states() == {"a/1": "WAITING", "a/2": "WAITING", "a/3": "COMPLETED"}
+    assert bench.cli("doctor", bench.root).returncode in (0, 1)
+
+
+def test_an_answer_that_is_being_written_at_the_deadline_is_waited_for(bench):
+    ask(bench, with_deadline("on_deadline: fail"))
+    time.sleep(0.5)
+    answer(bench, b'{"status": "COMPL', "a")
+    bench.step()
+    assert bench.states()["a"] == "WAITING"
+    answer(bench, {"status": "COMPLETED"}, "a")
+    assert bench.step_until_over().state == "COMPLETED"
+
+
+@pytest.mark.parametrize(("kind", "value"), [("boolean", False), ("number", 0), ("array", [])])
+def test_a_default_that_is_false_or_empty_is_itself(bench, kind, value):
+    text = f"on_deadline: default, response_schema: {{type: {kind}}}, default: {json.dumps(value)}"
+    ask(bench, with_deadline(text))
+    time.sleep(0.5)
+    bench.step_until_over()
+    assert attempts(bench.root, "a")[1][0]["response"]["data"] == value
+    assert {row["task"]: row for row in results(bench.root)}["a"]["response"] == value
+
+
+def test_a_default_answer_needs_no_responder_even_after_a_kill(bench):
+    ask(bench, with_deadline("on_deadline: default, default: {n: 1}, responders: [ada]"))
+    asked = json.loads((bench.attempt("a") / "task.json").read_text())["asked"]
+    time.sleep(0.5)
+    left = {"status": "COMPLETED", "data": {"n": 1}, "error": None, "by": "deadline", "at": asked["deadline_at"],
+            "comment": "nobody answered in time; this is the task's default"}  # fmt: skip
+    answer(bench, left, "a")  # as a step leaves it that was killed before its commit
+    bench.step()
+    assert bench.states()["a"] == "COMPLETED"
+
+
+def test_a_request_whose_deadline_passed_cannot_be_taken_any_more(bench):
+    bench.start(
+        "operators: {o: {kind: experiment}}\ntasks: {a: {operator: o, deadline: 0.3s}, b: {operator: o, deadline: 0.3s}}\n"
+    )
+    bench.step()
+    (bench.attempt("b") / "claim").write_text('{"by": "robot"}\n')
+    time.sleep(0.4)
+    bench.step()
+    assert '"by": "step"' in (bench.attempt("a") / "claim").read_text()
+    assert "token" in json.loads((bench.attempt("b") / "cancel.json").read_text())
+    assert {attempts(bench.root, task)[1][0]["class"] for task in "ab"} == {"deadline"}
+
+
+def test_who_answers_wrongly_is_told_why_gets_no_more_time_and_not_for_ever(bench):
+    bench.start(
+        "operators: {o: {kind: human}}\ntasks: {a: {operator: o, instructions: x, deadline: 1h, response_schema: {required: [n]}}}\n"
+    )
+    bench.step()
+    first = json.loads((bench.attempt("a") / "task.json").read_text())["asked"]
+    for number in range(1, 11):
+        answer(bench, {"status": "COMPLETED"}, "a", number)
+        bench.step()
+        if number == 1:
+            again = json.loads((bench.attempt("a", 2) / "task.json").read_text())["asked"]
+            assert again["deadline_at"] == first["deadline_at"]
+            assert "'n' is a required property" in (bench.attempt("a", 2) / "instructions.md").read_text()
+            assert "'n' is a required property" in bench.cli("inbox", bench.root).stdout
+    assert bench.reasons()["a"].startswith("10 bad answers in a row, the last: ")
+    rerun(bench.root, ["a"])
+    bench.step()
+    answer(bench, {"status": "COMPLETED"}, "a", 11)
+    bench.step()
+    assert bench.states()["a"] == "WAITING"
+
+
+def test_an_answer_does_not_count_among_what_completed_upstream(bench):
+    ask(bench, """
+operators: {b: {kind: human}}
+tasks:
+  h: {operator: b, instructions: x}
+  up: {matrix: {i: [1, 2, 3]}, command: "test ${{ matrix.i }} != 3; echo > u", outputs: {u: {file: u, path: "u/${{ matrix.i }}"}}}
+  sum: {inputs: {u: "u/*"}, allow_dependency_failure: {min: 3}, command: "echo ${{ response.h.n }} ${{ inputs.u }}"}
+""")  # fmt: skip
+    answer(bench, {"status": "COMPLETED", "data": {"n": 1}}, "h")
+    bench.step_until_over()
+    assert bench.states()["sum"] == "BLOCKED"
+
+
+def test_a_paused_run_in_which_only_people_wait_lets_the_loop_end(bench):
+    ask(bench)
+    bench.cli("pause", bench.root)
+    assert bench.cli("run", bench.root, timeout=20).returncode == 4
+
+
+def test_a_damaged_run_does_not_hide_the_inbox_of_the_others(bench):
+    ask(bench)
+    bench.cli("init", bench.folder / "campaign.yaml", "--root", bench.folder / "runs" / "u")
+    (bench.folder / "runs" / "u" / "state.sqlite").write_text("garbage")
+    done = bench.cli("inbox")
+    assert done.returncode == 0 and "approve" in done.stdout and "damaged" in done.stderr
+
+
+def test_an_answer_typed_while_the_question_ended_is_refused(bench):
+    ask(bench)
+    question = find_question(bench.root, "approve")
+    cancel(bench.root, ["approve"])
+    with pytest.raises(Exception, match="approve is CANCELLED and asks nothing now"):
+        respond(question, data={"metals": []}, by="ada")
+    assert not question.answer_path.exists()
