@@ -98,7 +98,7 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
         stale = [item for item in explain_tasks(run, ["*"]) if item.reason.startswith("stale")]
         click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
         found = stale
-    for item in found:
+    for item, more in _together(found) if not tasks else [(item, 0) for item in found]:
         parts = [item.reason]
         if item.path:
             parts.append(item.path)
@@ -106,11 +106,23 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
             parts.append(f"correct, `matterstack refresh {shlex.quote(run)} --yes`, `{item.command}`")
         elif item.command:
             parts.append(f"`{item.command}`")
-        click.echo(f"{item.task_id}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
+        which = f"{item.task_id} and {more} more" if more else item.task_id
+        click.echo(f"{which}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
         last = _last_words(Path(run), item.path) if item.state is TaskState.FAILED else ""
         if last:
             click.echo(f"    {harmless(last)[:160]}")
     return ExitCode.FINE
+
+
+def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Give explanations with how many more instances of the same task have the very same one."""
+    first: dict[tuple[Any, ...], Any] = {}
+    counts: dict[tuple[Any, ...], int] = {}
+    for item in found:
+        key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.command)
+        first.setdefault(key, item)
+        counts[key] = counts.get(key, -1) + 1
+    return [(item, counts[key]) for key, item in first.items()]
 
 
 def _last_words(run: Path, path: str | None) -> str:
