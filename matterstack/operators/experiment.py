@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
-from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import (
     BadAnswer,
     NotYet,
-    attempt_by_attempt,
     check_data,
     check_status,
     deadline_passed,
@@ -37,9 +35,16 @@ from matterstack.operators.answers import (
     times_of,
     write_whole,
 )
-from matterstack.operators.base import Key
+from matterstack.operators.asking import (
+    INSTRUCTIONS,
+    NO_FOLDER,
+    FileOperator,
+    instructions,
+    missed,
+    require_task,
+    terms_of,
+)
 from matterstack.operators.claims import Claim, read_claim, take_claim
-from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, hand_over, instructions, missed, terms_of
 
 REQUEST = "experiment_request.json"
 RESULT = "experiment_result.json"
@@ -49,37 +54,20 @@ _HEARTBEAT_S = 60.0  # between two, if the instrument does not say otherwise
 _MISSED = 3  # so many heartbeats late, it is stale
 
 
-class ExperimentOperator:
-    def __init__(self, spec: OperatorSpec) -> None:
-        self.spec = spec
+class ExperimentOperator(FileOperator):
+    def ask(self, folder: Path) -> Submission:
+        return request(folder)
 
-    def origin(self) -> str:
-        return "{}"
+    def look(self, attempt: LiveAttempt) -> Observation:
+        return _look(attempt)
 
-    def slots(self) -> tuple[int | None, int | None]:
-        return None, None
-
-    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
-        return hand_over(launches, request)
-
-    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _recover)
-
-    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _look)
-
-    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _cancel)
-
-    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        return ()
+    def take_back(self, attempt: LiveAttempt) -> Observation:
+        return _cancel(attempt)
 
 
 def request(folder: Path) -> Submission:
     """Write the request of an attempt whose task.json is there, the file by which an instrument finds it last."""
-    task = read_task(folder)
-    if task is None:
-        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    task = require_task(folder)
     asked = task["asked"]
     content = {
         "task": task["task"], "attempt": task["attempt"], "run": task["run"], "token": asked["token"],
@@ -126,14 +114,6 @@ def _with_unit(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"value", "unit"}:
         return f"{value['value']} {value['unit']}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _recover(attempt: LiveAttempt) -> Observation:
-    folder = Path(attempt.folder)
-    if read_task(folder) is None:
-        take_claim(folder, "recover")
-        return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before the request was written")
-    return Observation(Sighting.WAITING, handle=request(folder).handle)
 
 
 def _look(attempt: LiveAttempt) -> Observation:

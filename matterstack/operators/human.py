@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json_lines
-from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import (
     BadAnswer,
-    attempt_by_attempt,
     check_data,
     check_status,
     deadline_passed,
@@ -35,74 +32,39 @@ from matterstack.operators.answers import (
     with_defaults,
     write_whole,
 )
-from matterstack.operators.base import Key
+from matterstack.operators.asking import (
+    INSTRUCTIONS,
+    NO_FOLDER,
+    RESPONSE,
+    SCHEMA,
+    FileOperator,
+    instructions,
+    missed,
+    require_task,
+    terms_of,
+)
 from matterstack.operators.claims import take_claim
 
-RESPONSE = "response.json"
-INSTRUCTIONS = "instructions.md"
-SCHEMA = "response_schema.json"
-NO_FOLDER = "its folder or task.json is gone; restore it from git, or rerun the task"
 
+class HumanOperator(FileOperator):
+    def ask(self, folder: Path) -> Submission:
+        return ask(folder)
 
-class HumanOperator:
-    def __init__(self, spec: OperatorSpec) -> None:
-        self.spec = spec
+    def look(self, attempt: LiveAttempt) -> Observation:
+        return _look(attempt)
 
-    def origin(self) -> str:
-        return "{}"
-
-    def slots(self) -> tuple[int | None, int | None]:
-        return None, None
-
-    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
-        return hand_over(launches, ask)
-
-    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, recover)
-
-    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _look)
-
-    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _withdraw)
-
-    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        return ()
-
-
-def hand_over(launches: Sequence[Launch], write: Callable[[Path], Submission]) -> dict[Key, Submission]:
-    """Write the files of each attempt; one that cannot be written is left out, and finished by `recover`."""
-    out = {}
-    for launch in launches:
-        with suppress(OSError):
-            out[launch.task_id, launch.attempt] = write(Path(launch.folder))
-    return out
+    def take_back(self, attempt: LiveAttempt) -> Observation:
+        return _withdraw(attempt)
 
 
 def ask(folder: Path) -> Submission:
     """Write the question of an attempt whose task.json is there. Raises OSError."""
-    task = read_task(folder)
-    if task is None:
-        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    task = require_task(folder)
     asked = task["asked"]
     if asked.get("response_schema") is not None:
         write_whole(folder / SCHEMA, dump_json_lines(asked["response_schema"]))
     write_whole(folder / INSTRUCTIONS, instructions(task))
     return Submission(json.dumps(terms_of(asked)), AttemptState.WAITING)
-
-
-def recover(attempt: LiveAttempt) -> Observation:
-    """Finish an interrupted question; one whose task.json was not written whole is asked anew."""
-    folder = Path(attempt.folder)
-    if read_task(folder) is None:
-        take_claim(folder, "recover")
-        return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before the question was written")
-    return Observation(Sighting.WAITING, handle=ask(folder).handle)
-
-
-def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what of a request is looked at in every step, and stands in its handle: the deadline."""
-    return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
 
 
 def _look(attempt: LiveAttempt) -> Observation:
@@ -177,61 +139,9 @@ def _default(task: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def missed(terms: Mapping[str, Any]) -> Observation:
-    """Give the end of an attempt that nobody answered in time."""
-    when = str(terms.get("deadline_at"))[:16].replace("T", " ")
-    reason = f"nobody answered until {when} UTC, its deadline"
-    return Observation(
-        Sighting.ENDED, failure=FailureClass.DEADLINE, reason=reason, ended_at=from_text(terms.get("deadline_at"))
-    )
-
-
 def _withdraw(attempt: LiveAttempt) -> Observation:
     with_answer = _answer(attempt) if attempt.state is not AttemptState.SUBMITTING else None
     if with_answer is not None:
         return with_answer
     take_claim(Path(attempt.folder), "cancel")
     return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the question was withdrawn")
-
-
-def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> str:
-    """Give instructions.md: what is asked, on what, and ``how`` to answer (by default as a person does)."""
-    asked = task["asked"]
-    lines = [f"# {task['task']}", "", asked.get("instructions") or "(no instructions)", ""]
-    if asked.get("refused"):
-        lines += [f"**The answer before was not taken.** {printable(asked['refused'])} (its files are still there)", ""]
-    inputs = [(name, file) for name, item in task["inputs"].items() for file in item["files"]]
-    if inputs:
-        lines += ["## Inputs", ""]
-        lines += [
-            f"- {name}: [{_file(file['path'])}](<{file['path']}>) sha256 `{file['sha256']}`" for name, file in inputs
-        ]
-        lines.append("")
-    lines += ["## Answer", ""]
-    if asked.get("response_schema") is not None:
-        lines += [f"The fields, as JSON Schema, are in [{SCHEMA}]({SCHEMA}).", ""]
-    if asked.get("deadline_at"):
-        after = {"default": "then the default answer is taken", "remind": "then it counts as overdue"}
-        what = after.get(str(asked.get("on_deadline")), "then the task fails")
-        lines += [f"Until {str(asked['deadline_at'])[:16].replace('T', ' ')} UTC; {what}.", ""]
-    if asked.get("responders"):
-        lines += [f"Who may answer: {', '.join(map(str, asked['responders']))}.", ""]
-    lines += how if how is not None else [
-        "In the run root, or with its path in place of the dot:", "",
-        f"    matterstack respond . '{task['task']}'", "",
-        f"Or write `{RESPONSE}` into this folder (`FAILED` rejects it):", "",
-        f'    {{"status": "COMPLETED", "data": {_sample(asked.get("response_schema"))}, "by": "your name", "comment": "why"}}', "",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def _file(path: str) -> str:
-    return path.rsplit("/", 1)[-1].replace("[", "\\[").replace("]", "\\]")
-
-
-def _sample(schema: Any) -> str:
-    """Give what an answer looks like, its fields by name."""
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict) or not properties:
-        return "{…}"
-    return "{" + ", ".join(f"{json.dumps(str(name), ensure_ascii=False)}: …" for name in properties) + "}"

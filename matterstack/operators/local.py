@@ -52,13 +52,28 @@ class LocalOperator:
         out: dict[Key, Submission | SubmissionRejected] = {}
         for launch in launches:
             try:
-                out[launch.task_id, launch.attempt] = self._start(launch)
+                place = processes.this_place().to_json()
+                argv = self._argv(launch, place)
             except SubmissionRejected as error:
                 out[launch.task_id, launch.attempt] = error
+                continue
+            except OSError as error:  # before anything is started
+                late = error.errno in _OF_THE_MOMENT
+                out[launch.task_id, launch.attempt] = SubmissionRejected(
+                    f"cannot be started: {error}", retry_later=late
+                )
+                continue
+            try:
+                out[launch.task_id, launch.attempt] = self._start(launch, argv, place)
+            except SubmissionRejected as error:
+                out[launch.task_id, launch.attempt] = error
+            except OSError:  # it was started, and cannot be looked at: the next step finds it by its claim
+                continue
         return out
 
-    def _start(self, launch: Launch) -> Submission:
-        place = processes.this_place().to_json()
+    @staticmethod
+    def _argv(launch: Launch, place: Mapping[str, str]) -> list[str]:
+        """Give the wrapper's command line. Raises SubmissionRejected for tools that are not here, OSError."""
         tools = {name: _tool(name) for name in ("date", "mv", launch.argv[0])}
         missing = [name for name, path in tools.items() if path is None]
         limit = launch.resources.time_s
@@ -69,13 +84,15 @@ class LocalOperator:
         head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
         claim = json.dumps({"by": "wrapper", **place})[:-1]
         files = [_as_operand(name) for name in launch.outputs]
-        argv = [
+        return [
             "/bin/sh", _WRAPPER, launch.folder, claim, head,
             "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
             _tool("timeout") or _tool("gtimeout") or "", _tool("sha256sum") or "",
             str(tools["date"]), _DATE_FORMAT, str(tools["mv"]), os.environ.get("PATH", os.defpath),
             str(tools[launch.argv[0]]), " ".join(launch.argv[1:-1]), *files,
         ]  # fmt: skip
+
+    def _start(self, launch: Launch, argv: list[str], place: Mapping[str, str]) -> Submission:
         try:
             child = subprocess.Popen(
                 argv, env=self._environment(launch), cwd="/", start_new_session=True,

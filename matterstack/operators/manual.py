@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import to_text
-from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import (
     BadAnswer,
     NotYet,
-    attempt_by_attempt,
     check_status,
     deadline_passed,
     decode,
@@ -35,9 +33,16 @@ from matterstack.operators.answers import (
     times_of,
     write_whole,
 )
-from matterstack.operators.base import Key
+from matterstack.operators.asking import (
+    INSTRUCTIONS,
+    NO_FOLDER,
+    FileOperator,
+    instructions,
+    missed,
+    require_task,
+    terms_of,
+)
 from matterstack.operators.claims import take_claim
-from matterstack.operators.human import INSTRUCTIONS, NO_FOLDER, hand_over, instructions, missed, terms_of
 
 STATUS = "status.json"
 _HOW = [
@@ -48,48 +53,22 @@ _HOW = [
 ]  # fmt: skip
 
 
-class ManualOperator:
-    def __init__(self, spec: OperatorSpec) -> None:
-        self.spec = spec
+class ManualOperator(FileOperator):
+    def ask(self, folder: Path) -> Submission:
+        return ask(folder)
 
-    def origin(self) -> str:
-        return "{}"
+    def look(self, attempt: LiveAttempt) -> Observation:
+        return _look(attempt)
 
-    def slots(self) -> tuple[int | None, int | None]:
-        return None, None
-
-    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
-        return hand_over(launches, ask)
-
-    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _recover)
-
-    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _look)
-
-    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, _cancel)
-
-    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        return ()
+    def take_back(self, attempt: LiveAttempt) -> Observation:
+        return _cancel(attempt)
 
 
 def ask(folder: Path) -> Submission:
     """Write instructions.md beside task.json and command.sh. Raises OSError."""
-    task = read_task(folder)
-    if task is None:
-        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    task = require_task(folder)
     write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
     return Submission(json.dumps(terms_of(task["asked"])), AttemptState.WAITING)
-
-
-def _recover(attempt: LiveAttempt) -> Observation:
-    folder = Path(attempt.folder)
-    task = read_task(folder)
-    if task is None or (task.get("command") and not (folder / "command.sh").is_file()):
-        take_claim(folder, "recover")
-        return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before its files were written")
-    return Observation(Sighting.WAITING, handle=ask(folder).handle)
 
 
 def _look(attempt: LiveAttempt) -> Observation:

@@ -208,7 +208,7 @@ def machine_slots() -> tuple[int, int]:
 def oom_counter() -> str:
     """Give the file in which the kernel counts kills for memory in this process's cgroup, "" without one.
 
-    Source: kernel documentation, cgroup-v2 (memory.events) and cgroup-v1/memory (memory.oom_control).
+    Raises OSError if that cannot be told just now. Source: kernel documentation, cgroup-v2 (memory.events) and cgroup-v1/memory (memory.oom_control).
     """
     for line in _read("/proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]

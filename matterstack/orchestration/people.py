@@ -32,8 +32,8 @@ from matterstack.operators.answers import (
     read_answer,
     read_task,
 )
+from matterstack.operators.asking import RESPONSE
 from matterstack.operators.experiment import REQUEST, RESULT
-from matterstack.operators.human import RESPONSE
 from matterstack.orchestration.report import look_now, one_task, reading
 from matterstack.storage import run_root
 from matterstack.storage.state_store import AttemptRow, SQLiteStateStore

@@ -1,0 +1,151 @@
+"""What operators share whose hand-over and answers are files: for people, laboratories and closed clusters.
+
+All that is asked stands in task.json, which the step writes last of what it makes; the other files are made of it, so
+that a hand-over that was interrupted is finished by writing them. What is looked at in every step, the deadline, stands
+in the handle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.states import FailureClass
+from matterstack.core.times import from_text
+from matterstack.errors import SubmissionRejected
+from matterstack.operators.answers import attempt_by_attempt, printable, read_task
+from matterstack.operators.base import Key
+from matterstack.operators.claims import take_claim
+
+INSTRUCTIONS = "instructions.md"
+SCHEMA = "response_schema.json"
+RESPONSE = "response.json"
+NO_FOLDER = "its folder or task.json is gone; restore it from git, or rerun the task"
+
+
+class FileOperator:
+    """An operator of files; a kind says how it asks, looks and takes back."""
+
+    def __init__(self, spec: OperatorSpec) -> None:
+        self.spec = spec
+
+    def ask(self, folder: Path) -> Submission:
+        """Write the files of an attempt whose task.json is there; also again. Raises OSError."""
+        raise NotImplementedError
+
+    def look(self, attempt: LiveAttempt) -> Observation:
+        """Look at one attempt; may raise what `answers.attempt_by_attempt` takes."""
+        raise NotImplementedError
+
+    def take_back(self, attempt: LiveAttempt) -> Observation:
+        """End one attempt, and give what is seen of it then."""
+        raise NotImplementedError
+
+    def origin(self) -> str:
+        return "{}"
+
+    def slots(self) -> tuple[int | None, int | None]:
+        return None, None
+
+    def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
+        return _hand_over(launches, self.ask)
+
+    def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, self._recover)
+
+    def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, self.look)
+
+    def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        return attempt_by_attempt(attempts, self.take_back)
+
+    def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
+        return ()
+
+    def _recover(self, attempt: LiveAttempt) -> Observation:
+        """Finish an interrupted hand-over; one whose task.json was not written whole is made anew."""
+        folder = Path(attempt.folder)
+        if read_task(folder) is None:
+            take_claim(folder, "recover")
+            return Observation(
+                Sighting.NOT_STARTED, reason="the hand-over was interrupted before its files were written"
+            )
+        return Observation(Sighting.WAITING, handle=self.ask(folder).handle)
+
+
+def require_task(folder: Path) -> dict[str, Any]:
+    """Read task.json of an attempt's folder. Raises FileNotFoundError if it is not there or not whole."""
+    task = read_task(folder)
+    if task is None:
+        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+    return task
+
+
+def _hand_over(launches: Sequence[Launch], write: Callable[[Path], Submission]) -> dict[Key, Submission]:
+    """Write the files of each attempt; one that cannot be written is left out, and finished by `recover`."""
+    out = {}
+    for launch in launches:
+        with suppress(OSError):
+            out[launch.task_id, launch.attempt] = write(Path(launch.folder))
+    return out
+
+
+def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what of a request is looked at in every step, and stands in its handle: the deadline."""
+    return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
+
+
+def missed(terms: Mapping[str, Any]) -> Observation:
+    """Give the end of an attempt that nobody answered in time."""
+    when = str(terms.get("deadline_at"))[:16].replace("T", " ")
+    reason = f"nobody answered until {when} UTC, its deadline"
+    return Observation(
+        Sighting.ENDED, failure=FailureClass.DEADLINE, reason=reason, ended_at=from_text(terms.get("deadline_at"))
+    )
+
+
+def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> str:
+    """Give instructions.md: what is asked, on what, and ``how`` to answer (by default as a person does)."""
+    asked = task["asked"]
+    lines = [f"# {task['task']}", "", asked.get("instructions") or "(no instructions)", ""]
+    if asked.get("refused"):
+        lines += [f"**The answer before was not taken.** {printable(asked['refused'])} (its files are still there)", ""]
+    inputs = [(name, file) for name, item in task["inputs"].items() for file in item["files"]]
+    if inputs:
+        lines += ["## Inputs", ""]
+        lines += [
+            f"- {name}: [{_file(file['path'])}](<{file['path']}>) sha256 `{file['sha256']}`" for name, file in inputs
+        ]
+        lines.append("")
+    lines += ["## Answer", ""]
+    if asked.get("response_schema") is not None:
+        lines += [f"The fields, as JSON Schema, are in [{SCHEMA}]({SCHEMA}).", ""]
+    if asked.get("deadline_at"):
+        after = {"default": "then the default answer is taken", "remind": "then it counts as overdue"}
+        what = after.get(str(asked.get("on_deadline")), "then the task fails")
+        lines += [f"Until {str(asked['deadline_at'])[:16].replace('T', ' ')} UTC; {what}.", ""]
+    if asked.get("responders"):
+        lines += [f"Who may answer: {', '.join(map(str, asked['responders']))}.", ""]
+    lines += how if how is not None else [
+        "In the run root, or with its path in place of the dot:", "",
+        f"    matterstack respond . '{task['task']}'", "",
+        f"Or write `{RESPONSE}` into this folder (`FAILED` rejects it):", "",
+        f'    {{"status": "COMPLETED", "data": {_sample(asked.get("response_schema"))}, "by": "your name", "comment": "why"}}', "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _file(path: str) -> str:
+    return path.rsplit("/", 1)[-1].replace("[", "\\[").replace("]", "\\]")
+
+
+def _sample(schema: Any) -> str:
+    """Give what an answer looks like, its fields by name."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or not properties:
+        return "{…}"
+    return "{" + ", ".join(f"{json.dumps(str(name), ensure_ascii=False)}: …" for name in properties) + "}"
