@@ -204,6 +204,28 @@ def test_a_boot_that_cannot_be_told_is_no_reboot(bench):
     assert bench.witnessed() == ["1"]
 
 
+@pytest.mark.parametrize("kind", ["pid", "host name"])
+def test_a_step_from_another_namespace_calls_nothing_gone(bench, kind):
+    """As from a container, or after the machine was given another name: what runs is not seen there, and runs on."""
+    words = {
+        "pid": ["unshare", "--pid", "--fork", "--mount-proc"],
+        "host name": ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"],
+    }[kind]
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make namespaces")
+    bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; while test ! -e go; do sleep 0.05; done'}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+
+    done = subprocess.run([*words, *MATTERSTACK, "step", bench.root], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert bench.states() == {"a": "RUNNING"}
+    (bench.attempt("a") / "go").touch()
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["a"]
+
+
 # --- many at once ----------------------------------------------------------------------------------------------------
 
 
