@@ -58,7 +58,10 @@ def run(tmp_path_factory):
     return root
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40 if settings().max_examples == 100 else settings().max_examples,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(content=st.fixed_dictionaries(dict.fromkeys(FILES, CONTENT)), age_s=st.sampled_from([0.0, 9.0, 1e6, -1e6]))
 def test_no_file_that_anybody_writes_breaks_a_step(run, content, age_s):
     from matterstack.orchestration.actions import rerun

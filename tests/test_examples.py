@@ -19,6 +19,7 @@ from tests.conftest import Bench
 if not os.environ.get("CI"):
     pytest.importorskip("ase", reason="needs the extra [science]")
 
+pytestmark = pytest.mark.examples
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 # ASE 3.29.0, EMT, Birch-Murnaghan over 13 points within +-3 %: lattice constant in Å, bulk modulus in GPa.
@@ -128,7 +129,6 @@ def test_catalyst_rejected_or_unanswered_blocks_what_is_behind_the_gate(bench):
 # --- a laboratory -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.examples
 def test_thin_film_is_measured_fitted_twice_and_accepted_or_measured_again(bench):
     if not os.environ.get("CI"):
         pytest.importorskip("refnx")
@@ -154,7 +154,6 @@ def test_thin_film_is_measured_fitted_twice_and_accepted_or_measured_again(bench
     assert bench.states()["measure_again"] == "COMPLETED"
 
 
-@pytest.mark.examples
 def test_thin_film_that_is_accepted_skips_the_second_branch_and_joins(bench):
     if not os.environ.get("CI"):
         pytest.importorskip("refnx")
@@ -171,7 +170,6 @@ def test_thin_film_that_is_accepted_skips_the_second_branch_and_joins(bench):
 # --- a failure that is real -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.examples
 def test_solvents_are_ranked_by_what_succeeded_and_the_wrong_smiles_really_fails(bench):
     if not os.environ.get("CI"):
         pytest.importorskip("tblite")

@@ -180,8 +180,9 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
             ended_at=at,
         )
     check_data(RESULT, record["data"], task["asked"].get("result_schema"), "result_schema")
+    named = _named_files(task, {} if answer.get("files") is None else answer["files"])
     try:
-        files = _files(folder, task, {} if answer.get("files") is None else answer["files"])
+        files = _files(folder, task, named)
     except BadAnswer:
         if lately_changed([folder, folder / RESULT, *folder.rglob("*")], now):
             raise NotYet from None  # its files may still be on their way
@@ -190,27 +191,32 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
     return Observation(Sighting.ENDED, reason=reason, response=record, files=files, started_at=started, ended_at=at)
 
 
-def _files(folder: Path, task: Mapping[str, Any], given: Any) -> dict[str, tuple[str, str]]:
-    """Check the files of a result; give {output: (file, sha256)}. Raises BadAnswer."""
+def _named_files(task: Mapping[str, Any], given: Any) -> dict[str, dict[str, str]]:
+    """Give `files` of a result as it should be: {output: {"path", "sha256"}}. Raises BadAnswer."""
     if not isinstance(given, dict):
         raise BadAnswer(f"{RESULT}: `files` must be an object")
-    out = {}
     for name, item in given.items():
         shown = printable(name, 60)
         if name not in task["outputs"]:
             raise BadAnswer(f"{RESULT}: `files.{shown}` is no output of the request")
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("path", "sha256")):
             raise BadAnswer(f"{RESULT}: `files.{shown}` needs `path` and `sha256`")
+    return given
+
+
+def _files(folder: Path, task: Mapping[str, Any], named: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
+    """Find and check the files of a result; give {output: (file, sha256)}. Raises BadAnswer."""
+    out = {}
+    for name, item in named.items():
         path = inside(folder, item["path"])
         is_folder = task["outputs"][name]["file"].endswith("/")
         if path is None or (is_folder and not path.is_dir()) or (not is_folder and not path.is_file()):
             what = "folder" if is_folder else "file"
-            raise BadAnswer(f"{RESULT}: `files.{shown}.path` is no {what} of the attempt's folder")
+            raise BadAnswer(f"{RESULT}: `files.{printable(name, 60)}.path` is no {what} of the attempt's folder")
         digest = digest_of_output(path)
         if digest != item["sha256"].lower():
-            raise BadAnswer(
-                f"{RESULT}: {printable(item['path'], 60)} has sha256 {digest[:12]}…, not {item['sha256'][:12]}…"
-            )
+            shown = printable(item["path"], 60)
+            raise BadAnswer(f"{RESULT}: {shown} has sha256 {digest[:12]}…, not {printable(item['sha256'], 12)}…")
         out[name] = (path.relative_to(folder).as_posix() + ("/" if is_folder else ""), digest)
     return out
 
