@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
 ]
-EVERY = 8  # in CI each 8th point is killed, each 24th refused
+EVERY = 14  # in CI each 14th point is killed, each 42nd refused
 PARTS = [(command, state, part) for command, (_, states) in COMMANDS.items() for state in states for part in range(2)]
 
 
