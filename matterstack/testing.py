@@ -230,7 +230,8 @@ class OperatorContract:
         attempts = [self.submitted(launch) for launch in launches]
         for launch in launches:
             self.finish(launch)
-        self.ended(attempts[1])
+        for attempt in attempts:
+            self.ended(attempt)
         shutil.rmtree(launches[0].folder)
         seen = self.make().observe(attempts)
         assert seen[attempts[1].key].is_good
