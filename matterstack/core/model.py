@@ -252,10 +252,10 @@ class Observation:
     failure: FailureClass | None = None
     reason: str = ""
     response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
-    files: Mapping[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # output -> (file, sha256), where the lab says it
-    leave: Mapping[str, str] = field(default_factory=dict)  # files to be written first; if one is there, look again
+    # output -> (file, sha256), where the lab says it
+    files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    # files to be written first; where another is there already, nothing is decided
+    leave: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:

@@ -8,16 +8,18 @@ in the handle.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
-from matterstack.core.states import FailureClass
+from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
 from matterstack.errors import SubmissionRejected
-from matterstack.operators.answers import attempt_by_attempt, printable, read_task
+from matterstack.operators.answers import attempt_by_attempt, deadline_passed, decode, overdue, printable, read_task
 from matterstack.operators.base import Key
 from matterstack.operators.claims import take_claim
 
@@ -27,23 +29,37 @@ RESPONSE = "response.json"
 NO_FOLDER = "its folder or task.json is gone; restore it from git, or rerun the task"
 
 
-class FileOperator:
-    """An operator of files; a kind says how it asks, looks and takes back."""
+class FileOperator(ABC):
+    """An operator of files. A kind says how it asks, reads an answer and takes back; the rest is the same for all."""
 
     def __init__(self, spec: OperatorSpec) -> None:
         self.spec = spec
 
+    @abstractmethod
     def ask(self, folder: Path) -> Submission:
         """Write the files of an attempt whose task.json is there; also again. Raises OSError."""
-        raise NotImplementedError
 
-    def look(self, attempt: LiveAttempt) -> Observation:
-        """Look at one attempt; may raise what `answers.attempt_by_attempt` takes."""
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self, attempt: LiveAttempt) -> Observation | None:
+        """Give what an answer makes of an attempt; None while there is none. Raises BadAnswer, NotYet, OSError."""
 
-    def take_back(self, attempt: LiveAttempt) -> Observation:
-        """End one attempt, and give what is seen of it then."""
-        raise NotImplementedError
+    @abstractmethod
+    def withdraw(self, attempt: LiveAttempt) -> Observation:
+        """Take an attempt back that nobody has answered, claiming it first; give what is seen of it then."""
+
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
+        """Say who is at it, in words that stay the same from step to step."""
+        return ""
+
+    def too_late(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
+        """Give the end of an attempt that nobody answered in time."""
+        when = str(terms.get("deadline_at"))
+        return Observation(
+            Sighting.ENDED, failure=FailureClass.DEADLINE, ended_at=from_text(when),
+            reason=f"nobody answered until {when[:16].replace('T', ' ')} UTC, its deadline",
+        )  # fmt: skip
+
+    # --- the protocol ---
 
     def origin(self) -> str:
         return "{}"
@@ -52,16 +68,20 @@ class FileOperator:
         return None, None
 
     def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
-        return _hand_over(launches, self.ask)
+        out = {}
+        for launch in launches:
+            with suppress(OSError):  # left out: its outcome is unknown, and `recover` finishes it
+                out[launch.task_id, launch.attempt] = self.ask(Path(launch.folder))
+        return out
 
     def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         return attempt_by_attempt(attempts, self._recover)
 
     def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, self.look)
+        return attempt_by_attempt(attempts, self._look)
 
     def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        return attempt_by_attempt(attempts, self.take_back)
+        return attempt_by_attempt(attempts, self._take_back)
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
         return ()
@@ -76,6 +96,23 @@ class FileOperator:
             )
         return Observation(Sighting.WAITING, handle=self.ask(folder).handle)
 
+    def _look(self, attempt: LiveAttempt) -> Observation:
+        answered = self.answer(attempt)
+        if answered is not None:
+            return answered
+        if not (Path(attempt.folder) / "task.json").exists():
+            return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+        terms = decode(attempt.handle)
+        late = deadline_passed(terms, time.time())
+        if late and terms.get("on_deadline") != "remind":
+            return self.too_late(attempt, terms)
+        parts = (self.progress(attempt, terms), overdue(terms) if late else "")
+        return Observation(Sighting.WAITING, reason="; ".join(filter(None, parts)))
+
+    def _take_back(self, attempt: LiveAttempt) -> Observation:
+        answered = self.answer(attempt) if attempt.state is not AttemptState.SUBMITTING else None
+        return answered if answered is not None else self.withdraw(attempt)
+
 
 def require_task(folder: Path) -> dict[str, Any]:
     """Read task.json of an attempt's folder. Raises FileNotFoundError if it is not there or not whole."""
@@ -85,27 +122,9 @@ def require_task(folder: Path) -> dict[str, Any]:
     return task
 
 
-def _hand_over(launches: Sequence[Launch], write: Callable[[Path], Submission]) -> dict[Key, Submission]:
-    """Write the files of each attempt; one that cannot be written is left out, and finished by `recover`."""
-    out = {}
-    for launch in launches:
-        with suppress(OSError):
-            out[launch.task_id, launch.attempt] = write(Path(launch.folder))
-    return out
-
-
 def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Give what of a request is looked at in every step, and stands in its handle: the deadline."""
     return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
-
-
-def missed(terms: Mapping[str, Any]) -> Observation:
-    """Give the end of an attempt that nobody answered in time."""
-    when = str(terms.get("deadline_at"))[:16].replace("T", " ")
-    reason = f"nobody answered until {when} UTC, its deadline"
-    return Observation(
-        Sighting.ENDED, failure=FailureClass.DEADLINE, reason=reason, ended_at=from_text(terms.get("deadline_at"))
-    )
 
 
 def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> str:

@@ -22,12 +22,10 @@ from matterstack.operators.answers import (
     NotYet,
     check_data,
     check_status,
-    deadline_passed,
     decode,
     digest_of_output,
     inside,
     lately_changed,
-    overdue,
     owner_of,
     printable,
     read_answer,
@@ -40,7 +38,6 @@ from matterstack.operators.asking import (
     NO_FOLDER,
     FileOperator,
     instructions,
-    missed,
     require_task,
     terms_of,
 )
@@ -56,35 +53,48 @@ _MISSED = 3  # so many heartbeats late, it is stale
 
 class ExperimentOperator(FileOperator):
     def ask(self, folder: Path) -> Submission:
-        return request(folder)
+        """Write the request of an attempt whose task.json is there, the file by which an instrument finds it last."""
+        task = require_task(folder)
+        asked = task["asked"]
+        content = {
+            "task": task["task"], "attempt": task["attempt"], "run": task["run"], "token": asked["token"],
+            "instructions": asked.get("instructions") or "", "parameters": asked.get("parameters") or {},
+            "matrix": task["matrix"],
+            "inputs": {
+                name: [{"path": file["path"], "sha256": file["sha256"]} for file in item["files"]]
+                for name, item in task["inputs"].items()
+            },
+            "outputs": {name: {"file": item["file"], "optional": bool(item.get("optional"))}
+                        for name, item in task["outputs"].items()},
+            "result_schema": asked.get("result_schema"), "deadline_at": asked.get("deadline_at"),
+            "created_at": task["created_at"],
+        }  # fmt: skip
+        write_whole(folder / INSTRUCTIONS, instructions(task, _how(content)))
+        write_whole(folder / REQUEST, dump_json_lines(content))
+        return Submission(json.dumps({"token": asked["token"], **terms_of(asked)}), AttemptState.WAITING)
 
-    def look(self, attempt: LiveAttempt) -> Observation:
-        return _look(attempt)
+    def answer(self, attempt: LiveAttempt) -> Observation | None:
+        return _result(attempt, time.time())
 
-    def take_back(self, attempt: LiveAttempt) -> Observation:
-        return _cancel(attempt)
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
+        folder = Path(attempt.folder)
+        claim = read_claim(folder)
+        if claim is None:
+            return ""
+        return "; ".join(filter(None, (_taken(claim, folder), _stale_heartbeat(folder, time.time()))))
 
-
-def request(folder: Path) -> Submission:
-    """Write the request of an attempt whose task.json is there, the file by which an instrument finds it last."""
-    task = require_task(folder)
-    asked = task["asked"]
-    content = {
-        "task": task["task"], "attempt": task["attempt"], "run": task["run"], "token": asked["token"],
-        "instructions": asked.get("instructions") or "", "parameters": asked.get("parameters") or {},
-        "matrix": task["matrix"],
-        "inputs": {
-            name: [{"path": file["path"], "sha256": file["sha256"]} for file in item["files"]]
-            for name, item in task["inputs"].items()
-        },
-        "outputs": {name: {"file": item["file"], "optional": bool(item.get("optional"))}
-                    for name, item in task["outputs"].items()},
-        "result_schema": asked.get("result_schema"), "deadline_at": asked.get("deadline_at"),
-        "created_at": task["created_at"],
-    }  # fmt: skip
-    write_whole(folder / INSTRUCTIONS, instructions(task, _how(content)))
-    write_whole(folder / REQUEST, dump_json_lines(content))
-    return Submission(json.dumps({"token": asked["token"], **terms_of(asked)}), AttemptState.WAITING)
+    def withdraw(self, attempt: LiveAttempt) -> Observation:
+        """Take the request back. One that an instrument has taken is asked to stop, and ends by its result."""
+        folder = Path(attempt.folder)
+        claim = take_claim(folder, "cancel")
+        if claim is None or claim.by == "step":
+            return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the request was taken back")
+        if not (folder / CANCEL).exists():
+            task = read_task(folder)
+            token = task["asked"].get("token") if task is not None else decode(attempt.handle).get("token")
+            write_whole(folder / CANCEL, dump_json_lines({"token": token, "at": to_text(time.time())}))
+        reason = f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"
+        return Observation(Sighting.WAITING, reason=reason)
 
 
 def _how(request: Mapping[str, Any]) -> list[str]:
@@ -114,22 +124,6 @@ def _with_unit(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"value", "unit"}:
         return f"{value['value']} {value['unit']}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _look(attempt: LiveAttempt) -> Observation:
-    folder, now = Path(attempt.folder), time.time()
-    ended = _result(attempt, now)
-    if ended is not None:
-        return ended
-    if not (folder / "task.json").exists():
-        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
-    terms, claim = decode(attempt.handle), read_claim(folder)
-    late = deadline_passed(terms, now)
-    if late and terms.get("on_deadline") != "remind":
-        return missed(terms)
-    taken = "" if claim is None else _taken(claim, folder)
-    stale = "" if claim is None else _stale_heartbeat(folder, now)
-    return Observation(Sighting.WAITING, reason="; ".join(filter(None, (taken, stale, overdue(terms) if late else ""))))
 
 
 def _taken(claim: Claim, folder: Path) -> str:
@@ -219,21 +213,3 @@ def _files(folder: Path, task: Mapping[str, Any], named: Mapping[str, Mapping[st
             raise BadAnswer(f"{RESULT}: {shown} has sha256 {digest[:12]}…, not {printable(item['sha256'], 12)}…")
         out[name] = (path.relative_to(folder).as_posix() + ("/" if is_folder else ""), digest)
     return out
-
-
-def _cancel(attempt: LiveAttempt) -> Observation:
-    """Take the request back. One that an instrument has taken is asked to stop, and ends by its result."""
-    folder = Path(attempt.folder)
-    ended = _result(attempt, time.time()) if attempt.state is not AttemptState.SUBMITTING else None
-    if ended is not None:
-        return ended
-    claim = take_claim(folder, "cancel")
-    if claim is None or claim.by == "step":
-        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the request was taken back")
-    if not (folder / CANCEL).exists():
-        task = read_task(folder)
-        token = task["asked"].get("token") if task is not None else decode(attempt.handle).get("token")
-        write_whole(folder / CANCEL, dump_json_lines({"token": token, "at": to_text(time.time())}))
-    return Observation(
-        Sighting.WAITING, reason=f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"
-    )

@@ -21,9 +21,6 @@ from matterstack.operators.answers import (
     BadAnswer,
     check_data,
     check_status,
-    deadline_passed,
-    decode,
-    overdue,
     owner_of,
     printable,
     read_answer,
@@ -39,7 +36,6 @@ from matterstack.operators.asking import (
     SCHEMA,
     FileOperator,
     instructions,
-    missed,
     require_task,
     terms_of,
 )
@@ -48,35 +44,31 @@ from matterstack.operators.claims import take_claim
 
 class HumanOperator(FileOperator):
     def ask(self, folder: Path) -> Submission:
-        return ask(folder)
+        task = require_task(folder)
+        asked = task["asked"]
+        if asked.get("response_schema") is not None:
+            write_whole(folder / SCHEMA, dump_json_lines(asked["response_schema"]))
+        write_whole(folder / INSTRUCTIONS, instructions(task))
+        return Submission(json.dumps(terms_of(asked)), AttemptState.WAITING)
 
-    def look(self, attempt: LiveAttempt) -> Observation:
-        return _look(attempt)
+    def answer(self, attempt: LiveAttempt) -> Observation | None:
+        return _answer(attempt)
 
-    def take_back(self, attempt: LiveAttempt) -> Observation:
-        return _withdraw(attempt)
+    def withdraw(self, attempt: LiveAttempt) -> Observation:
+        take_claim(Path(attempt.folder), "cancel")
+        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the question was withdrawn")
 
-
-def ask(folder: Path) -> Submission:
-    """Write the question of an attempt whose task.json is there. Raises OSError."""
-    task = require_task(folder)
-    asked = task["asked"]
-    if asked.get("response_schema") is not None:
-        write_whole(folder / SCHEMA, dump_json_lines(asked["response_schema"]))
-    write_whole(folder / INSTRUCTIONS, instructions(task))
-    return Submission(json.dumps(terms_of(asked)), AttemptState.WAITING)
-
-
-def _look(attempt: LiveAttempt) -> Observation:
-    answered = _answer(attempt)
-    if answered is not None:
-        return answered
-    if not (Path(attempt.folder) / "task.json").exists():
-        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
-    terms = decode(attempt.handle)
-    if not deadline_passed(terms, time.time()):
-        return Observation(Sighting.WAITING)
-    return _too_late(attempt, terms)
+    def too_late(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
+        if terms.get("on_deadline") != "default":
+            return super().too_late(attempt, terms)
+        task = read_task(Path(attempt.folder))
+        if task is None:
+            return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
+        answer = _default(task)
+        return Observation(
+            Sighting.ENDED, reason="nobody answered in time; the default was taken", response=answer,
+            ended_at=from_text(terms.get("deadline_at")), leave={RESPONSE: dump_json_lines(answer)},
+        )  # fmt: skip
 
 
 def _answer(attempt: LiveAttempt) -> Observation | None:
@@ -114,22 +106,6 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
 _FIELDS = {"task": "task_id", "attempt": "attempt"}
 
 
-def _too_late(attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
-    if terms.get("on_deadline") == "remind":
-        return Observation(Sighting.WAITING, reason=overdue(terms))
-    at = from_text(terms.get("deadline_at"))
-    if terms.get("on_deadline") != "default":
-        return missed(terms)
-    task = read_task(Path(attempt.folder))
-    if task is None:
-        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
-    answer = _default(task)
-    return Observation(
-        Sighting.ENDED, reason="nobody answered in time; the default was taken", ended_at=at, response=answer,
-        leave={RESPONSE: dump_json_lines(answer)},
-    )  # fmt: skip
-
-
 def _default(task: Mapping[str, Any]) -> dict[str, Any]:
     """Give the answer that is taken at the deadline."""
     asked = task["asked"]
@@ -137,11 +113,3 @@ def _default(task: Mapping[str, Any]) -> dict[str, Any]:
         "status": "COMPLETED", "data": {} if asked.get("default") is None else asked["default"], "error": None,
         "by": "deadline", "at": asked.get("deadline_at"), "comment": "nobody answered in time; this is the task's default",
     }  # fmt: skip
-
-
-def _withdraw(attempt: LiveAttempt) -> Observation:
-    with_answer = _answer(attempt) if attempt.state is not AttemptState.SUBMITTING else None
-    if with_answer is not None:
-        return with_answer
-    take_claim(Path(attempt.folder), "cancel")
-    return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the question was withdrawn")

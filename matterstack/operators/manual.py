@@ -20,12 +20,10 @@ from matterstack.operators.answers import (
     BadAnswer,
     NotYet,
     check_status,
-    deadline_passed,
     decode,
     exit_code_of,
     is_fresh,
     lately_changed,
-    overdue,
     owner_of,
     printable,
     read_answer,
@@ -38,7 +36,6 @@ from matterstack.operators.asking import (
     NO_FOLDER,
     FileOperator,
     instructions,
-    missed,
     require_task,
     terms_of,
 )
@@ -55,36 +52,21 @@ _HOW = [
 
 class ManualOperator(FileOperator):
     def ask(self, folder: Path) -> Submission:
-        return ask(folder)
+        task = require_task(folder)
+        write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
+        return Submission(json.dumps(terms_of(task["asked"])), AttemptState.WAITING)
 
-    def look(self, attempt: LiveAttempt) -> Observation:
-        return _look(attempt)
+    def answer(self, attempt: LiveAttempt) -> Observation | None:
+        return _status(attempt, time.time())
 
-    def take_back(self, attempt: LiveAttempt) -> Observation:
-        return _cancel(attempt)
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
+        return handed(terms)
 
-
-def ask(folder: Path) -> Submission:
-    """Write instructions.md beside task.json and command.sh. Raises OSError."""
-    task = require_task(folder)
-    write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
-    return Submission(json.dumps(terms_of(task["asked"])), AttemptState.WAITING)
-
-
-def _look(attempt: LiveAttempt) -> Observation:
-    now = time.time()
-    ended = _status(attempt, now)
-    if ended is not None:
-        return ended
-    if not (Path(attempt.folder) / "task.json").exists():
-        return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
-    terms = decode(attempt.handle)
-    late = deadline_passed(terms, now)
-    if late and terms.get("on_deadline") != "remind":
-        return missed(terms)
-    return Observation(
-        Sighting.WAITING, reason="; ".join(filter(None, (handed(terms), overdue(terms) if late else "")))
-    )
+    def withdraw(self, attempt: LiveAttempt) -> Observation:
+        take_claim(Path(attempt.folder), "cancel")
+        out = handed(decode(attempt.handle))
+        reason = f"{out}; what comes back is not taken any more" if out else "it was taken back"
+        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=reason)
 
 
 def handed(terms: Mapping[str, Any]) -> str:
@@ -163,13 +145,3 @@ def _times(path: Path) -> Iterator[float]:
                 yield item.stat().st_mtime
     except OSError:
         return
-
-
-def _cancel(attempt: LiveAttempt) -> Observation:
-    ended = _status(attempt, time.time()) if attempt.state is not AttemptState.SUBMITTING else None
-    if ended is not None:
-        return ended
-    take_claim(Path(attempt.folder), "cancel")
-    out = handed(decode(attempt.handle))
-    reason = f"{out}; what comes back is not taken any more" if out else "it was taken back"
-    return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=reason)
