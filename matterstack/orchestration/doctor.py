@@ -297,7 +297,8 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
         for attempt in store.attempts(row.task_id) if row.attempts else ():
             folder = run_root.attempt_folder(row.task_id, attempt.attempt)
             started = attempt.failure not in (FailureClass.NOT_STARTED, FailureClass.TEMPLATE, FailureClass.POSTPONED)
-            started = started and attempt.failure is not FailureClass.REJECTED
+            # `rejected` by an operator never started; by a person, it has an answer that should be there.
+            started = started and (attempt.failure is not FailureClass.REJECTED or attempt.response is not None)
             if not (root / folder).is_dir():
                 if started and attempt.state is not AttemptState.SUBMITTING:
                     is_result = row.result == attempt.attempt

@@ -19,6 +19,7 @@ from matterstack.core.template import did_you_mean
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration
 from matterstack.errors import LedgerMissingError, LedgerUnfinishedError, UsageError
+from matterstack.operators.answers import decode
 from matterstack.operators.registry import make_operator
 from matterstack.orchestration.handover import Slots
 from matterstack.orchestration.run_lifecycle import Operators, as_live, open_ledger, state_of_run
@@ -330,7 +331,7 @@ class _Explainer:
             return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
         if attempt.state is AttemptState.WAITING:
             return self._waits(row, attempt, folder)
-        handle = _handle(attempt)
+        handle = decode(attempt.handle)
         where = f", pid {handle['pid']} on {handle.get('host', '?')}" if "pid" in handle else ""
         more = f"; {attempt.reason}" if attempt.reason else ""
         wish = "; it is being cancelled" if attempt.wish else ""
@@ -343,7 +344,7 @@ class _Explainer:
         """Say for whom a task waits, and how it is answered."""
         kind = self.store.campaign(row.campaign_version).operators[row.operator].kind
         whom = {"human": "a person", "manual": "a closed cluster", "experiment": "a laboratory"}.get(kind, kind)
-        handle = _handle(attempt)
+        handle = decode(attempt.handle)
         reason = f"waits for {whom}, asked {format_duration(self.now - attempt.created_at)} ago"
         seen = look_now(self.root, self.store.campaign(row.campaign_version).operators[row.operator], attempt)
         if seen is not None and seen.sighting is Sighting.WAITING:
@@ -383,14 +384,6 @@ def look_now(root: Path, spec: OperatorSpec, row: AttemptRow) -> Observation | N
         return None
     operator = make_operator(spec)
     return operator.observe([as_live(root, row)]).get((row.task_id, row.attempt))
-
-
-def _handle(attempt: AttemptRow) -> dict[str, Any]:
-    try:
-        data = json.loads(attempt.handle)
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 # --- attempts, results, logs ----------------------------------------------------------------------------------------

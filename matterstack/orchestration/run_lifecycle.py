@@ -65,7 +65,7 @@ from matterstack.operators.base import Key, Operator
 from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
 from matterstack.storage import run_root
-from matterstack.storage.files import place_of
+from matterstack.storage.files import place_of, sync
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, boot_id, run_lock, somebody_waits, write_released
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
@@ -119,7 +119,7 @@ def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
         except OSError:
             _require_free(root)
             raise
-        _sync_folder(root.parent)
+        sync(root.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -136,7 +136,7 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
             for path in sorted(inside.iterdir(), key=lambda path: path.name == run_root.RUN):
                 if path.name != LOCK_FILE:
                     os.rename(path, root / path.name)
-            _sync_folder(root)
+            sync(root)
         finally:
             shutil.rmtree(inside, ignore_errors=True)
             if not (root / run_root.RUN).exists():
@@ -218,7 +218,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     run_root.sync_files(folder)  # what the ledger will speak of must be there after a power cut
     with SQLiteStateStore(folder / run_root.LEDGER, create=True, journal=Journal(folder / run_root.JOURNAL)) as store:
         store.create_run(run, loaded.campaign, loaded.instances, sources, os.uname().nodename, now, details)
-    _sync_folder(folder)
+    sync(folder)
 
 
 def _relative_path(loaded: LoadedCampaign, root: Path) -> str:
@@ -228,14 +228,6 @@ def _relative_path(loaded: LoadedCampaign, root: Path) -> str:
     except UnicodeEncodeError:
         raise UsageError(f"{path!r}: the path of the campaign is not UTF-8; rename the folder") from None
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 # --- one step -------------------------------------------------------------------------------------------------------
@@ -381,7 +373,7 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
     except OSError as error:
         store.close()
         raise RunRootError(f"{root / run_root.JOURNAL}: cannot be written: {error.strerror}") from None
-    except BaseException:
+    except BaseException:  # also Ctrl-C: the ledger must not stay open
         store.close()
         raise
     return store
@@ -531,7 +523,7 @@ class Step:
         """Give an operator, None with a warning if it cannot be made: that must not stop the others."""
         try:
             return self.operators[name]
-        except Exception as error:
+        except Exception as error:  # of a plug-in that is missing or does not load: the other operators go on
             log.debug("operator '%s'", name, exc_info=True)
             self.report.warnings.append(f"operator '{name}' cannot be used: {type(error).__name__}: {error}")
             return None
@@ -547,8 +539,7 @@ class Step:
             self.report.warnings.append(
                 f"operator '{name}' is away: {error}; its {len(live)} attempts stay as they are"
             )
-        except Exception as error:
-            # A defect of one operator must not stop the others: nothing was seen, so nothing changes.
+        except Exception as error:  # a defect of one operator never stops the others: nothing was seen or changes
             log.debug("operator '%s'", name, exc_info=True)
             self.report.warnings.append(
                 f"operator '{name}' could not be asked: {type(error).__name__}: {error}; its {len(live)} attempts stay as they are"
@@ -566,9 +557,7 @@ class Step:
                 continue
             try:
                 change = self._reconcile(row, found)
-            except Exception as error:
-                # Its files cannot be read just now, or a defect of ours: nothing is decided on that, and one attempt
-                # never stops the others.
+            except Exception as error:  # of one attempt: nothing is decided on it, and the others go on
                 log.debug("%s, attempt %s", row.task_id, row.attempt, exc_info=True)
                 what = f"{type(error).__name__}: {error}"
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {what}")
@@ -638,7 +627,9 @@ class Step:
     def _take_back(self, row: AttemptRow, live: LiveAttempt, seen: Observation) -> Observation:
         """Take a request back whose deadline has passed, so that nobody begins with it; an answer of now still counts."""
         now = self._ask(row.operator, self.operators[row.operator].cancel, [live]).get(live.key)
-        return now if now is not None and now.sighting is Sighting.ENDED and now.is_good else seen
+        if now is None:  # an answer is being written this moment, or it could not be told: the next step decides
+            return Observation(Sighting.UNKNOWN, reason=row.reason)
+        return now if now.sighting is Sighting.ENDED and now.is_good else seen
 
     def _leave(self, folder: Path, files: Mapping[str, str]) -> bool:
         """Write files that an operator wants there; False if one of them is there already, and says something else."""

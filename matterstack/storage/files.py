@@ -28,3 +28,12 @@ def read_regular(path: Path) -> bytes:
 def place_of(root: Path) -> tuple[str, str]:
     """Give host and absolute path of a folder, as texts that can be stored, also where the path is no UTF-8."""
     return socket.gethostname(), str(root.resolve()).encode(errors="replace").decode()
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the entries of a folder, to the disk. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -21,7 +21,7 @@ from typing import Any
 from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import RunRootError, UsageError
-from matterstack.storage.files import open_regular
+from matterstack.storage.files import open_regular, sync
 
 LEDGER = "state.sqlite"
 JOURNAL = "journal.jsonl"
@@ -102,11 +102,7 @@ def digest_of_listing(digests: Mapping[str, str]) -> str:
 def sync_files(folder: Path) -> None:
     """Bring all files and folders below ``folder`` to the disk."""
     for path in [*folder.rglob("*"), folder]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync(path)
 
 
 # --- source/ ---
