@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from matterstack.core.model import AttemptChange
 from matterstack.core.states import AttemptState, TaskState
@@ -44,6 +44,7 @@ from matterstack.orchestration.people import user
 from matterstack.orchestration.report import reading, select_tasks
 from matterstack.orchestration.run_lifecycle import open_to_write
 from matterstack.storage import run_root
+from matterstack.storage.files import sync
 from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
 
 PATIENCE_S = 30.0
@@ -133,7 +134,11 @@ def _place(beside: Path, target: Path) -> None:
         raise
     except OSError:  # no hard links: a memory stick
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        os.replace(beside, target)
+        try:
+            os.replace(beside, target)
+        except OSError:
+            target.unlink()
+            raise
 
 
 def _as_before(row: AttemptRow) -> AttemptChange:
@@ -181,9 +186,11 @@ class _Parcel:
     """A tar file that is being filled, each file once; keeps the digests."""
 
     def __init__(self, path: Path, final_name: str, name: str) -> None:
-        mode = "w:gz" if final_name.endswith((".gz", ".tgz")) else "w:xz" if final_name.endswith(".xz") else "w"
+        mode: Literal["w:gz", "w:xz", "w"] = (
+            "w:gz" if final_name.endswith((".gz", ".tgz")) else "w:xz" if final_name.endswith(".xz") else "w"
+        )
         self.name = name
-        self.tar = tarfile.open(path, mode, format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
+        self.tar = tarfile.open(path, mode, format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by __exit__
         self.digests: dict[str, str] = {}
 
     def __enter__(self) -> _Parcel:
@@ -358,7 +365,7 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
     """
     path = run_root.require_run_root(Path(root))
     try:
-        tar = tarfile.open(file, "r:*")  # noqa: SIM115
+        tar = tarfile.open(file, "r:*")  # noqa: SIM115 - used, and closed, by the `with` below, whose errors mean something else
     except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"{file}: no such file") from None
     except OSError as error:
@@ -534,7 +541,7 @@ class _Import:
             if name in _GIVEN or ((ours / name).exists() and name not in inputs & outputs):
                 continue
             (ours / name).parent.mkdir(parents=True, exist_ok=True)
-            _sync(home / name)
+            sync(home / name)
             os.replace(home / name, ours / name)
 
     @staticmethod
@@ -584,14 +591,6 @@ def _returned(row: AttemptRow, now: float) -> AttemptChange:
 
 def _same(one: Path, other: Path) -> bool:
     return other.is_file() and run_root.sha256_of(one) == run_root.sha256_of(other)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 # --- list -----------------------------------------------------------------------------------------------------------
