@@ -48,9 +48,12 @@ def main() -> None:
     axes.scatter(list(measured.values()), [found[name]["ionisation_eV"] for name in measured])
     axes.axline((9, 9), (13, 13), color="black", linewidth=0.8)
     for name, value in measured.items():
-        axes.annotate(
-            name, (value, found[name]["ionisation_eV"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
-        )
+        energy = found[name]["ionisation_eV"]
+        above = energy > value  # labels away from the diagonal, where there is room
+        offset = (-4, 1) if above else (4, -3)
+        place = {"xytext": offset, "ha": "right" if above else "left", "textcoords": "offset points"}
+        axes.annotate(name, (value, energy), fontsize=6, **place)
+    axes.margins(x=0.25)
     axes.set_xlabel("measured ionisation energy / eV (rounded)")
     axes.set_ylabel("calculated vertical ionisation potential / eV")
     axes.set_title(f"IPEA1-xTB at GFN2-xTB geometries, mean error {mean_error:.2f} eV")
