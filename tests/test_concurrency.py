@@ -60,6 +60,18 @@ def test_the_error_is_a_blocking_io_error(bench, holder):
         initialize_run(bench.folder / "campaign.yaml", bench.root)
 
 
+def test_one_whose_lock_file_was_deleted_does_not_write_into_the_next_ones(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    sleeper, following = run_lock(bench.root), run_lock(bench.root)
+    sleeper.__enter__()
+    (bench.root / "run.lock").unlink()
+    with following:
+        held = (bench.root / "run.lock").read_bytes()
+        sleeper.__exit__(None, None, None)
+        assert (bench.root / "run.lock").read_bytes() == held
+    assert read_holder(bench.root)["released"]
+
+
 def test_the_lock_is_free_as_soon_as_its_holder_is_killed(bench, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -146,7 +146,7 @@ def test_a_running_run_is_only_adopted_with_a_persons_word(bench):
     assert {str(t.state) for t in open_run(bench.folder / "keep").tasks if t.task_id == "a"} == {"RUNNING"}
 
     lost = bench.cli("adopt", bench.folder / "lost", "--assume", "lost")
-    assert "; 1 attempts are LOST; `matterstack step" in lost.stdout
+    assert "; 1 attempt given up; `matterstack step" in lost.stdout
     tasks = {t.task_id: (str(t.state), t.reason) for t in open_run(bench.folder / "lost").tasks}
     assert tasks["a"] == ("PENDING", "retry 1 of 1 after taken to be lost, by a person, when the run was adopted")
 

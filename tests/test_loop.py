@@ -65,7 +65,7 @@ def test_commands_get_in_beside_a_busy_loop(bench):
 
 
 def test_ctrl_c_says_that_the_jobs_go_on_and_how_to_continue(bench):
-    bench.start("tasks: {a: {command: 'sleep 2; echo a >> WITNESS'}}\n")
+    bench.start("tasks: {a: {command: 'until test -e go; do sleep 0.1; done; echo a >> WITNESS'}}\n")
     loop = bench.popen("run", bench.root)
     bench.wait_for(bench.attempt("a") / "claim")
     time.sleep(0.5)
@@ -76,6 +76,7 @@ def test_ctrl_c_says_that_the_jobs_go_on_and_how_to_continue(bench):
     assert loop.returncode == 130
     assert f"interrupted: 1 job goes on without this loop; `matterstack run {bench.root}` continues" in err
     assert "Traceback" not in err
+    (bench.attempt("a") / "go").touch()
     assert bench.cli("run", bench.root).returncode == 0
     assert bench.witnessed() == ["a"]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -11,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from matterstack import run_until_done
 from matterstack.core.model import Launch, LiveAttempt, OperatorSpec, Resources, Sighting
 from matterstack.core.states import AttemptState
 from matterstack.operators import processes
 from matterstack.operators.claims import read_claim, take_claim
 from matterstack.operators.local import LocalOperator
-from matterstack.orchestration.report import attempts
-from tests.conftest import is_alive
+from matterstack.orchestration.report import attempts, explain
+from tests.conftest import MATTERSTACK, is_alive
 
 OTHER = "  other: {command: 'true'}\n"
 
@@ -160,6 +164,7 @@ def test_an_exit_json_that_is_not_whole_is_never_taken_for_a_result(bench, conte
     assert bench.states() == {"a": "RUNNING"}
 
     processes.end_sessions([session])
+    (bench.attempt("a") / ".exit.json").unlink(missing_ok=True)  # whose rename was ended as well
     (bench.attempt("a") / "exit.json").write_text(content)
     bench.step_until_over()
 
@@ -297,6 +302,7 @@ def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sig
     seen = operator.observe([live(folder, json.dumps(handle), AttemptState.RUNNING)])["a", 1]
 
     assert seen.sighting is sighting
+    assert seen.unreachable == (sighting is Sighting.UNKNOWN)
     assert words in seen.reason
 
 
@@ -316,16 +322,18 @@ def test_a_stranger_with_our_old_pid_is_neither_ours_nor_ended(operator, tmp_pat
         stranger.wait()
 
 
-def test_a_session_whose_leader_is_gone_is_ours_only_by_its_marks(operator, tmp_path):
+def test_of_a_session_whose_leader_is_gone_all_is_seen_and_only_what_has_our_marks_is_ended(operator, tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()
     leader = subprocess.Popen(["sh", "-c", "sleep 60 & exec sleep 0.1"], start_new_session=True)
     leader.wait()
     gone = {"leader": leader.pid, "start": "1", "folder": str(folder)}
-    assert processes.session_members(processes.Session(**gone, marks=frozenset({b"MATTERSTACK_TASK=a"}))) == set()
+    strange = processes.Session(**gone, marks=frozenset({b"MATTERSTACK_TASK=a"}))
+    assert len(processes.session_members(strange)) == 1  # so nothing is called lost
+    processes.end_sessions([strange])
+    assert len(processes.session_members(strange)) == 1
 
     ours = processes.Session(**{**gone, "folder": os.getcwd()}, marks=frozenset())
-    assert len(processes.session_members(ours)) == 1
     processes.end_sessions([ours])
     assert processes.session_members(ours) == set()
 
@@ -410,3 +418,201 @@ def test_a_link_that_cannot_be_set_is_told_and_set_by_a_later_step(bench):
 
     assert (bench.root / "results" / "r" / "o").read_text() == "1\n"
     assert [item["reason"] for item in bench.journal() if item.get("reason", "").startswith("results/")] != []
+
+
+# --- what tasks do to their own folder -------------------------------------------------------------------------------
+
+
+ODD = {
+    "exit.json is a folder": ("mkdir exit.json", "COMPLETED"),
+    "exit.json is a link to a folder": ("mkdir d; ln -s d exit.json", "COMPLETED"),
+    "exit.json is a loop of links": ("ln -s exit.json exit.json", "COMPLETED"),  # the wrapper replaces it
+    ".exit.json is a pipe": ("rm .exit.json; mkfifo .exit.json", "COMPLETED"),
+    ".exit.json is a link": ("rm .exit.json; ln -s nowhere .exit.json", "COMPLETED"),
+    "its own group is signalled": ("kill -USR1 0", "FAILED"),
+    "its own group is aborted": ("kill -ABRT 0", "FAILED"),
+    "all its files are removed": ("rm -rf ./* .[!.]*", "COMPLETED"),
+    "its folder is read-only": ("chmod a-w .", "COMPLETED"),
+}
+
+
+@pytest.mark.parametrize(("command", "state"), ODD.values(), ids=ODD)
+def test_whatever_a_task_does_to_its_folder_its_end_is_seen(bench, command, state):
+    bench.start(f"tasks: {{a: {{command: '{command}'}}, b: {{command: 'true'}}}}\n")
+
+    bench.step_until_over(limit_s=15)
+
+    assert (last(bench)["state"], bench.states()["b"]) == (state, "COMPLETED"), last(bench)
+    assert not (bench.attempt("a") / "nowhere").exists()
+
+
+def test_an_output_that_is_a_loop_of_links_is_missing(bench):
+    run_one(bench, "{command: 'ln -s out out', outputs: {o: out}}")
+    assert last(bench)["class"] == "missing_output"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_output_that_may_not_be_read_is_told_once_and_recorded_as_soon_as_it_may(bench, caplog):
+    bench.start("tasks: {a: {command: 'echo 1 > out', outputs: {o: out}}}\n")
+    bench.step()
+    bench.wait_for(bench.attempt("a") / "exit.json")
+    (bench.attempt("a") / "outputs.sha256").unlink()  # as without sha256sum: the step reads the file
+    (bench.attempt("a") / "out").chmod(0)
+    for path in [bench.root, *bench.root.rglob("*")]:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    parents = [path for path in bench.root.parents if (path.stat().st_mode & 0o55) != 0o55 and path != Path("/")]
+    modes = {path: path.stat().st_mode for path in parents}
+    for path in parents:
+        path.chmod(modes[path] | 0o55)
+    ticks = []
+
+    def count(report):
+        ticks.append(time.monotonic())
+        if len(ticks) == 3:
+            assert "out: Permission denied" in explain(bench.root)[0].reason
+            (bench.attempt("a") / "out").chmod(0o600)
+
+    os.seteuid(65534)
+    try:
+        report = run_until_done(bench.root, count)
+    finally:
+        os.seteuid(0)
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+    assert report.state == "COMPLETED"
+    said = [record.message for record in caplog.records if "cannot be recorded" in record.message]
+    assert said == [
+        "a, attempt 1: has ended, and cannot be recorded: tasks/a/attempt-1/out: Permission denied; the next steps try again"
+    ]
+    assert ticks[-1] - ticks[0] > 1.5  # it waits between its looks
+
+
+def test_an_attempt_of_a_container_that_is_gone_is_lost_by_a_persons_word(bench):
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make namespaces")
+    bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; test ${{ task.attempt }} = 2 || sleep 60'}}\n")
+    inside = shlex.join([*MATTERSTACK, "step", str(bench.root)])
+    subprocess.run([*unshare, "sh", "-c", f"{inside}; while ! [ -e {bench.witness} ]; do sleep 0.1; done"], check=True)
+    bench.step()
+    assert bench.states() == {"a": "RUNNING"}
+    assert "if that is gone for good, `matterstack adopt RUN --assume lost`" in bench.reasons()["a"]
+
+    done = bench.cli("adopt", bench.root, "--assume", "lost")
+
+    assert done.stdout == f"1 attempt given up; `matterstack step {bench.root}` goes on\n"
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["a", "a"]
+    again = bench.cli("adopt", bench.root, "--assume", "lost").stdout
+    assert again == f"{bench.root}: all that is alive can be reached from here; nothing was changed\n"
+
+
+@pytest.mark.parametrize("word", [False, True], ids=["ended by hand", "by a person's word"])
+def test_a_command_without_our_marks_that_outlives_its_wrapper_is_not_lost(bench, word):
+    bench.start("tasks: {a: {retries: 1, command: [env, '-i', '-C', /, sh, '-c', 'echo $$ >> WITNESS; sleep 30']}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+    claim = json.loads((bench.attempt("a") / "claim").read_text())
+    os.kill(claim["pid"], signal.SIGKILL)
+    wait_until_gone(claim["pid"])
+
+    bench.step()
+
+    assert bench.states() == {"a": "RUNNING"}
+    pid = bench.witnessed()[0]
+    assert f"its wrapper is gone; pid {pid}" in bench.reasons()["a"]
+    assert "may be its own: end it, or if it is not, `matterstack adopt RUN --assume lost`" in bench.reasons()["a"]
+    if word:
+        assert bench.cli("adopt", bench.root, "--assume", "lost").returncode == 0
+    session = session_of(bench)
+    deadline = time.monotonic() + 10
+    while members := processes.session_members(session):
+        assert time.monotonic() < deadline
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        time.sleep(0.01)
+    bench.step()
+    assert attempts(bench.root, "a")[1][0]["state"] == "LOST"
+    bench.cli("cancel", bench.root)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "empty"])
+def test_a_claim_that_was_replaced_hides_neither_life_nor_end(bench, kind):
+    bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; test ${{ task.attempt }} = 2 || sleep 60'}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+    claim = bench.attempt("a") / "claim"
+    pid = json.loads(claim.read_text())["pid"]
+    session = session_of(bench)
+    claim.unlink()
+    if kind == "folder":
+        claim.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(claim)
+    elif kind == "loop":
+        claim.symlink_to("claim")
+    else:
+        claim.touch()
+    bench.step()
+    assert bench.states() == {"a": "RUNNING"}
+    os.kill(pid, signal.SIGKILL)  # first, so that it cannot write down how the others ended
+    wait_until_gone(pid)
+    for member in processes.session_members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+    assert bench.step_until_over().state == "COMPLETED"
+
+    first = attempts(bench.root, "a")[1][0]
+    assert (first["state"], first["reason"]) == ("LOST", "its process is gone, and its claim is not whole any more")
+    assert bench.witnessed() == ["a", "a"]
+
+
+def wait_until_gone(pid):
+    while is_alive(pid):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_a_live_wrapper_is_found_where_neither_claim_nor_event_is_left(bench, end):
+    bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; while ! [ -e go ]; do sleep 0.1; done'}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+    (bench.root / "state.sqlite").unlink()
+    (bench.attempt("a") / "claim").unlink()
+    journal = (bench.root / "journal.jsonl").read_text().splitlines(keepends=True)
+    (bench.root / "journal.jsonl").write_text("".join(journal[:2]))
+    bench.cli("doctor", bench.root, "--fix")
+
+    bench.step()
+
+    assert bench.states() == {"a": "RUNNING"}
+    if end == "cancelled":
+        assert bench.cli("cancel", bench.root).stdout == "cancelled: 1 ended\n"
+    else:
+        (bench.attempt("a") / "go").touch()
+        assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["a"]
+
+
+def test_a_wrapper_that_is_refused_a_process_starts_nothing_and_loses_nothing(bench):
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    bench.start("tasks: {a: {command: 'echo a >> WITNESS; echo 1 > out', outputs: {o: out}}}\n")
+    inject = "trace=clone,fork,clone3", "-e", "inject=clone,fork,clone3:error=EAGAIN:when="
+    strace = ["strace", "-f", "-qq", "-o", bench.folder / "trace", "-e", *inject[:-1]]
+    for number in (1, 2):  # its first process is `date`, the second the command
+        refused = [*strace, inject[-1] + f"{number}+", *MATTERSTACK, "step", bench.root]
+        subprocess.run(refused, check=True, capture_output=True)
+        bench.step()
+        last_one = last(bench)
+        assert (last_one["attempt"], last_one["state"], last_one["class"]) == (number, "CANCELLED", "postponed")
+        assert "its wrapper was refused a process" in bench.reasons()["a"]
+        bench.cli("rerun", bench.root, "a")
+    assert not bench.witness.exists()
+
+    subprocess.run([*strace, inject[-1] + "3+", *MATTERSTACK, "step", bench.root], check=True, capture_output=True)
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["a"]

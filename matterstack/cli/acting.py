@@ -73,6 +73,8 @@ def cancel(run: str, tasks: tuple[str, ...]) -> int:
         parts.append(f"{len(done.not_started)} will not start")
     if done.settled:
         parts.append(f"{done.settled} had ended before")
+    if done.still_alive:
+        parts.append(f"{len(done.still_alive)} as soon as they can be")
     click.echo("cancelled: " + (", ".join(parts) if parts else "nothing was left to cancel"))
     if done.still_alive:
         echo_remark(

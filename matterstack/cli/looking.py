@@ -228,8 +228,10 @@ def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: boo
 
 def _read_tail(file: Path, tail: int | None) -> str | None:
     """Give the text of a log, or its last lines; None if it is not there."""
+    from matterstack.storage.files import read_regular
+
     try:
-        lines = file.read_bytes().splitlines(keepends=True)
+        lines = read_regular(file).splitlines(keepends=True)
     except FileNotFoundError:
         return None
     wanted = lines if tail is None else lines[len(lines) - tail :] if tail else []
@@ -237,8 +239,10 @@ def _read_tail(file: Path, tail: int | None) -> str | None:
 
 
 def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
+    from matterstack.storage.files import read_regular
+
     try:
-        data = file.read_bytes()
+        data = read_regular(file)
     except FileNotFoundError:
         print(f"{file}: not there (yet)", file=sys.stderr)
         return 0
@@ -250,8 +254,10 @@ def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
 
 
 def _show_rest(file: Path, start: int) -> int:
+    from matterstack.storage.files import open_regular
+
     try:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             opened.seek(start)
             data = opened.read()
     except FileNotFoundError:

@@ -143,10 +143,22 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MatterStackError):
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
+    if _is_of_the_ledger(error):
+        text = f"error: state.sqlite: {str(error)[:200]}; `matterstack doctor` says what is wrong with it"
+        print(one_line(text), file=sys.stderr)
+        return 1
     if isinstance(error, OSError) and error.errno is not None:
         print(one_line(f"error: {error.filename or 'the system'}: {error.strerror}"), file=sys.stderr)
         return 1
     raise error
+
+
+def _is_of_the_ledger(error: Exception) -> bool:
+    """Say whether SQLite met something in the file that it cannot read; not that we asked it the wrong way."""
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is None or not isinstance(error, sqlite3.DatabaseError):
+        return False
+    return type(error) is sqlite3.DatabaseError or str(error).startswith("Could not decode")
 
 
 if __name__ == "__main__":

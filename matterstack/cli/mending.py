@@ -39,10 +39,14 @@ def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:
 
 @click.command()
 @run_argument
-@click.option("--assume", type=click.Choice(["lost", "keep"]), help="What became of attempts alive at the old home.")
+@click.option(
+    "--assume",
+    type=click.Choice(["lost", "keep"]),
+    help="What became of attempts alive at the old home; at home, `lost` gives up what cannot be seen from here.",
+)
 @common
 def adopt(run: str, assume: str | None) -> int:
-    """Make a copy or clone of a run root its home, once the old home has stopped."""
+    """Make a copy or clone of a run root its home, once the old home has stopped; or give up attempts that are gone."""
     from matterstack.orchestration.doctor import adopt as adopt_run
 
     click.echo(adopt_run(run, assume=assume))

@@ -252,6 +252,7 @@ class Observation:
     failure: FailureClass | None = None
     reason: str = ""
     response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
+    unreachable: bool = False  # nothing can be known or done from here; a person may say that it is gone
     # output -> (file, sha256), where the lab says it
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     # files to be written first; where another is there already, nothing is decided

@@ -27,6 +27,7 @@ from matterstack.core.states import (
 from matterstack.core.values import format_duration
 
 MOST_BAD_ANSWERS = 10  # in a row; then asking once more does not help, until somebody reruns the task
+RETRY_LATER_S = 30.0  # after a refusal of the moment
 MOST_NOT_STARTED = 3  # in a row; then something is wrong that another try does not cure
 
 _LIVE_SIGHTINGS = {
@@ -67,11 +68,12 @@ def _still_live(facts: AttemptFacts, seen: Observation) -> Changes:
 def _not_started(facts: AttemptFacts, seen: Observation, now: float) -> Changes:
     live = facts.live
     reason = seen.reason or "claimed by a step before it could start"
-    change = AttemptChange(
-        live.task_id, live.attempt, AttemptState.CANCELLED, FailureClass.NOT_STARTED, reason, ended_at=now
-    )
+    failure = seen.failure or FailureClass.NOT_STARTED
+    change = AttemptChange(live.task_id, live.attempt, AttemptState.CANCELLED, failure, reason, ended_at=now)
     if facts.wish:
         return change, _after_wish(facts)
+    if failure is FailureClass.POSTPONED:
+        return change, postponed(live.task_id, reason, now)
     if facts.not_started + 1 >= MOST_NOT_STARTED:
         return change, TaskChange(
             live.task_id,
@@ -80,6 +82,11 @@ def _not_started(facts: AttemptFacts, seen: Observation, now: float) -> Changes:
             soft=facts.allow_failure,
         )
     return change, TaskChange(live.task_id, TaskState.PENDING)
+
+
+def postponed(task_id: str, reason: str, now: float) -> TaskChange:
+    """Decide what becomes of a task that could not be started for a cause of the moment: later, and no retry used."""
+    return TaskChange(task_id, TaskState.PENDING, f"not accepted: {reason}", retry_at=now + RETRY_LATER_S)
 
 
 def _after_wish(facts: AttemptFacts) -> TaskChange:

@@ -20,4 +20,4 @@ def from_text(text: object) -> float | None:
         to_text(seconds)
     except (ValueError, OverflowError, OSError):
         return None
-    return seconds
+    return seconds if seconds >= 0 else None

@@ -19,6 +19,7 @@ from matterstack.core.model import Observation, Sighting
 from matterstack.core.states import FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.validation import SchemaError, schema_violation
+from matterstack.operators.claims import read_regular
 
 SETTLED_S = 5.0  # a file that was not changed for so long is not being written any more
 _CLOCK_SKEW_S = 60.0  # by which the clock of a file server may be ahead of ours
@@ -263,7 +264,7 @@ def overdue(asked: Mapping[str, Any]) -> str:
 def read_task(folder: Path) -> dict[str, Any] | None:
     """Read task.json of an attempt's folder; None if it is not there or not whole."""
     try:
-        data = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+        data = json.loads(read_regular(folder / "task.json"))
     except (OSError, ValueError, RecursionError):
         return None
     parts = ("asked", "inputs", "outputs", "run", "matrix")

@@ -2,7 +2,8 @@
 
 Whoever cannot create it, exclusively, *and* write its line runs nothing and writes nothing else. A wrapper creates
 the file and then writes; a step writes its line beside and links it in place. So an empty or torn claim is always a
-wrapper's, and a claim by a step proves that the command never started and never will.
+wrapper's, and a claim by a step proves that the command never started and never will. A wrapper that cannot start its
+command, for want of a process or of room on the disk, gives its claim up: `{"by": "nobody", "why": ...}`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ CLAIM = "claim"
 
 @dataclass(frozen=True)
 class Claim:
-    by: str  # "wrapper", "step", or "torn": of an instrument, or not written whole
+    by: str  # "wrapper", "step", "nobody", or "torn": of an instrument, or not written whole
     data: dict[str, Any]
 
 
-def read_regular(path: Path, limit: int) -> bytes:
-    """Read at most ``limit`` bytes of a regular file. Raises OSError for anything else, a named pipe for one."""
+def read_regular(path: Path, limit: int = -1) -> bytes:
+    """Read at most ``limit`` bytes of a regular file, all by default. Raises OSError for anything else, a named pipe for one."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)  # os.fdopen leaves a folder open
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return file.read(limit)
 
 
@@ -41,11 +43,15 @@ def read_claim(folder: Path) -> Claim | None:
         text = read_regular(folder / CLAIM, 1 << 16)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO):  # a folder, a pipe, a loop of links: nobody's line
+            return Claim("torn", {})
+        raise
     try:
         data = json.loads(text) if text.endswith(b"\n") else None
     except (ValueError, RecursionError):
         data = None
-    if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step"):
+    if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step", "nobody"):
         return Claim("torn", data if isinstance(data, dict) else {})  # an instrument says who it is in its own words
     return Claim(data["by"], data)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,12 @@ from matterstack.operators import processes
 from matterstack.operators.base import Key
 from matterstack.operators.claims import read_claim, read_regular, take_claim
 
-_WRAPPER = str(Path(__file__).with_name("wrapper.sh"))
+_WRAPPER = Path(__file__).with_name("wrapper.sh")
 _LARGEST_EXIT_JSON = 1 << 16
 _DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
 
+_GIVE_UP = "`matterstack adopt RUN --assume lost`"
+_ELSEWHERE = f"step the run there, or if that is gone for good, {_GIVE_UP}"
 _OF_THE_MOMENT = {
     errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
 }  # fmt: skip
@@ -85,7 +90,7 @@ class LocalOperator:
         claim = json.dumps({"by": "wrapper", **place})[:-1]
         files = [_as_operand(name) for name in launch.outputs]
         return [
-            "/bin/sh", _WRAPPER, launch.folder, claim, head,
+            "/bin/sh", str(_WRAPPER), launch.folder, claim, head,
             "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
             _tool("timeout") or _tool("gtimeout") or "", _tool("sha256sum") or "",
             str(tools["date"]), _DATE_FORMAT, str(tools["mv"]), os.environ.get("PATH", os.defpath),
@@ -136,7 +141,7 @@ class LocalOperator:
             return ended
         unknown = _out_of_reach(handle)
         if unknown:
-            return Observation(Sighting.UNKNOWN, reason=unknown)
+            return Observation(Sighting.UNKNOWN, reason=unknown, unreachable=True)
         session = _session(attempt, handle)
         rebooted = _is_another_boot(handle)
         if not rebooted and processes.is_alive(session.leader, session.start):
@@ -145,15 +150,25 @@ class LocalOperator:
         ended = _read_exit(attempt)
         if ended is not None:
             return ended
-        if not rebooted and processes.session_members(session):
-            return Observation(Sighting.RUNNING, reason="its wrapper is gone, its command goes on")
+        hidden = "" if rebooted else _hidden(attempt)
+        if hidden:
+            return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
+        left = set() if rebooted else processes.session_members(session)
+        if left:
+            return _orphans(session, left)
         claim = read_claim(Path(attempt.folder))
+        found = None if rebooted else _find_wrapper(attempt)
+        if found is not None:  # what says its pid was lost or spoilt
+            return Observation(Sighting.RUNNING, found)
+        ended = _read_exit(attempt) or _read_exit(attempt, ".exit.json")  # the last if it could not rename it any more
+        if ended is not None:
+            return ended
         if claim is None or claim.by != "wrapper":
             return Observation(Sighting.UNCLAIMED)  # or claimed by a step, or torn: recover tells them apart
         why = "the machine was rebooted" if rebooted else "its process is gone"
         torn = " (an exit.json is there, but not whole or of another attempt)"
-        left = torn if (Path(attempt.folder) / "exit.json").exists() else " and left no exit.json"
-        return Observation(Sighting.GONE, reason=why + left)
+        no_end = torn if (Path(attempt.folder) / "exit.json").exists() else " and left no exit.json"
+        return Observation(Sighting.GONE, reason=why + no_end)
 
     def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         out = {}
@@ -167,25 +182,41 @@ class LocalOperator:
     def _recover(self, attempt: LiveAttempt) -> Observation:
         unknown = _out_of_reach(_decode(attempt.handle))
         if unknown:
-            return Observation(Sighting.UNKNOWN, reason=unknown)
+            return Observation(Sighting.UNKNOWN, reason=unknown, unreachable=True)
         folder = Path(attempt.folder)
+        hidden = _hidden(attempt)
         ran = _has_run(folder, handed_over=attempt.state is not AttemptState.SUBMITTING)
         claim = take_claim(folder, "recover")
-        if claim is None and ran:
-            return Observation(Sighting.GONE, reason="its process is gone, and its claim was removed from its folder")
+        if ran and (claim is None or claim.by == "step"):  # of this step or an earlier, since its own was removed
+            if hidden:
+                return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
+            found = _find_wrapper(attempt)
+            if found is not None:
+                return Observation(Sighting.RUNNING, found)
+            ended = _read_exit(attempt)
+            what = (
+                "its claim was removed from its folder" if (folder / "task.json").exists() else "its folder was removed"
+            )
+            return ended if ended is not None else Observation(Sighting.GONE, reason=f"its process is gone, and {what}")
         if claim is None or claim.by == "step":
             return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before it could start")
+        if claim.by == "nobody":
+            return Observation(Sighting.NOT_STARTED, failure=FailureClass.POSTPONED, reason=str(claim.data.get("why")))
         if claim.by == "wrapper":
             seen = self._look(attempt, claim.data)
             return seen if seen.handle else _with_handle(seen, json.dumps(claim.data))
         ended = _read_exit(attempt)
         if ended is not None:
             return ended
-        if processes.find_by_argument(attempt.folder):
+        if hidden:
+            return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
+        if _find_wrapper(attempt) is not None:
             return Observation(Sighting.UNKNOWN, reason="its claim is not written whole yet")
         claim = read_claim(Path(attempt.folder))
         if claim is not None and claim.by == "wrapper":
             return self._recover(attempt)
+        if ran:
+            return Observation(Sighting.GONE, reason="its process is gone, and its claim is not whole any more")
         return Observation(Sighting.NOT_STARTED, reason="its wrapper could not write its claim")
 
     def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
@@ -198,10 +229,14 @@ class LocalOperator:
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
         fds: list[int] = []
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # the rest is for files; the loop looks anyway
         for attempt in attempts:
+            if len(fds) >= most:
+                break
             handle = _decode(attempt.handle)
-            if not _out_of_reach(handle):
-                fds += processes.wake_fds(_session(attempt, handle))
+            with suppress(OSError):
+                if not _out_of_reach(handle):
+                    fds += processes.wake_fds(_session(attempt, handle))
         return fds
 
 
@@ -216,6 +251,36 @@ def _has_run(folder: Path, *, handed_over: bool) -> bool:
     Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
     """
     return (folder / "stdout.log").exists() or (handed_over and not (folder / "task.json").exists())
+
+
+def _hidden(attempt: LiveAttempt) -> str:
+    """Say why the processes of an attempt cannot be seen by this user, "" if they can."""
+    try:
+        owner = processes.hidden_owner(Path(attempt.folder))  # who made it has started the wrapper
+    except FileNotFoundError:
+        return ""
+    return (
+        owner
+        and f"was started by {owner}, whose processes cannot be seen by others here; step the run as {owner}, or if it is gone for certain, {_GIVE_UP}"
+    )
+
+
+def _find_wrapper(attempt: LiveAttempt) -> str | None:
+    """Give the handle of a live wrapper of this attempt, of this installation or another, by its command line."""
+    for pid in processes.find_by_arguments(_WRAPPER.name, attempt.folder):
+        start = processes.start_of(pid)
+        if start is not None:
+            return json.dumps({**processes.this_place().to_json(), "pid": pid, "start": start})
+    return None
+
+
+def _orphans(session: processes.Session, pids: set[int]) -> Observation:
+    """Give what is seen of a session whose wrapper is gone."""
+    some = ", ".join(map(str, sorted(pids)[:5]))
+    if processes.session_members(session, marked=True):
+        return Observation(Sighting.RUNNING, reason=f"its wrapper is gone, its command goes on (pid {some})")
+    reason = f"its wrapper is gone; pid {some} of its session may be its own: end it, or if it is not, {_GIVE_UP}"
+    return Observation(Sighting.RUNNING, reason=reason, unreachable=True)
 
 
 def _session(attempt: LiveAttempt, handle: Mapping[str, Any]) -> processes.Session:
@@ -242,9 +307,7 @@ def _decode(handle: str) -> dict[str, Any]:
 
 
 def _with_handle(seen: Observation, handle: str | None) -> Observation:
-    return Observation(
-        seen.sighting, handle, seen.exit_code, seen.started_at, seen.ended_at, seen.elapsed_s, seen.failure, seen.reason
-    )
+    return replace(seen, handle=handle)
 
 
 def _is_another_boot(handle: Mapping[str, Any]) -> bool:
@@ -264,20 +327,20 @@ def _out_of_reach(handle: Mapping[str, Any]) -> str:
         here.host,
     ):
         # Machines that were installed from one image share a machine id: a reboot needs the same name as well.
-        return f"runs on {handle.get('host', 'another machine')}, unknown here; step the run there"
+        return f"runs on {handle.get('host', 'another machine')}, unknown here; {_ELSEWHERE}"
     if not _is_another_boot(handle) and handle.get("pid_ns") != here.pid_namespace:
-        return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; step the run there"
+        return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; {_ELSEWHERE}"
     return ""
 
 
-def _read_exit(attempt: LiveAttempt) -> Observation | None:
+def _read_exit(attempt: LiveAttempt, name: str = "exit.json") -> Observation | None:
     """Read exit.json; None if it is absent, not whole, or of another attempt."""
     try:
-        text = read_regular(Path(attempt.folder) / "exit.json", _LARGEST_EXIT_JSON + 1)
+        text = read_regular(Path(attempt.folder) / name, _LARGEST_EXIT_JSON + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if error.errno == errno.EINVAL:  # not a regular file
+        if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO):  # not a regular file: a folder, a pipe, a socket
             return None
         raise  # it cannot be told
     try:
@@ -287,7 +350,7 @@ def _read_exit(attempt: LiveAttempt) -> Observation | None:
     if not isinstance(data, dict) or (data.get("task"), data.get("attempt")) != attempt.key:
         return None
     code = data.get("exit_code")
-    if isinstance(code, bool) or not isinstance(code, int):
+    if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code <= 255:
         return None
     elapsed = _elapsed(data)
     failure = None

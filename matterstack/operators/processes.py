@@ -6,6 +6,7 @@ sooner or later. Linux reads /proc; elsewhere `ps` answers.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -80,12 +81,33 @@ def start_of(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Give the fields of /proc/PID/stat behind the name, None if there is no such process. Source: proc(5)."""
+    """Give the fields of /proc/PID/stat behind the name, None if there is no such process to be seen. Source: proc(5).
+
+    Raises OSError if that cannot be told.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        if not os.path.exists("/proc/self/stat"):
+            raise OSError(errno.ENOENT, "is not mounted, so no process can be seen", "/proc") from None
         return None
     return text.rpartition(") ")[2].split()
+
+
+def hidden_owner(path: Path) -> str:
+    """Give the owner of a file if processes of that user cannot be seen by us, "" if they can.
+
+    Clusters mount /proc with `hidepid`. Raises OSError if the owner cannot be told.
+    """
+    owner = path.lstat().st_uid
+    if not _PROC or os.geteuid() in (0, owner) or os.access("/proc/1/stat", os.R_OK):
+        return ""
+    import pwd
+
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"user {owner}"
 
 
 def is_alive(pid: int, start: str) -> bool:
@@ -106,21 +128,27 @@ class Session:
     marks: frozenset[bytes]  # NAME=VALUE of the environment
 
 
-def session_members(session: Session) -> set[int]:
-    """Give the live processes of an attempt's session. Raises OSError if that cannot be told."""
-    return _members([session])
+def session_members(session: Session, *, marked: bool = False) -> set[int]:
+    """Give the live processes of an attempt's session; with ``marked`` only those that are its own for certain.
+
+    Raises OSError if that cannot be told.
+    """
+    return _members([session], marked=marked)
 
 
-def _members(sessions: Iterable[Session]) -> set[int]:
+def _members(sessions: Iterable[Session], *, marked: bool) -> set[int]:
     """Give the live processes of sessions, by one look at all processes.
 
     While the leader is there, or only waits for its parent, the session is ours. If its pid belongs to another
-    process now, it is not. If the leader is gone, a member is ours by its environment or its folder: the number
-    may have been used again by a session whose leader is gone as well.
+    process now, it is not: the kernel gives no number away that a session still has. If the leader is gone, a member is
+    ours for certain (``marked``) by its environment or its folder: the number may have been used again by a session
+    whose leader is gone as well. Nobody is ended on less, and nothing is called gone on less.
     """
     led: dict[int, Session | None] = {}
     orphaned: dict[int, Session] = {}
     for session in sessions:
+        if session.leader < 1:  # not known
+            continue
         start = start_of(session.leader)
         if start is not None and start == session.start:
             led[session.leader] = None
@@ -129,8 +157,9 @@ def _members(sessions: Iterable[Session]) -> set[int]:
     if not led and not orphaned:
         return set()
     if not _PROC:
+        groups = set(led) if marked else {*led, *orphaned}
         rows = (line.split() for line in _run("ps", "-A", "-o", "pid=,pgid=").splitlines())
-        return {int(row[0]) for row in rows if len(row) == 2 and int(row[1]) in led}
+        return {int(row[0]) for row in rows if len(row) == 2 and int(row[1]) in groups}
     found = set()
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -139,7 +168,7 @@ def _members(sessions: Iterable[Session]) -> set[int]:
         if fields is None or fields[0] in ("Z", "X"):
             continue
         number = int(fields[3])
-        if number in led or (number in orphaned and _is_marked(int(name), orphaned[number])):
+        if number in led or (number in orphaned and (not marked or _is_marked(int(name), orphaned[number]))):
             found.add(int(name))
     return found
 
@@ -153,12 +182,12 @@ def _is_marked(pid: int, session: Session) -> bool:
         return False
 
 
-def find_by_argument(argument: str) -> list[int]:
-    """Give live processes that have ``argument`` as one whole word of their command line. Raises OSError."""
+def find_by_arguments(script: str, argument: str) -> list[int]:
+    """Give live processes that run a script of this name with ``argument`` as a whole word. Raises OSError."""
     if not _PROC:
         lines = _run("ps", "-A", "-o", "pid=,args=").splitlines()
-        return [int(line.split()[0]) for line in lines if argument in line]
-    word = os.fsencode(argument)
+        return [int(line.split()[0]) for line in lines if argument in line and f"/{script} " in line]
+    word, ending = os.fsencode(argument), os.fsencode(f"/{script}")
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -166,7 +195,7 @@ def find_by_argument(argument: str) -> list[int]:
                 words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
             except _ABSENT:
                 continue
-            if word in words:
+            if word in words and any(item.endswith(ending) for item in words):
                 found.append(int(name))
     return found
 
@@ -178,17 +207,17 @@ def end_sessions(sessions: Iterable[Session]) -> None:
     told: set[int] = set()
     deadline = time.monotonic() + KILL_AFTER_S
     pause = 0.005
-    while (members := _members(wanted)) and time.monotonic() < deadline:
+    while (members := _members(wanted, marked=True)) and time.monotonic() < deadline:
         for pid in members - told:  # also those that were started meanwhile
             _signal(pid, signal.SIGTERM)
         told |= members
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
     for without in (leaders, set[int]()):
-        for pid in _members(wanted) - without:
+        for pid in _members(wanted, marked=True) - without:
             _signal(pid, signal.SIGKILL)
         deadline = time.monotonic() + 2.0
-        while _members(wanted) and time.monotonic() < deadline:
+        while _members(wanted, marked=True) and time.monotonic() < deadline:
             time.sleep(0.02)
 
 

@@ -75,10 +75,52 @@ digests() { # OUTPUT…: of regular files alone, a named pipe would never end; o
     [ $# -eq 0 ] || "$mstk_sha256" -- "$@"
 }
 
+record_end() { # exit.json; also without a process to be had, on a disk that is full, in a folder that is read-only
+    mstk_locked=
+    [ -w . ] || { PATH=$mstk_path chmod u+w . && mstk_locked=1; }
+    [ -f .exit.json ] && [ ! -L .exit.json ] || PATH=$mstk_path rm -rf .exit.json
+    [ -w .exit.json ] || [ ! -e .exit.json ] || PATH=$mstk_path chmod u+w .exit.json
+    mstk_tries=17280 # a day
+    until { printf '%s, "exit_code": %s, "started_at": "%s", "ended_at": "%s", "uptime": ["%s", "%s"], "oom_kills": %s}\n' \
+        "$mstk_head" "$mstk_code" "$mstk_started_at" "$mstk_ended_at" "$mstk_began" "$mstk_uptime" \
+        "$((mstk_kills - mstk_kills_before))" >.exit.json; } 2>/dev/null; do
+        mstk_tries=$((mstk_tries - 1))
+        [ -e claim ] && [ $mstk_tries -gt 0 ] || return 0 # its folder is gone
+        PATH=$mstk_path sleep 5
+    done
+    mstk_at=recorded
+    [ -d exit.json ] || "$mstk_mv" -f .exit.json exit.json # a step reads .exit.json if that fails
+    [ -z "$mstk_locked" ] || PATH=$mstk_path chmod u-w .
+}
+
+at_exit() { # also where the shell gives up by itself, because it was refused a process
+    case $mstk_at in
+        claimed) give_up "its wrapper could not open its files" ;;
+        starting)
+            # Started or not? A shell may run this for a signal as well, so only the child's own mark can tell.
+            mstk_mark=
+            { read -r mstk_mark <.exit.json; } 2>/dev/null
+            [ ! -f .exit.json ] || [ "$mstk_mark" = started ] || give_up "its wrapper was refused a process"
+            ;;
+        ended) record_end ;;
+    esac
+}
+
+give_up() { # WHY: nothing was started, and the claim says so; in place, since there may be no room for another block
+    printf '%-1023s\n' "{\"by\": \"nobody\", \"why\": \"$1\"}" 1<>claim
+}
+
+run() { # COMMAND…: as `"$@"`, with a mark that it was started
+    (
+        printf started 1<>.exit.json
+        exec "$@"
+    )
+}
+
 main() {
-    # A trapped signal (unlike an ignored one) has its default effect in the command. The shell itself outlives TERM
-    # so that it can write down how the command ended.
-    trap : TERM INT HUP
+    # A trapped signal (unlike an ignored one) has its default effect in the command. The shell itself outlives what a
+    # task sends to its own group, so that it can write down how the command ended.
+    trap : HUP INT QUIT ILL TRAP ABRT BUS FPE SEGV SYS PIPE ALRM TERM USR1 USR2 VTALRM PROF XCPU XFSZ
     cd -- "$1" || exit 0
     mstk_claim=$2 mstk_head=$3 mstk_limit=$4 mstk_oom_file=$5 mstk_timeout=$6 mstk_sha256=$7 mstk_date=$8 mstk_date_format=$9
     shift 9
@@ -90,36 +132,39 @@ main() {
     set -C
     { printf '%s, "pid": %s, "start": "%s"}\n' "$mstk_claim" "$$" "$mstk_started" >claim; } 2>/dev/null || exit 0
     set +C
-    exec >stdout.log 2>stderr.log </dev/null || exit 0
+    mstk_at=claimed
+    trap at_exit EXIT
+    command exec >stdout.log 2>stderr.log </dev/null || exit 0
+    printf '%1024s' '' >.exit.json || exit 0 # room for its end, should the disk be full by then
+    mstk_at=starting
 
     mstk_started_at=$("$mstk_date" -u "$mstk_date_format")
     uptime_now
-    mstk_began=$mstk_uptime
+    mstk_began=$mstk_uptime mstk_ended_at=
     oom_kills "$mstk_oom_file"
     mstk_kills_before=$mstk_kills
 
     # shellcheck disable=SC2086 # options are words
     if [ -n "$mstk_limit" ]; then
-        "$mstk_timeout" -k 10 "$mstk_limit" "$mstk_shell" $mstk_options command.sh
-        mstk_code=$?
+        run "$mstk_timeout" -k 10 "$mstk_limit" "$mstk_shell" $mstk_options command.sh
+        mstk_code=$? mstk_at=ended
+        uptime_now
         case $mstk_code in
             124) end_stragglers 10 ;;
             137) end_stragglers 0 ;; # the 10 s are over
         esac
     else
-        "$mstk_shell" $mstk_options command.sh
-        mstk_code=$?
+        run "$mstk_shell" $mstk_options command.sh
+        mstk_code=$? mstk_at=ended
     fi
 
-    mstk_ended_at=$("$mstk_date" -u "$mstk_date_format")
     uptime_now
     oom_kills "$mstk_oom_file"
+    mstk_ended_at=$("$mstk_date" -u "$mstk_date_format")
     if [ $mstk_code -eq 0 ] && [ $# -gt 0 ] && [ -n "$mstk_sha256" ] && [ ! -e outputs.sha256 ]; then
-        digests "$@" >outputs.sha256 2>/dev/null
+        { digests "$@" >outputs.sha256; } 2>/dev/null
     fi
-    printf '%s, "exit_code": %s, "started_at": "%s", "ended_at": "%s", "uptime": ["%s", "%s"], "oom_kills": %s}\n' \
-        "$mstk_head" "$mstk_code" "$mstk_started_at" "$mstk_ended_at" "$mstk_began" "$mstk_uptime" "$((mstk_kills - mstk_kills_before))" >.exit.json &&
-        "$mstk_mv" -f .exit.json exit.json
+    record_end
     exit 0
 }
 

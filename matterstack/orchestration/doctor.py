@@ -38,7 +38,7 @@ from matterstack.orchestration import rebuild
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, refuse_clone, state_of_run
 from matterstack.storage import run_root
 from matterstack.storage.files import place_of, read_regular
-from matterstack.storage.journal import Journal
+from matterstack.storage.journal import PUT_BACK, Journal
 from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock, write_released
 from matterstack.storage.state_store import SQLiteStateStore, TaskRow
 
@@ -268,7 +268,7 @@ def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding
     if events[: len(ours)] != ours[: len(events)]:
         number = next(n for n, (a, b) in enumerate(zip(events, ours, strict=False), 1) if a != b)
         message = f"and state.sqlite are of different histories (event {number})"
-        yield Finding("journal", name, message, "put back the two that belong together")
+        yield Finding("journal", name, message, PUT_BACK)
     elif any(event.kind == "adopted" for event in events[len(ours) :]):
         data = json.loads(next(event for event in reversed(events) if event.kind == "adopted").data)
         message = f"knows that the run was adopted by {data.get('host')}:{data.get('path')}; it goes on there"
@@ -301,8 +301,11 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
             started = started and (attempt.failure is not FailureClass.REJECTED or attempt.response is not None)
             if not (root / folder).is_dir():
                 if started and attempt.state is not AttemptState.SUBMITTING:
-                    is_result = row.result == attempt.attempt
-                    remedy = _LOST_OUTPUT if is_result else "nothing needs it; restore it from git if you want it"
+                    remedy = "nothing needs it; restore it from git if you want it"
+                    if attempt.state.is_live:
+                        remedy = "what it computes is lost; `matterstack rerun` the task"
+                    elif row.result == attempt.attempt:
+                        remedy = _LOST_OUTPUT
                     yield Finding("attempts", folder, "is missing", remedy)
                 continue
             if started and attempt.state is AttemptState.COMPLETED and not (root / folder / "task.json").is_file():
@@ -320,8 +323,13 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool, only: set[st
         for output in _published(store, row):
             folder = run_root.attempt_folder(row.task_id, row.result or 0)
             file, link = root / folder / output.file, root / "results" / output.path.rstrip("/")
+            is_folder = output.file.endswith("/")
             if not file.exists():
                 yield Finding("outputs", f"{folder}/{output.file}", "is missing", _LOST_OUTPUT)
+                continue
+            if not (file.is_dir() if is_folder else file.is_file()):
+                what = f"is no {'folder' if is_folder else 'file'} any more"
+                yield Finding("outputs", f"{folder}/{output.file}", what, _LOST_OUTPUT)
                 continue
             if not file.resolve().is_relative_to(root.resolve()):
                 remedy = "copy it into the folder, if it shall stay with the run"
@@ -329,12 +337,17 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool, only: set[st
                     "outputs", f"{folder}/{output.file}", f"lies outside of the run, in {file.resolve()}", remedy
                 )
             target = os.path.relpath(root / folder / output.file.rstrip("/"), link.parent)
-            if not link.is_symlink() or os.readlink(link) != target:
+            above = run_root.what_is_in_the_way(root, link)
+            if above or not link.is_symlink() or os.readlink(link) != target:
                 what = "is missing" if not os.path.lexists(link) else "is not the link to its newest result"
                 in_the_way = os.path.lexists(link) and not link.is_symlink()
                 remedy = "move what stands there away" if in_the_way else _FIX.format("sets it")
+                if above:
+                    in_the_way, what, remedy = True, f"cannot be linked: {above}", "move that away"
                 yield Finding("results", f"results/{output.path}", what, remedy, fixable=not in_the_way)
-            now = _digest(file, folder=output.file.endswith("/")) if digests else None
+            now = _digest(file, folder=is_folder) if digests else None
+            if digests and now is None:
+                yield Finding("outputs", f"{folder}/{output.file}", "cannot be read", "check its permissions")
             if now is not None and output.sha256 is not None and now != output.sha256:
                 message = f"is not what the task made: sha256 {now[:12]}…, recorded {output.sha256[:12]}…"
                 yield Finding("outputs", f"{folder}/{output.file}", message, _LOST_OUTPUT)
@@ -559,7 +572,8 @@ def adopt(root: str | Path, *, assume: str | None = None) -> str:
     """Make a copy or clone the run's home; give a sentence of what was done.
 
     The old home must be paused or over by its journal, with nothing of its own alive; or ``assume`` says what became of
-    that: `lost` (it has ended), `keep` (it goes on there). Raises UsageError if neither holds.
+    that: `lost` (it has ended), `keep` (it goes on there). At home `lost` gives up the attempts that cannot be seen from
+    here, of a container or a machine that is gone for good. Raises UsageError if nothing of this holds.
     """
     path = run_root.require_run_root(Path(root))
     host, place = place_of(path)
@@ -573,7 +587,7 @@ def adopt(root: str | Path, *, assume: str | None = None) -> str:
                 if gone_on:  # it was adopted elsewhere and comes back: the journal knows more than this ledger
                     raise RunIsCopyError(str(path))
                 if store.is_at_home(host, place):
-                    return f"{path} is at home here; there is nothing to adopt"
+                    return _give_up(path) if assume == "lost" else f"{path} is at home here; there is nothing to adopt"
                 if ours != events:
                     raise RunRootError(
                         f"{path}: ledger and journal of the copy are not of the same moment; "
@@ -589,7 +603,7 @@ def adopt(root: str | Path, *, assume: str | None = None) -> str:
         with open_ledger(path) as store:
             lost = _assume_lost(path, store) if assume == "lost" else 0
             linked = list(_relink(path, store))
-    more = f"; {lost} attempts are LOST" if lost else ""
+    more = f"; {lost} attempt{'' if lost == 1 else 's'} given up" if lost else ""
     more += f"; {len(linked)} links of results/ set" if linked else ""
     return f"{path} is the run's home now{more}; `matterstack step {path}` goes on"
 
@@ -603,6 +617,21 @@ def _require_rest(root: Path, store: SQLiteStateStore, assume: str | None) -> No
             f"{root}: at its home the run is {state}{alive}; pause it there, let them end and bring its files here, "
             "or say --assume lost (they have ended) or --assume keep (they go on there)"
         )
+
+
+def _give_up(root: Path) -> str:
+    """Take the live attempts that cannot be seen from here to be lost, by a person's word."""
+    with open_ledger(root) as store:
+        step = Step(root, store)
+        gone = {
+            key: Observation(Sighting.GONE, reason=f"taken to be lost, by a person ({seen.reason})")
+            for key, seen in step.look().items()
+            if seen.unreachable
+        }
+        step.record_all(gone)
+    if not gone:
+        return f"{root}: all that is alive can be reached from here; nothing was changed"
+    return f"{len(gone)} attempt{'' if len(gone) == 1 else 's'} given up; `matterstack step {root}` goes on"
 
 
 def _assume_lost(root: Path, store: SQLiteStateStore) -> int:

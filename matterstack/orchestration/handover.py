@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,8 +253,12 @@ class HandOver:
         return task
 
     def prepare(self, intent: Intent) -> Launch:
-        """Make the attempt's folder. Raises SubmissionRejected if it cannot be made."""
+        """Make the attempt's folder. Raises SubmissionRejected if it cannot be made, or an input is gone."""
         folder = self.root.resolve() / run_root.attempt_folder(*intent.key)
+        wrong = _link_above(self.root, folder)
+        if wrong:
+            raise SubmissionRejected(wrong)
+        _require_inputs(self.root, folder, intent)
         try:
             run_root.create_attempt_folder(
                 folder, intent.task_json, intent.rendered.script, intent.instance.outputs.values(), intent.copies
@@ -283,6 +288,35 @@ def _bounded(ready: Iterator[str], slots: Slots) -> Iterator[str]:
         most.append(max(1, slots.cpus - slots.used_cpus))
     for _, task_id in zip(range(min(most)), ready, strict=False):
         yield task_id
+
+
+def _require_inputs(root: Path, folder: Path, intent: Intent) -> None:
+    """Raise SubmissionRejected for an input that is not there any more: a result may be deleted once it is recorded."""
+    for name, item in intent.task_json["inputs"].items():
+        for file in item["files"]:
+            path = os.path.normpath(folder / file["path"])
+            try:
+                mode = os.stat(path).st_mode
+                wrong = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no file any more"
+            except OSError as error:
+                wrong = "is gone"
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    shown = os.path.relpath(path, root.resolve())
+                    raise SubmissionRejected(f"{shown} cannot be read: {error.strerror}", retry_later=True) from None
+            if wrong:
+                again = f", or `matterstack rerun RUN {file['task']} --downstream`" if "task" in file else ""
+                raise SubmissionRejected(
+                    f"its input {name}, {os.path.relpath(path, root.resolve())}, {wrong}; restore it and `matterstack "
+                    f"rerun RUN {intent.instance.task_id}`{again}"
+                )
+
+
+def _link_above(root: Path, folder: Path) -> str:
+    """Say which folder is a link, "" if none is: from behind it no relative path would lead where it should."""
+    real = os.path.realpath(folder.parent)
+    if real == str(folder.parent):
+        return ""
+    return f"{folder.parent.relative_to(root.resolve())} leads to {real}; put the folder itself there, no link"
 
 
 def _upstream_attempts(task_json: Mapping[str, Any]) -> dict[str, int]:

@@ -74,7 +74,7 @@ def read_record(root: Path) -> dict[str, Any]:
         data = load_json(read_regular(path).decode())
     except OSError as error:
         raise RunRootError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not all(isinstance(data.get(k), str) for k in ("id", "name", "digest")):
         raise RunRootError(f"{path} is damaged; restore it from git or a backup")
@@ -181,7 +181,7 @@ def _add_found(root: Path, store: SQLiteStateStore, task_id: str, attempt: int, 
 def _inputs_of(root: Path, task_id: str, attempt: int) -> dict[str, int]:
     """Read from task.json which attempts an attempt read from; empty if it is gone or not ours."""
     try:
-        data = json.loads((root / run_root.attempt_folder(task_id, attempt) / "task.json").read_text(encoding="utf-8"))
+        data = json.loads(read_regular(root / run_root.attempt_folder(task_id, attempt) / "task.json"))
         files = [file for item in data["inputs"].values() for file in item["files"] if "task" in file]
         found = [*files, *data.get("answers", {}).values()]
         return {str(file["task"]): int(file["attempt"]) for file in found}

@@ -327,7 +327,9 @@ class _Explainer:
             reason = "its hand-over was interrupted; the next step finds out whether it runs"
             return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
         if (self.root / folder / "exit.json").exists():
-            reason = f"attempt {attempt.attempt} has ended; the next step records how"
+            kept = attempt.reason.startswith("has ended")  # and cannot be recorded
+            how = attempt.reason if kept else "has ended; the next step records how"
+            reason = f"attempt {attempt.attempt} {how}"
             return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
         if attempt.state is AttemptState.WAITING:
             return self._waits(row, attempt, folder)

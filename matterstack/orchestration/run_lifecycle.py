@@ -16,7 +16,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,7 +78,6 @@ log = logging.getLogger("matterstack")
 Change = tuple[AttemptChange | None, TaskChange | None]
 
 _BAD_ANSWERS = (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT)
-RETRY_LATER_S = 30.0  # after a refusal of the moment
 _LONGEST_WAIT_S = 2.0  # of the loop, between looks at what other commands did
 _BEFORE_A_REBOOT_S = 900.0  # whose results may not have reached the disk
 _PATIENCE_S = 1.0  # for which a loop stays away from the lock when somebody waits for it
@@ -136,9 +135,14 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
             for path in sorted(inside.iterdir(), key=lambda path: path.name == run_root.RUN):
                 if path.name != LOCK_FILE:
                     os.rename(path, root / path.name)
-            sync(root)
-        finally:
             shutil.rmtree(inside, ignore_errors=True)
+            sync(root)
+        except BaseException:
+            if not (root / run_root.RUN).exists():
+                with suppress(OSError):  # what stays is cleared by the next init
+                    _clear_killed_init(root)
+            raise
+        finally:
             if not (root / run_root.RUN).exists():
                 (root / LOCK_FILE).unlink(missing_ok=True)
 
@@ -379,10 +383,12 @@ def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
     return store
 
 
-def _take_step(root: Path, store: SQLiteStateStore) -> StepReport:
+def _take_step(root: Path, store: SQLiteStateStore, told: Collection[str] = ()) -> StepReport:
+    """Take a step; ``told`` are warnings of the step before, which a loop does not repeat."""
     report = Step(root, store).take()
     for warning in report.warnings:
-        log.warning("%s", warning)
+        if warning not in told:
+            log.warning("%s", warning)
     return report
 
 
@@ -456,6 +462,10 @@ class Step:
     def end_wished(self) -> None:
         """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
         self.record_all(self._look([row for row in self.store.live_attempts() if row.wish]))
+
+    def look(self) -> dict[Key, Observation]:
+        """Give what is seen of the live attempts; nothing is recorded."""
+        return self._look(self.store.live_attempts())
 
     def record_all(self, seen: Mapping[Key, Observation]) -> None:
         """Record what is seen of live attempts; nothing is handed over."""
@@ -557,7 +567,14 @@ class Step:
                 continue
             try:
                 change = self._reconcile(row, found)
-            except Exception as error:  # of one attempt: nothing is decided on it, and the others go on
+            except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
+                what = f"{error.filename or 'the system'}: {error.strerror}"
+                what = f"has ended, and cannot be recorded: {what.removeprefix(f'{self.root.resolve()}/')}; the next steps try again"
+                self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {what}")
+                if not row.state.is_live:  # a late end: what is recorded of it stays
+                    continue
+                change = self._reconcile(row, Observation(Sighting.UNKNOWN, reason=what))
+            except Exception as error:
                 log.debug("%s, attempt %s", row.task_id, row.attempt, exc_info=True)
                 what = f"{type(error).__name__}: {error}"
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {what}")
@@ -720,11 +737,13 @@ class Step:
             )
         reason = str(outcome)
         if outcome.retry_later:
+            from matterstack.core.reconcile import postponed  # only where something is refused
+
             return (
                 AttemptChange(
                     task_id, attempt, AttemptState.CANCELLED, FailureClass.POSTPONED, reason, ended_at=self.now
                 ),
-                TaskChange(task_id, TaskState.PENDING, f"not accepted: {reason}", retry_at=self.now + RETRY_LATER_S),
+                postponed(task_id, reason, self.now),
             )
         return self._failed(intent, FailureClass.REJECTED, reason)
 
@@ -807,18 +826,20 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
     """
     path = run_root.require_run_root(Path(root))
     campaigns: dict[int, Any] = {}
-    first = True
+    first, woken, deaf, told = True, False, False, list[str]()
     while True:
         try:
             with open_to_write(path, wait_s=0.0 if first else 3600.0) as store:
                 store.keep_campaigns(campaigns)
-                report = _take_step(path, store)
+                report = _take_step(path, store, told)
                 fds = _wake_fds(path, store)
         except RunLockedError:
             if first:
                 raise
             continue
-        first = False
+        first, told = False, report.warnings
+        # What wakes the loop and changes nothing, a file that cannot be read, would else wake it again at once.
+        deaf = (woken or deaf) and not (report.submitted or report.ended or report.retried)
         try:
             if on_tick is not None:
                 on_tick(report)
@@ -826,7 +847,7 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
             paused = report.state is RunState.PAUSED and report.active <= waiting
             if report.state.is_over or paused or (report.state is RunState.WAITING and not fds):
                 return report
-            _wait(fds, _patience(report))
+            woken = _wait([] if deaf else fds, _patience(report))
         finally:
             for fd in fds:
                 os.close(fd)
@@ -854,12 +875,12 @@ def _patience(report: StepReport) -> float:
     return wait
 
 
-def _wait(fds: Sequence[int], wait_s: float) -> None:
-    """Wait until one of the descriptors becomes readable, at most ``wait_s``."""
+def _wait(fds: Sequence[int], wait_s: float) -> bool:
+    """Wait until one of the descriptors becomes readable, at most ``wait_s``; say whether one did."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
-    poll.poll(max(0, round(wait_s * 1000)))
+    return bool(poll.poll(max(0, round(wait_s * 1000))))
 
 
 def _give_way(root: Path) -> None:

@@ -108,7 +108,7 @@ def differences(loaded: LoadedCampaign, root: Path) -> str:
     try:
         record = load_json((root / "run.json").read_text(encoding="utf-8"))
         old = plain(load_document(root / "campaign.yaml").root)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{root} cannot be read as a run root: {error}") from None
     if record.get("digest") == loaded.digest:
         return ""

@@ -17,6 +17,10 @@ from matterstack.errors import JournalError
 from matterstack.storage.files import open_regular, read_regular
 
 _TAIL = 1 << 16
+PUT_BACK = (
+    "put back the two that belong together, or move the wrong one away, and `matterstack doctor --fix` makes it from "
+    "the other"
+)
 
 
 class Event(NamedTuple):
@@ -49,7 +53,7 @@ class Journal:
             raise JournalError(f"{self.path}: cannot be read: {error.strerror}") from None
         events = []
         for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-            event = _event_of(line)
+            event = _event_of(line.removesuffix(b"\r"))  # as some editors end lines
             if event is None or event.seq != number:
                 what = "is no event" if event is None else f"is event {event.seq}, not {number}"
                 raise JournalError(f"{self.path}:{number}: {what}; restore the file from git or a backup")
@@ -94,8 +98,7 @@ class Journal:
             ours = event(found)
             if ours is None or ours.line() != tail:
                 raise JournalError(
-                    f"{self.path} and state.sqlite are of different histories (event {found}); "
-                    "put back the two that belong together"
+                    f"{self.path} and state.sqlite are of different histories (event {found}); {PUT_BACK}"
                 )
         if torn_at is not None:
             # A torn line is the head of an event that the ledger holds; it is written again, whole, below.
@@ -135,7 +138,7 @@ class Journal:
         torn_at = start + end + 1 if start + end + 1 < size else None
         if end < 0:
             return None, torn_at if size else None
-        return data[begin + 1 : end].decode("utf-8", errors="replace"), torn_at
+        return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="replace"), torn_at
 
 
 def _event_of(line: bytes) -> Event | None:
@@ -154,7 +157,7 @@ def _event_of(line: bytes) -> Event | None:
 def _seq_of(line: str) -> int | None:
     try:
         seq = json.loads(line)["seq"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return seq if isinstance(seq, int) else None
 

@@ -41,7 +41,7 @@ def read_holder(root: Path) -> dict[str, Any]:
     try:
         # One line: behind it may stand the rest of a longer one, of a writer that was killed before it cut it off.
         data = json.loads(read_regular(root / LOCK_FILE).partition(b"\n")[0])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -86,11 +86,18 @@ def run_lock(
     finally:
         if waiting_room is not None:
             os.close(waiting_room)
+    try:
+        # Once: if the file is deleted while this process sleeps, the next one at its place is another's.
+        fd = os.open(root / LOCK_FILE, os.O_WRONLY)
+    except OSError as error:
+        lock.release()
+        raise RunRootError(f"{root / LOCK_FILE}: cannot be written: {error.strerror}") from None
     before = read_holder(root)
     try:
         if check is not None:
             check(before)
     except BaseException:
+        os.close(fd)
         lock.release()
         raise
     if before and not before.get("released") and before.get("host") not in (None, socket.gethostname()):
@@ -107,16 +114,17 @@ def run_lock(
     }
     try:
         try:
-            _write_holder(root, holder)
+            _write_holder(fd, holder)
         except OSError as error:
             raise RunRootError(f"{root / LOCK_FILE}: cannot be written: {error.strerror}") from None
         log.info("lock taken: %s", root / LOCK_FILE)
         yield before
     finally:
         try:
-            _write_holder(root, {**holder, "released": to_text(time.time())})
+            _write_holder(fd, {**holder, "released": to_text(time.time())})
         except OSError as error:
             log.warning("%s: %s", root / LOCK_FILE, error.strerror)
+        os.close(fd)
         lock.release()
         log.info("lock released: %s", root / LOCK_FILE)
 
@@ -125,19 +133,15 @@ def write_released(folder: Path, root: Path) -> None:
     """Write the lock file of a new run root that is built in ``folder`` to become ``root``."""
     now = to_text(time.time())
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": place_of(root)[1], "since": now}
-    (folder / LOCK_FILE).touch()
-    _write_holder(folder, {**holder, "released": now})
+    with open(folder / LOCK_FILE, "wb", buffering=0) as file:
+        _write_holder(file.fileno(), {**holder, "released": now})
 
 
-def _write_holder(root: Path, holder: dict[str, Any]) -> None:
+def _write_holder(fd: int, holder: dict[str, Any]) -> None:
     # In place, never by a rename: the lock is on this inode.
-    fd = os.open(root / LOCK_FILE, os.O_WRONLY)
-    try:
-        data = (json.dumps(holder, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
-        os.pwrite(fd, data, 0)
-        os.ftruncate(fd, len(data))
-    finally:
-        os.close(fd)
+    data = (json.dumps(holder, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    os.pwrite(fd, data, 0)
+    os.ftruncate(fd, len(data))
 
 
 def _enter_waiting_room(root: Path) -> int | None:

@@ -5,6 +5,7 @@ Files that others read are written beside and moved over. Everything is relative
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import RunRootError, UsageError
-from matterstack.storage.files import open_regular, sync
+from matterstack.storage.files import open_regular, read_regular, sync
 
 LEDGER = "state.sqlite"
 JOURNAL = "journal.jsonl"
@@ -61,7 +62,7 @@ def write_beside(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
@@ -208,9 +209,11 @@ def gather_evidence(
         try:
             mode = path.stat().st_mode
             if not (stat.S_ISDIR(mode) if output.is_folder else stat.S_ISREG(mode)):
-                raise FileNotFoundError
+                raise FileNotFoundError(errno.ENOENT, "is not what was declared")
             size, digest = _measure(path, output, recorded)
-        except (FileNotFoundError, NotADirectoryError):  # any other error says nothing about the file
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise  # any other error says nothing about the file
             if not output.optional:
                 missing.append(output.file)
             continue
@@ -244,7 +247,7 @@ def recorded_digests(folder: Path) -> dict[str, str]:
             text = file.read().decode()
     except (OSError, UnicodeDecodeError):
         return {}  # then they are computed here
-    for line in text.split("\n"):
+    for line in text.split("\n")[:-1]:  # what follows the last one was cut
         digest, _, name = line.partition(" ")
         if len(digest) == 64 and not line.startswith("\\"):
             out[name[1:]] = digest
@@ -297,6 +300,10 @@ def publish(
         try:
             if os.path.islink(link) and os.readlink(link) == target:
                 continue
+            in_the_way = what_is_in_the_way(root, link)
+            if in_the_way:
+                remarks.append(f"results/{path} was not linked: {in_the_way}; move it away")
+                continue
             link.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(link) and not os.path.islink(link):
                 remarks.append(f"results/{path} was not linked: something that is no link stands there")
@@ -309,6 +316,14 @@ def publish(
         except OSError as error:
             remarks.append(f"results/{path} was not linked: {error.strerror or error}")
     return remarks
+
+
+def what_is_in_the_way(root: Path, link: Path) -> str:
+    """Say what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
+    for folder in [folder for folder in link.parents if folder.is_relative_to(root / "results")]:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            return f"{folder.relative_to(root)} is {'a link' if folder.is_symlink() else 'no folder'}"
+    return ""
 
 
 def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:
@@ -326,7 +341,7 @@ def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:
         return
     file = root / ".gitignore"
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file).decode(errors="surrogateescape")
     except FileNotFoundError:
         text = GITIGNORE
     known = set(text.splitlines())
@@ -357,7 +372,7 @@ def _unlink_absent(root: Path, task_id: str, paths: Iterable[str]) -> list[str]:
 def find_last_line(path: Path, limit: int = 4096) -> str:
     """Give the last line of a log that is not empty, "" if there is none."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - limit))
             lines = file.read().decode("utf-8", errors="replace").splitlines()

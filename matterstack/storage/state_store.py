@@ -15,8 +15,9 @@ import sqlite3
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matterstack import __version__
 from matterstack.core.model import (
@@ -53,6 +54,7 @@ from matterstack.storage.journal import Event, Journal, encode
 from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS
 
 log = logging.getLogger("matterstack")
+T = TypeVar("T")
 
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _REBUILD = "`matterstack doctor --fix` rebuilds it from journal.jsonl and tasks/"
@@ -128,14 +130,38 @@ _ATTEMPT_COLUMNS = (
 )
 
 
+def _read(decode: Callable[[Any], T], value: Any) -> T:
+    """Decode what the ledger holds. Raises LedgerDamagedError for what no MatterStack wrote there."""
+    try:
+        return decode(value)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise LedgerDamagedError(f"state.sqlite is damaged: it holds {str(value)[:60]!r}; {_REBUILD}") from None
+
+
+def _inputs(text: str) -> Any:
+    return inputs_from_json(json.loads(text))
+
+
+def _outputs(text: str) -> dict[str, ResolvedOutput]:
+    return outputs_from_json(json.loads(text))
+
+
 def _task_row(row: tuple[Any, ...]) -> TaskRow:
-    values: list[Any] = [*row[:7], TaskState(row[7]), row[8], bool(row[9]), *row[10:13], bool(row[13]), *row[14:]]
+    values: list[Any] = [
+        *row[:7],
+        _read(TaskState, row[7]),
+        row[8],
+        bool(row[9]),
+        *row[10:13],
+        bool(row[13]),
+        *row[14:],
+    ]
     return TaskRow(*values)
 
 
 def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
-    failure = FailureClass(row[11]) if row[11] else None
-    values: list[Any] = [*row[:2], AttemptState(row[2]), *row[3:11], failure, row[12], bool(row[13]), *row[14:]]
+    failure = _read(FailureClass, row[11]) if row[11] else None
+    values: list[Any] = [*row[:2], _read(AttemptState, row[2]), *row[3:11], failure, row[12], bool(row[13]), *row[14:]]
     return AttemptRow(*values)
 
 
@@ -174,7 +200,7 @@ class SQLiteStateStore:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             self.db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         except sqlite3.Error as error:
-            raise RunRootError(f"{self.path}: cannot be opened: {error}") from None
+            raise RunRootError(f"{self.path}: cannot be opened: {error}{self._full()}") from None
         try:
             with self._guard():
                 self.db.execute("PRAGMA foreign_keys = ON")
@@ -252,7 +278,9 @@ class SQLiteStateStore:
         """Bring an older ledger to today's schema: a backup first, then one transaction a version."""
         backup = self.path.with_name(f"{self.path.name}.v{version}-backup")
         if not backup.exists():
-            beside = backup.with_name(f".{backup.name}.{os.getpid()}")
+            beside = backup.with_name(f"{backup.name}.part")
+            for left in self.path.parent.glob(f"{beside.name}*"):  # of one that was killed here
+                left.unlink()
             copy = sqlite3.connect(beside)
             try:
                 self.db.backup(copy)
@@ -273,6 +301,17 @@ class SQLiteStateStore:
                 raise
             log.warning("%s: brought from schema %d to %d; %s is as it was", self.path, number - 1, number, backup.name)
 
+    def _full(self) -> str:
+        """Say that the disk is full where it is, since SQLite only says that it could not open a file."""
+        try:
+            disk = os.statvfs(self.path.parent)
+        except OSError:
+            return ""
+        full = (
+            "no space left" if disk.f_bavail == 0 else "no inodes left" if disk.f_files and disk.f_favail == 0 else ""
+        )
+        return full and f" ({full} on its disk)"
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         """Turn SQLite's errors into sentences."""
@@ -291,9 +330,11 @@ class SQLiteStateStore:
                     f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
                     "check its permissions, then run `matterstack step`"
                 ) from None
-            if "no such table" in text or "no such column" in text:
+            if any(what in text for what in ("no such table", "no such column", "Could not decode")):
                 raise LedgerDamagedError(f"{self.path} is damaged: {text}; {_REBUILD}") from None
-            raise RunRootError(f"{self.path}: {text}; check the disk, then run `matterstack step`") from None
+            raise RunRootError(
+                f"{self.path}: {text}{self._full()}; check the disk, then run `matterstack step`"
+            ) from None
         except sqlite3.IntegrityError:
             raise
         except sqlite3.DatabaseError as error:
@@ -399,7 +440,48 @@ class SQLiteStateStore:
             if self.db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
                 return "its integrity check fails"
             row = self.db.execute("PRAGMA foreign_key_check").fetchone()
-        return f"a row of {row[0]} refers to nothing" if row is not None else ""
+            if row is not None:
+                return f"a row of {row[0]} refers to nothing"
+            return self._content_problem()
+
+    def _content_problem(self) -> str:
+        """Read all that the ledger holds; say what cannot be, "" for nothing. SQLite's checks look at its form alone."""
+        with self.in_memory(self.path) as ours:
+            question = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+            lost = set(ours.db.execute(question)) - set(self.db.execute(question))
+        if lost:
+            kind, name = min(lost)
+            return f"{kind} {name} is missing"
+        for table, column, kind in self._columns():
+            fits = "'integer', 'real'" if kind == "REAL" else f"'{kind.lower()}'"
+            row = self.db.execute(
+                f"SELECT {column} FROM {table} WHERE typeof({column}) NOT IN ({fits}, 'null') LIMIT 1"
+            ).fetchone()
+            if row is not None:
+                return f"{table}.{column} holds {str(row[0])[:60]!r}"
+        try:
+            self.run()
+            for row in self.tasks():
+                campaign, item = self.campaign(row.campaign_version), self.instance(row.task_id)
+                if row.group not in campaign.tasks or row.operator not in campaign.operators:
+                    return f"no task '{row.group}' or operator '{row.operator}' is in its campaign"
+                known = self.published(row.task_id)
+                if known is not None and not set(known[1]) <= set(item.outputs):
+                    return f"{row.task_id} has an output that its campaign does not know"
+            for attempt in self.db.execute(f"SELECT {_ATTEMPT_COLUMNS}, metrics FROM attempts"):
+                _read_plain(_attempt_row(attempt[:-1]).response)
+                _read_plain(attempt[-1])
+            for event in self.events_after(0):
+                _read(lambda text: dict(json.loads(text)), event.data)
+        except LedgerDamagedError as error:
+            return str(error).partition("is damaged: ")[2].partition(";")[0]
+        return ""
+
+    def _columns(self) -> list[tuple[str, str, str]]:
+        """Give (table, column, declared type) of all tables."""
+        return self.db.execute(
+            "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+        ).fetchall()
 
     def is_on_disk(self) -> bool:
         """Say whether this is the file at `path`, and not a ledger in memory."""
@@ -411,7 +493,9 @@ class SQLiteStateStore:
         """Give (inode of the ledger, host, path) of where the run is at home."""
         with self._guard():
             row = self.db.execute("SELECT home_inode, home_host, home_path FROM run").fetchone()
-        return int(row[0]), str(row[1]), str(row[2])
+        if row is None:
+            raise LedgerDamagedError(f"{self.path} is damaged: it holds no run; {_REBUILD}")
+        return _read(int, row[0]), str(row[1]), str(row[2])
 
     def is_at_home(self, host: str, path: str) -> bool:
         """Say whether this is the run's own ledger: by its inode (moved, another login node) or by host and path."""
@@ -478,7 +562,7 @@ class SQLiteStateStore:
                 "source_digest, home_path FROM run"
             ).fetchone()
         if row is None:
-            raise LedgerDamagedError(f"{self.path} holds no run; {_REBUILD}")
+            raise LedgerDamagedError(f"{self.path} is damaged: it holds no run; {_REBUILD}")
         values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:]]
         return RunRow(*values)
 
@@ -486,7 +570,8 @@ class SQLiteStateStore:
         """Give a campaign version; kept, since reading a large one costs."""
         if version not in self._campaigns:
             row = self.db.execute("SELECT definition FROM campaign_versions WHERE version = ?", (version,)).fetchone()
-            self._campaigns[version] = campaign_from_json(load_json(row[0]))
+            text = row[0] if row is not None else None
+            self._campaigns[version] = _read(lambda text: campaign_from_json(load_json(text)), text)
         return self._campaigns[version]
 
     def keep_campaigns(self, campaigns: dict[int, Campaign]) -> None:
@@ -545,7 +630,7 @@ class SQLiteStateStore:
     def counts(self) -> dict[TaskState, int]:
         with self._guard():
             rows = self.db.execute("SELECT state, COUNT(*) FROM tasks GROUP BY state").fetchall()
-        return {TaskState(state): count for state, count in rows}
+        return {_read(TaskState, state): count for state, count in rows}
 
     def hard_ends(self) -> int:
         """Give how many tasks make the run FAILED."""
@@ -591,16 +676,16 @@ class SQLiteStateStore:
             (task_id,),
         ).fetchone()
         return Instance(
-            task_id, row[0], row[1], load_json(row[2]), row[3], row[4],
-            inputs_from_json(json.loads(row[5])), outputs_from_json(json.loads(row[6])), (),
+            task_id, row[0], row[1], _read(load_json, row[2]), row[3], row[4],
+            _read(_inputs, row[5]), _read(_outputs, row[6]), (),
         )  # fmt: skip
 
     def outputs_of(self, task_id: str) -> dict[str, ResolvedOutput]:
         row = self.db.execute("SELECT outputs FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
-        return outputs_from_json(json.loads(row[0]))
+        return _read(_outputs, row[0])
 
     def matrices(self) -> dict[str, dict[str, Any]]:
-        return {row[0]: load_json(row[1]) for row in self.db.execute("SELECT task_id, matrix FROM tasks")}
+        return {row[0]: _read(load_json, row[1]) for row in self.db.execute("SELECT task_id, matrix FROM tasks")}
 
     def ready(self, operator: str) -> Iterator[str]:
         """Give READY tasks of an operator, the first to start first."""
@@ -671,7 +756,7 @@ class SQLiteStateStore:
             (json.dumps(list(wanted)),),
         )
         for task_id, state, soft, cause in rows:
-            out[task_id] = Upstream.of_task(task_id, TaskState(state), soft=bool(soft), cause=cause)
+            out[task_id] = Upstream.of_task(task_id, _read(TaskState, state), soft=bool(soft), cause=cause)
         for group in wanted - set(out):
             out[group] = self._group(group)
         return out
@@ -682,7 +767,8 @@ class SQLiteStateStore:
         for state, soft, count in self.db.execute(
             "SELECT state, soft, COUNT(*) FROM tasks WHERE group_name = ? GROUP BY state, soft", (group,)
         ):
-            counts[TaskState(state)] = counts.get(TaskState(state), 0) + count
+            known = _read(TaskState, state)
+            counts[known] = counts.get(known, 0) + count
             soft_failed += count if soft and state == TaskState.FAILED else 0
         bad = counts.get(TaskState.BLOCKED, 0) + counts.get(TaskState.CANCELLED, 0)
         bad += counts.get(TaskState.FAILED, 0) - soft_failed
@@ -706,7 +792,7 @@ class SQLiteStateStore:
             unsettled=sum(count for state, count in counts.items() if not state.is_settled),
             watch=last[0] if last else None,
             culprit=first[0] if first and first[1] != TaskState.SKIPPED else None,
-            culprit_state=TaskState(first[1]) if first and first[1] != TaskState.SKIPPED else None,
+            culprit_state=_read(TaskState, first[1]) if first and first[1] != TaskState.SKIPPED else None,
             cause=(first[2] or first[0]) if first else None,
         )
 
@@ -863,7 +949,7 @@ class SQLiteStateStore:
             "SELECT failure, exit_code FROM attempts WHERE task_id = ? AND counts = 1 ORDER BY attempt DESC LIMIT ?",
             (task_id, tries),
         ).fetchall()
-        return [(FailureClass(row[0]), row[1]) for row in reversed(rows)]
+        return [(_read(FailureClass, row[0]), row[1]) for row in reversed(rows)]
 
     # --- changes ---
 
@@ -938,7 +1024,7 @@ class SQLiteStateStore:
     def _change_attempt(self, change: AttemptChange, task: TaskChange | None, now: float) -> None:
         key = (change.task_id, change.attempt)
         row = self.db.execute("SELECT state FROM attempts WHERE task_id = ? AND attempt = ?", key).fetchone()
-        before = AttemptState(row[0])
+        before = _read(AttemptState, row[0])
         if change.state is not before and change.state not in ATTEMPT_MOVES[before]:
             raise LedgerError(
                 f"{change.task_id}, attempt {change.attempt}: {before} -> {change.state} is no legal move"
@@ -1149,7 +1235,9 @@ def _data_of(response: str | None) -> Any:
 
 def _read_plain(text: str | None) -> dict[str, Any]:
     """Read metrics or an answer: JSON of others, in which no key is ours; numbers keep their text."""
-    data: dict[str, Any] = json.loads(text or "{}", parse_int=Int, parse_float=Float)
+    data: dict[str, Any] = _read(partial(json.loads, parse_int=Int, parse_float=Float), text or "{}")
+    if not isinstance(data, dict):
+        raise LedgerDamagedError(f"state.sqlite is damaged: it holds {str(text)[:60]!r}; {_REBUILD}")
     return data
 
 
