@@ -3,7 +3,7 @@
 A *point* is one system call of the traced process that changes something: of this command, in this state of a run
 root, the N-th of its name, with its path. Points are counted in a clean run of the same command in the same state;
 then, for each, the state is restored at the same place and the command runs again with the fault injected there.
-strace counts calls for each process by itself, and follows no children: the tasks run as ever.
+strace counts calls for each process by itself, and follows no children but in `tree`: the tasks run as ever.
 
 Source: strace(1), "Tampering": `--inject=SET:signal=KILL:when=N`, `--inject=SET:error=ENOSPC:when=N`.
 """
@@ -28,13 +28,18 @@ from matterstack.orchestration.doctor import examine
 from matterstack.orchestration.parcels import export_parcel
 from matterstack.orchestration.people import find_question, inbox, respond
 from matterstack.storage.run_root import write_once
+from matterstack.storage.state_store import SQLiteStateStore
+from tests.faults.next_version import next_version
 
 CHANGING = (
     "write", "pwrite64", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink",
     "unlinkat", "mkdir", "mkdirat", "rmdir", "fsync", "fdatasync", "ftruncate", "truncate", "openat", "vfork", "clone",
     "clone3", "fork", "copy_file_range", "sendfile", "fchmod", "chmod", "execve",
 )  # fmt: skip
-_CALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\((.*)$")
+_CALL = re.compile(r"^(\d+ +)?([a-z0-9_]+)\((.*)$")
+TOP = Path(__file__).resolve().parent.parent.parent
+TRACED_WRAPPER = Path(__file__).with_name("traced_wrapper.py")
+NEXT_VERSION = Path(__file__).with_name("next_version.py")
 _CREATES = re.compile(r"O_CREAT|O_TRUNC|O_WRONLY|O_RDWR|O_APPEND")
 
 CAMPAIGN = """
@@ -43,13 +48,13 @@ name: t
 files: [data.txt]
 operators: {local: {kind: local, slots: {cpus: 8}}, board: {kind: human}, lab: {kind: experiment}, far: {kind: manual}}
 tasks:
-  a: {matrix: {i: [1, 2]}, command: "echo ${{ task.id }} ${{ task.attempt }} >> WITNESS; echo ${{ matrix.i }} > out", outputs: {o: {file: out, path: "a/${{ matrix.i }}"}}}
+  a: {retries: 1, matrix: {i: [1, 2]}, command: "echo ${{ task.id }} ${{ task.attempt }} >> WITNESS; echo ${{ matrix.i }} > out", outputs: {o: {file: out, path: "a/${{ matrix.i }}"}}}
   soft: {command: "echo soft ${{ task.attempt }} >> WITNESS; exit 1", allow_failure: true}
-  again: {retries: 1, command: "echo again ${{ task.attempt }} >> WITNESS; test ${{ task.attempt }} -ge 2"}
+  again: {retries: 2, command: "echo again ${{ task.attempt }} >> WITNESS; test ${{ task.attempt }} -ge 2"}
   late: {command: "echo late ${{ task.attempt }} >> WITNESS; sleep 60", resources: {time: 0.3s}, allow_failure: true}
-  sum: {inputs: {x: "a/*"}, command: "echo sum ${{ task.attempt }} >> WITNESS; cat ${{ inputs.x }} > out", outputs: {o: {file: out, path: sum}}}
+  sum: {retries: 1, inputs: {x: "a/*"}, command: "echo sum ${{ task.attempt }} >> WITNESS; cat ${{ inputs.x }} > out", outputs: {o: {file: out, path: sum}}}
   ask: {operator: board, instructions: "Shall it go on?", response_schema: {type: object, required: [go]}}
-  go: {when: "${{ response.ask.go }}", command: "echo go ${{ task.attempt }} >> WITNESS"}
+  go: {retries: 1, when: "${{ response.ask.go }}", command: "echo go ${{ task.attempt }} >> WITNESS"}
   film: {operator: lab, instructions: x}
   work: {operator: far, command: "echo far > out", outputs: {o: {file: out, path: work}}}
 """
@@ -110,30 +115,49 @@ class Site:
         if (kept / "witness").exists():
             shutil.copy2(kept / "witness", self.witness)
 
-    def run(self, words: Iterable[object], *strace: str) -> subprocess.CompletedProcess[str]:
-        """Run the command under strace; its trace is in `trace` of the folder."""
-        argv = [
-            "strace", "-qq", "-y", "-s", "0", "-o", str(self.folder / "trace"), "-e", f"trace={','.join(CHANGING)}",
-            *strace, sys.executable, "-m", "matterstack", *map(str, words),
+    def run(self, words: Iterable[str], *strace: str) -> subprocess.CompletedProcess[str]:
+        """Run the command (or the wrapper of one task of its step) under strace; its trace is in `trace` of the folder."""
+        options = [
+            "strace", "-q", "-y", "-s", "0", "-o", str(self.folder / "trace"), "-e", f"trace={','.join(CHANGING)}",
+            *strace,
         ]  # fmt: skip
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
+        first, *rest = words
+        if first == "wrapper":
+            argv = [sys.executable, str(TRACED_WRAPPER), "runs/t", *rest, *options]
+        elif first == "tree":
+            argv = [*options, "-f", sys.executable, "-m", "matterstack", *rest]
+        elif first == "newer":
+            argv = [*options, sys.executable, str(NEXT_VERSION), *rest]
+        else:
+            argv = [*options, sys.executable, "-m", "matterstack", first, *rest]
+        path = os.pathsep.join(filter(None, (str(TOP), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": path}
+        done = subprocess.run(
             argv, capture_output=True, text=True, cwd=self.folder, timeout=120, stdin=subprocess.DEVNULL, env=env
         )
+        if first == "wrapper":  # it outlives the step
+            wait(lambda: re.search(r"^\+\+\+ (exited|killed)", self.trace(), re.MULTILINE) is not None)
+        return done
+
+    def trace(self) -> str:
+        file = self.folder / "trace"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def calls(self) -> list[tuple[str, int, str]]:
         """Give (call, number among those of its name, path) of the changing calls in the last trace."""
-        counts: dict[str, int] = {}
+        counts: dict[tuple[str | None, str], int] = {}
         found = []
-        for line in (self.folder / "trace").read_text(errors="replace").splitlines():
+        for line in self.trace().splitlines():
             match = _CALL.match(line)
             if match is None:
                 continue
-            call, rest = match[1], match[2]
-            counts[call] = counts.get(call, 0) + 1
+            process, call, rest = match.groups()
+            counts[process, call] = counts.get((process, call), 0) + 1
             path = self._path(call, rest)
+            if process is not None and (path or call == "execve"):  # of a tree; which process does what may differ
+                path = "of any process"
             if path is not None:
-                found.append((call, counts[call], path))
+                found.append((call, counts[process, call], path))
         return found
 
     def _path(self, call: str, rest: str) -> str | None:
@@ -160,6 +184,8 @@ class Site:
         assert done.returncode in (0, 3, 4), done.stderr
         seen: dict[tuple[str, str], int] = {}
         out = []
+        if command == "tree":
+            return [Point(command, *item, item[1]) for item in sorted(set(self.calls()))]
         for call, number, path in self.calls():
             seen[call, path] = seen.get((call, path), 0) + 1
             out.append(Point(command, call, number, path, seen[call, path]))
@@ -169,8 +195,7 @@ class Site:
         """Run the command in a state, killed at the point; say whether the kill happened there."""
         self.put_back(state)
         self.run(words, f"--inject={point.call}:signal=KILL:when={point.number}")
-        trace = (self.folder / "trace").read_text(errors="replace")
-        return trace.rstrip().endswith("+++ killed by SIGKILL +++")
+        return "+++ killed by SIGKILL +++" in self.trace()
 
     def refuse_at(
         self, point: Point, words: Iterable[object], state: str, error: str
@@ -282,7 +307,8 @@ def wait(done: Callable[[], bool], limit_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-# name -> (words of the command, states in which it is broken)
+# name -> (words of the command, states in which it is broken). "wrapper TASK" is the wrapper of a task that a step
+# starts, "tree ..." the command and all that it starts, each at its N-th call, "newer ..." the command of a MatterStack whose ledger has one more version.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "init": (("init", "campaign.yaml"), ("nothing",)),
     "init-in": (("init", "campaign.yaml", "--root", "runs/t"), ("empty",)),
@@ -302,6 +328,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "resume": (("resume", "runs/t"), ("paused",)),
     "refresh": (("refresh", "runs/t", "--yes"), ("edited",)),
     "doctor": (("doctor", "runs/t", "--fix"), ("lost",)),
+    "wrapper": (("wrapper", "a/1"), ("fresh",)),
+    "wrapper-limit": (("wrapper", "late"), ("fresh",)),
+    "tree": (("tree", "step", "runs/t"), ("fresh", "ended")),
+    "migration": (("newer", "step", "runs/t"), ("ended", "over")),
     "adopt": (("adopt", "runs/t", "--assume", "keep"), ("clone",)),
 }
 
@@ -321,7 +351,27 @@ def after(command: str, site: Site) -> None:
     if command == "export":
         words = (*words, "--again")
         (site.folder / "work.parcel").unlink(missing_ok=True)
-    if command not in ("init", "init-in", "run-file", "step", "answered-step", "run"):
+    if command == "migration":
+        with next_version():
+            site.finish()
+            site.check()
+            with SQLiteStateStore(site.root / "state.sqlite") as store:
+                assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
+        with SQLiteStateStore(site.root / "state.sqlite.v1-backup") as backup:  # as it was
+            assert backup.integrity_problem() == ""
+        assert not list(site.root.glob("*.part*"))
+        return
+    if command not in (
+        "init",
+        "init-in",
+        "run-file",
+        "step",
+        "answered-step",
+        "run",
+        "tree",
+        "wrapper",
+        "wrapper-limit",
+    ):
         subprocess.run(
             [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from matterstack import initialize_run, open_run, step_run
+from matterstack import open_run
 from matterstack.errors import RunRootError
-from matterstack.storage.migrations import MIGRATIONS
-from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.orchestration.report import attempts
 from tests.conftest import MATTERSTACK
 from tests.faults.harness import COMMANDS, wait
 from tests.faults.sweep import error_of, kill, make_site, refuse
@@ -25,7 +25,13 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
 ]
-EVERY = 14  # in CI each 14th point is killed, each 42nd refused
+EVERY = 14  # in CI each 14th point is killed, each 42nd refused; of a job's wrapper, which has few, all
+
+
+def every(command: str, kind: str = "kill") -> int:
+    return 1 if command.startswith("wrapper") else EVERY if kind == "kill" else 3 * EVERY
+
+
 PARTS = [(command, state, part) for command, (_, states) in COMMANDS.items() for state in states for part in range(2)]
 
 
@@ -38,7 +44,7 @@ def site(tmp_path_factory):
 def test_a_command_killed_at_a_system_call_loses_nothing_and_starts_nothing_twice(site, command, state, part):
     points = list(enumerate(site.points(command, COMMANDS[command][0], state)))
     assert len({str(point) for _, point in points}) == len(points)
-    chosen = points[part * EVERY :: 2 * EVERY] or points[-1:]
+    chosen = points[part * every(command) :: 2 * every(command)] or points[-1:]
     done = [(str(point), kill(site, point, state)) for _, point in chosen]
     killed = [place for place, wrong in done if wrong is not None]
     print("\n".join(killed))
@@ -49,97 +55,9 @@ def test_a_command_killed_at_a_system_call_loses_nothing_and_starts_nothing_twic
 @pytest.mark.parametrize(("command", "state", "part"), PARTS, ids=[f"{c}-{s}-{p}" for c, s, p in PARTS])
 def test_a_refused_system_call_is_told_in_words_and_the_run_goes_on_once_the_cause_is_gone(site, command, state, part):
     points = list(enumerate(site.points(command, COMMANDS[command][0], state)))
-    chosen = points[part * 3 * EVERY :: 6 * EVERY]
+    chosen = points[part * every(command, "error") :: 2 * every(command, "error")]
     done = [(str(p), refuse(site, p, state, error_of(p, index))) for index, p in chosen]
     assert [f"{place}: {wrong}" for place, wrong in done if wrong] == []
-
-
-# --- the wrapper -----------------------------------------------------------------------------------------------------
-
-JOB = """
-matterstack: 1
-name: t
-tasks:
-  a: {retries: 2, command: "echo a ${{ task.attempt }} >> WITNESS; sleep 0.1; echo 1 > out", outputs: {o: {file: out, path: a}}, resources: {time: 20s}}
-  b: {inputs: {x: a}, command: "echo b ${{ task.attempt }} >> WITNESS; cp ${{ inputs.x }} out", outputs: {o: {file: out, path: b}}}
-"""
-WRAPPED = Path(__file__).with_name("wrapped_step.py")
-CALLS = ["openat", "write", "dup2", "clone", "vfork", "fork"]
-MOST = 12  # of one name; the wrapper has fewer
-
-
-def take_wrapped_step(root: Path, trace: Path, *inject: str) -> None:
-    top = Path(__file__).resolve().parent.parent.parent
-    subprocess.run([sys.executable, WRAPPED, root, trace, *inject], cwd=top, check=True, timeout=60)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_wrapper_killed_at_a_system_call_starts_no_command_twice(tmp_path, call):
-    killed = 0
-    for number in range(1, MOST + 1):
-        folder = tmp_path / str(number)
-        witness = folder / "witness"
-        folder.mkdir()
-        (folder / "c.yaml").write_text(JOB.replace("WITNESS", str(witness)))
-        root = initialize_run(folder / "c.yaml", folder / "run").root
-        take_wrapped_step(root, folder / "trace", f"{call}:signal=KILL:when={number}")
-        wait(lambda folder=folder: not still_traced(folder / "trace"))
-        killed += "+++ killed by SIGKILL +++" in (folder / "trace").read_text(errors="replace")
-        deadline = time.monotonic() + 30
-        while not step_run(root).state.is_over:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert open_run(root).state == "COMPLETED"
-        starts = witness.read_text().splitlines()
-        assert len(starts) == len(set(starts)), (call, number, starts)
-        assert (root / "results" / "b").read_text() == "1\n"
-    assert killed or call in ("clone", "vfork", "fork")  # which of these a shell uses differs
-
-
-def still_traced(trace: Path) -> bool:
-    text = trace.read_text(errors="replace") if trace.exists() else ""
-    return not re.search(r"\+\+\+ (exited|killed)", text)
-
-
-# --- migration -------------------------------------------------------------------------------------------------------
-
-NEXT = (*MIGRATIONS, ("ALTER TABLE run ADD COLUMN note TEXT", "CREATE TABLE extra (x)", "UPDATE run SET note = 'new'"))
-MIGRATE = f"""
-from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.storage.migrations import MIGRATIONS
-import sys
-SQLiteStateStore(sys.argv[1], migrations=(*MIGRATIONS, {NEXT[-1]!r})).close()
-"""
-
-
-def test_a_migration_killed_at_a_system_call_leaves_the_old_version_or_the_new_one_whole(tmp_path):
-    (tmp_path / "c.yaml").write_text(JOB.replace("WITNESS", str(tmp_path / "witness")))
-    root = initialize_run(tmp_path / "c.yaml", tmp_path / "run").root
-    whole = (root / "state.sqlite").read_bytes()
-    killed = 0
-    for call in ("pwrite64", "fdatasync", "fsync", "rename", "unlink", "ftruncate", "openat"):
-        for number in range(1, 200):
-            for path in root.glob("*state.sqlite*"):
-                path.unlink()
-            (root / "state.sqlite").write_bytes(whole)
-            trace = tmp_path / "trace"
-            inject = ["-qq", "-o", trace, f"--inject={call}:signal=KILL:when={number}"]
-            subprocess.run(["strace", *inject, sys.executable, "-c", MIGRATE, root / "state.sqlite"], check=False)
-            if not trace.read_text(errors="replace").rstrip().endswith("+++ killed by SIGKILL +++"):
-                break
-            if (
-                not any(root.name in line for line in trace.read_text(errors="replace").splitlines()[-3:])
-                and call == "openat"
-            ):
-                continue  # of the interpreter, long before
-            killed += 1
-            with SQLiteStateStore(root / "state.sqlite", migrations=NEXT) as store:
-                assert store.run().name == "t"
-                assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-                assert store.integrity_problem() == ""
-            backup = root / "state.sqlite.v1-backup"
-            assert not backup.exists() or SQLiteStateStore(backup).run().name == "t"
-    assert killed > 20
 
 
 # --- a takeover ------------------------------------------------------------------------------------------------------
@@ -181,6 +99,13 @@ def test_a_step_that_slept_through_a_takeover_of_its_lock_commits_and_starts_not
     assert bench.cli("doctor", bench.root).returncode == 0
 
 
+def test_an_init_into_a_folder_that_is_refused_half_way_takes_back_what_it_made(site):
+    points = site.points("init-in", COMMANDS["init-in"][0], "empty")
+    renames = [point for point in points if point.call == "rename" and "/.init-X/" not in point.path]
+    for point in renames[1::3]:
+        assert refuse(site, point, "empty", "ENOSPC") == "", point
+
+
 def test_a_boot_that_cannot_be_told_is_no_reboot(bench):
     """The sweep of errors: without descriptors the boot's id could not be read, and what ran was taken to be lost."""
     bench.start("tasks: {a: {retries: 1, command: 'echo ${{ task.attempt }} >> WITNESS; sleep 30'}}\n")
@@ -203,6 +128,68 @@ def test_a_boot_that_cannot_be_told_is_no_reboot(bench):
         assert "Traceback" not in done.stderr
         assert bench.states() == {"a": "RUNNING"}, done.stderr
     assert bench.witnessed() == ["1"]
+
+
+def refused(path: Path, error: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command with every look at one path answered by an error."""
+    looks = "stat,lstat,statx,newfstatat,openat,open"
+    strace = ["strace", "-qq", "-o", "/dev/null", "-P", path, "-e", f"trace={looks}", f"--inject={looks}:error={error}"]
+    return subprocess.run([*strace, *MATTERSTACK, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
+def test_an_input_that_cannot_be_looked_at_is_looked_at_later(bench, error):
+    bench.start(
+        "tasks: {a: {command: 'echo 1 > o', outputs: {o: o}}, b: {inputs: {x: o}, command: 'cat ${{ inputs.x }} >> WITNESS'}}\n"
+    )
+    bench.step()
+    bench.wait_for(bench.attempt("a") / "exit.json")
+    bench.cli("pause", bench.root)
+    bench.step()
+    bench.cli("resume", bench.root)
+
+    done = refused(bench.attempt("a") / "o", error, "step", bench.root)
+
+    assert "Traceback" not in done.stderr
+    assert "tasks/a/attempt-1/o cannot be read" in bench.reasons()["b"]
+    bench.cli("rerun", bench.root, "b")
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["1"]
+
+
+def test_a_persons_word_does_not_end_what_could_not_be_looked_at_for_a_moment(bench):
+    bench.start("tasks: {a: {retries: 1, command: 'echo ${{ task.attempt }} >> WITNESS; sleep 30'}}\n")
+    bench.step()
+    bench.wait_for(bench.witness)
+
+    done = refused(bench.attempt("a") / "exit.json", "EIO", "adopt", bench.root, "--assume", "lost")
+
+    assert "nothing was changed" in done.stdout, done.stderr
+    bench.step()
+    assert bench.states() == {"a": "RUNNING"}
+    assert bench.witnessed() == ["1"]
+
+
+def test_a_late_end_whose_output_cannot_be_read_leaves_what_is_recorded(bench):
+    bench.start("tasks: {a: {command: 'kill -9 $PPID; sleep 0.2; echo 1 > o', outputs: {o: o}}}\n")
+    bench.step_until_over()
+    bench.wait_for(bench.attempt("a") / "o")
+    before = attempts(bench.root, "a")
+    end = {
+        "task": "a",
+        "attempt": 1,
+        "exit_code": 0,
+        "started_at": "2026-11-22T00:00:00Z",
+        "ended_at": "2026-11-22T00:00:01Z",
+    }
+    (bench.attempt("a") / "exit.json").write_text(json.dumps(end) + "\n")
+
+    done = refused(bench.attempt("a") / "o", "EIO", "step", bench.root)
+
+    assert "a, attempt 1: has ended, and cannot be recorded: tasks/a/attempt-1/o" in done.stderr
+    assert attempts(bench.root, "a") == before
+    bench.step()
+    assert bench.states() == {"a": "COMPLETED"}
 
 
 @pytest.mark.parametrize("kind", ["pid", "host name"])
@@ -260,30 +247,55 @@ def test_many_steppers_and_readers_for_a_while_never_disturb_each_other(bench):
     assert bench.cli("doctor", bench.root).returncode == 0
 
 
-def test_a_full_disk_is_told_in_words_and_the_run_goes_on_once_there_is_space(bench):
+@pytest.fixture
+def small_disk(bench):
+    """A real file system of 400 KiB, with the run root on it."""
     disk = bench.folder / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
-    try:
-        bench.root = disk / "t"
-        bench.start("tasks: {a: {matrix: {i: [1, 2, 3]}, command: 'echo ${{ task.id }} >> WITNESS'}}\n")
-        filler = disk / "filler"
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-            except OSError:
-                pass
-        done = bench.cli("step", bench.root)
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ") or "warning" in done.stderr
-        assert "Traceback" not in done.stderr
-        filler.unlink()
-        deadline = time.monotonic() + 60
-        while not bench.step().state.is_over and time.monotonic() < deadline:
-            time.sleep(0.5)
-        assert sorted(bench.witnessed()) == ["a/1", "a/2", "a/3"]
-        assert bench.cli("doctor", bench.root).returncode == 0
-    finally:
-        subprocess.run(["umount", disk], check=False)
+    bench.root = disk / "t"
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=False)
+
+
+def test_a_full_disk_is_told_in_words_and_the_run_goes_on_once_there_is_space(bench, small_disk):
+    bench.start("tasks: {a: {matrix: {i: [1, 2, 3]}, command: 'echo ${{ task.id }} >> WITNESS'}}\n")
+    filler = small_disk / "filler"
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    done = bench.cli("step", bench.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") or "warning" in done.stderr
+    assert "Traceback" not in done.stderr
+    filler.unlink()
+    deadline = time.monotonic() + 60
+    while not bench.step().state.is_over and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert sorted(bench.witnessed()) == ["a/1", "a/2", "a/3"]
+    assert bench.cli("doctor", bench.root).returncode == 0
+
+
+def test_how_a_command_ended_is_written_down_on_a_full_disk_as_well(bench, small_disk):
+    bench.start("tasks: {a: {command: 'cat /dev/zero > filler || echo full >> WITNESS; exit 3'}}\n")
+    bench.step()
+    assert bench.wait_for(bench.attempt("a") / "exit.json").read_text().endswith("}\n")
+    assert bench.exit_of("a")["exit_code"] == 3
+    (bench.attempt("a") / "filler").unlink()
+    assert bench.step_until_over().state == "FAILED"
+    assert "exit code 3" in bench.reasons()["a"]
+    assert bench.witnessed() == ["full"]
+
+
+def test_a_wrapper_that_cannot_open_its_files_never_started_and_uses_no_retry(site):
+    for call in ("stdout.log", "stderr.log", ".exit.json"):
+        command, state = "wrapper", "fresh"
+        words = COMMANDS[command][0]
+        points = site.points(command, words, state)
+        point = next(point for point in points if point.call == "openat" and point.path.endswith(call))
+        site.refuse_at(point, words, state, "ENOSPC")
+        site.finish()
+        assert [(a["state"], a["class"]) for a in attempts(site.root, "a/1")[1]] == [
+            ("CANCELLED", "postponed"), ("COMPLETED", None),
+        ], call  # fmt: skip
