@@ -1,6 +1,8 @@
 """The full sweep: every point of every command killed, and refused with an error. Prints its counts.
 
-    python -m tests.faults.sweep [--workers N] [--every N] [--kills] [--errors]
+    python -m tests.faults.sweep [--workers N] [--every N] [--kills] [--errors] [COMMAND...]
+
+COMMAND is a name of `harness.COMMANDS`, all by default.
 
 Exit code 1 if anything went wrong. docs/durability.md says how long it takes.
 """
@@ -86,11 +88,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="only each N-th point")
+    parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []], metavar="COMMAND")
     parser.add_argument("--kills", action="store_true", help="only the kills")
     parser.add_argument("--errors", action="store_true", help="only the errors")
     options = parser.parse_args()
     kinds = [kind for kind, wanted in (("kill", not options.errors), ("error", not options.kills)) if wanted]
-    jobs = [(c, s, k) for k in kinds for c, (_, states) in COMMANDS.items() for s in states]
+    jobs = [(c, s, k) for k in kinds for c in options.commands or COMMANDS for s in COMMANDS[c][1]]
     began, places, failures = time.monotonic(), dict[str, list[str]](kill=[], error=[]), list[str]()
     with ProcessPoolExecutor(options.workers) as pool:
         parts = {
