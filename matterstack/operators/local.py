@@ -104,10 +104,10 @@ class LocalOperator:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, ValueError) as error:
-            # Popen reports a failed fork or exec from the child: for certain nothing was started.
-            raise SubmissionRejected(
-                f"cannot be started: {error}", retry_later=getattr(error, "errno", None) in _OF_THE_MOMENT
-            ) from None
+            # Popen reports a failed fork or exec from the child: for certain nothing was started. What it could not
+            # run is /bin/sh, which is the machine's fault and passes, but for a command line that is too long.
+            late = isinstance(error, OSError) and error.errno != errno.E2BIG
+            raise SubmissionRejected(f"cannot be started: {error}", retry_later=late) from None
         _children[child.pid] = child
         handle = {**place, "pid": child.pid, "start": processes.start_of(child.pid) or ""}
         return Submission(json.dumps(handle), AttemptState.RUNNING)

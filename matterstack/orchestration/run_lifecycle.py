@@ -574,7 +574,7 @@ class Step:
                 if not row.state.is_live:  # a late end: what is recorded of it stays
                     continue
                 change = self._reconcile(row, Observation(Sighting.UNKNOWN, reason=what))
-            except Exception as error:
+            except Exception as error:  # a defect met at one attempt: as above
                 log.debug("%s, attempt %s", row.task_id, row.attempt, exc_info=True)
                 what = f"{type(error).__name__}: {error}"
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: cannot be looked at: {what}")
