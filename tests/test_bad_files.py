@@ -99,7 +99,7 @@ def test_a_file_that_is_too_much_is_refused_soon_and_within_500_mb(bench, kind):
     file = bench.folder / "large.yaml"
     write_large(file, kind)
 
-    done = bench.cli("validate", file, preexec_fn=limited, timeout=90)
+    done = bench.cli("validate", file, preexec_fn=limited, timeout=30)
 
     message = LARGE[kind].split(": ", 1)[-1] if kind != "a device" else LARGE[kind]
     assert (done.returncode, done.stdout) == (2, "")
@@ -110,7 +110,7 @@ def test_a_file_that_is_too_much_is_refused_soon_and_within_500_mb(bench, kind):
 def test_a_table_that_is_a_pipe_does_not_hang(bench):
     os.mkfifo(bench.folder / "t.csv")
     file = bench.write("tasks: {a: {command: x, matrix: {table: t.csv}}}\n")
-    done = bench.cli("validate", file, timeout=90)
+    done = bench.cli("validate", file, timeout=30)
     assert done.stderr.endswith("t.csv: is no regular file\n")
 
 
