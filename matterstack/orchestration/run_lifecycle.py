@@ -137,7 +137,7 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
                     os.rename(path, root / path.name)
             shutil.rmtree(inside, ignore_errors=True)
             sync(root)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: without run.json at its place all goes back
             if not (root / run_root.RUN).exists():
                 with suppress(OSError):  # what stays is cleared by the next init
                     _clear_killed_init(root)

@@ -54,19 +54,8 @@ def _holder_text(root: Path) -> str:
     return f"pid {holder.get('pid', '?')} on {holder.get('host', '?')} since {since[:19].replace('T', ' ')} UTC"
 
 
-@contextmanager
-def run_lock(
-    root: Path, *, wait_s: float = 0.0, check: Callable[[Mapping[str, Any]], None] | None = None
-) -> Iterator[Mapping[str, Any]]:
-    """Hold the lock of a run root, waiting at most ``wait_s``; give what its file said of the last holder.
-
-    ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
-    RunLockedError with the holder if it is not free by then.
-    """
-    if not root.is_dir():
-        raise RunRootError(f"{root}: no such folder")
-    if (root / LOCK_FILE).exists() and not (root / LOCK_FILE).is_file():
-        raise RunRootError(f"{root / LOCK_FILE} is no regular file; move it away")
+def _acquire(root: Path, wait_s: float) -> FileLock:
+    """Take the kernel lock, waiting at most ``wait_s``. Raises RunLockedError with the holder, RunRootError."""
     lock = FileLock(str(root / LOCK_FILE), fallback_to_soft=False)
     waiting_room: int | None = None
     try:
@@ -86,6 +75,23 @@ def run_lock(
     finally:
         if waiting_room is not None:
             os.close(waiting_room)
+    return lock
+
+
+@contextmanager
+def run_lock(
+    root: Path, *, wait_s: float = 0.0, check: Callable[[Mapping[str, Any]], None] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Hold the lock of a run root, waiting at most ``wait_s``; give what its file said of the last holder.
+
+    ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
+    RunLockedError with the holder if it is not free by then.
+    """
+    if not root.is_dir():
+        raise RunRootError(f"{root}: no such folder")
+    if (root / LOCK_FILE).exists() and not (root / LOCK_FILE).is_file():
+        raise RunRootError(f"{root / LOCK_FILE} is no regular file; move it away")
+    lock = _acquire(root, wait_s)
     try:
         # Once: if the file is deleted while this process sleeps, the next one at its place is another's.
         fd = os.open(root / LOCK_FILE, os.O_WRONLY)
