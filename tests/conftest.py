@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,11 @@ settings.register_profile(
     "fuzz", derandomize=False, deadline=None, max_examples=int(os.environ.get("EXAMPLES", "3000"))
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in the background of a shell, and so in all that is started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MATTERSTACK = (sys.executable, "-m", "matterstack")
 HEAD = "matterstack: 1\nname: t\n"
