@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from matterstack.version import __version__
+
 __all__ = ["__version__", "initialize_run", "load_campaign", "open_run", "run_until_done", "step_run"]
 
 if TYPE_CHECKING:

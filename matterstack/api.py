@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack import wiring as wiring  # on import, it tells the run's side how a campaign file is read
+from matterstack import wiring as wiring
 from matterstack.core.model import LoadedCampaign
 from matterstack.errors import UsageError
 from matterstack.orchestration import run_lifecycle
-from matterstack.orchestration.report import RunView, open_run
 from matterstack.orchestration.run_lifecycle import StepReport
+from matterstack.views.status import RunView, open_run
 
 __all__ = ["StepReport", "initialize_run", "load_campaign", "open_run", "run_until_done", "step_run"]
 

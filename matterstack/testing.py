@@ -25,7 +25,8 @@ from matterstack.core.model import Launch, LiveAttempt, Observation, ResolvedOut
 from matterstack.core.states import LIVE, AttemptState
 from matterstack.errors import SubmissionRejected
 from matterstack.operators.base import Operator
-from matterstack.storage.run_root import attempt_folder, create_attempt_folder
+from matterstack.run_root.attempts import create_attempt_folder
+from matterstack.run_root.layout import attempt_folder
 
 ENDED = (Sighting.ENDED, Sighting.GONE, Sighting.NOT_STARTED)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matterstack.care import rebuild
 from matterstack.core.model import LoadedCampaign
-from matterstack.orchestration import rebuild
 
 
 def _expand_run(root: Path, settings: Mapping[str, Any], files: frozenset[str]) -> LoadedCampaign:

@@ -19,9 +19,9 @@ from hypothesis import settings
 
 from matterstack import initialize_run, open_run, step_run
 from matterstack.errors import MatterStackError
-from matterstack.orchestration.report import explain
 from matterstack.orchestration.run_lifecycle import StepReport
-from matterstack.storage.run_root import attempt_folder
+from matterstack.run_root.layout import attempt_folder
+from matterstack.views.explain import explain
 
 # The same examples on every machine; HYPOTHESIS_PROFILE=fuzz looks for new ones, and for longer.
 settings.register_profile("default", derandomize=True, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from matterstack import initialize_run, open_run, step_run
-from matterstack.orchestration.report import attempts
+from matterstack.views.attempts import attempts
 
 CAMPAIGN = """
 matterstack: 1

@@ -13,7 +13,7 @@ import pytest
 from matterstack import open_run, run_until_done, step_run
 from matterstack.cli.main import _run
 from matterstack.errors import RunIsCopyError
-from matterstack.storage.run_root import ignore_large
+from matterstack.run_root.results import ignore_large
 
 CAMPAIGN = """
 operators: {local: {kind: local, slots: {cpus: 8}}}

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from matterstack.core.model import (
-    AttemptFacts,
-    DependencyRule,
-    Evidence,
-    LiveAttempt,
-    Observation,
-    Retries,
-    Sighting,
-)
+from matterstack.core.model import AttemptFacts, DependencyRule, Evidence, LiveAttempt, Observation, Retries, Sighting
 from matterstack.core.readiness import Upstream, WaitingTask, settle
 from matterstack.core.reconcile import describe_exit, reconcile
 from matterstack.core.resources import escalate, parse_resources
-from matterstack.core.states import (
-    ATTEMPT_MOVES,
-    ENDED,
-    LIVE,
-    AttemptState,
-    FailureClass,
-    TaskState,
-    run_state,
-)
+from matterstack.core.states import ATTEMPT_MOVES, ENDED, LIVE, AttemptState, FailureClass, TaskState, run_state
 
 STATES = {  # legend of the tables below
     "c": (TaskState.COMPLETED, False), "F": (TaskState.FAILED, False), "f": (TaskState.FAILED, True),

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from matterstack import open_run, run_until_done
-from matterstack.orchestration.doctor import examine, repair
+from matterstack.care.checks import examine
+from matterstack.care.repair import repair
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.conftest import Bench
 

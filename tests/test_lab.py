@@ -10,10 +10,11 @@ import time
 import pytest
 from jsonschema import Draft202012Validator
 
+from matterstack.care.checks import examine
 from matterstack.orchestration.actions import cancel, rerun
-from matterstack.orchestration.doctor import examine
-from matterstack.orchestration.report import attempts, results
 from matterstack.spec.schema import read_schema
+from matterstack.views.attempts import attempts
+from matterstack.views.results import results
 
 FILM = """
 operators: {lab: {kind: experiment}}

@@ -20,7 +20,8 @@ from matterstack.core.states import AttemptState
 from matterstack.operators import processes
 from matterstack.operators.claims import read_claim, take_claim
 from matterstack.operators.local import LocalOperator
-from matterstack.orchestration.report import attempts, explain
+from matterstack.views.attempts import attempts
+from matterstack.views.explain import explain
 from tests.conftest import MATTERSTACK, is_alive
 
 OTHER = "  other: {command: 'true'}\n"

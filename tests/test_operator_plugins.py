@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from matterstack.core.model import OperatorSpec
-from matterstack.orchestration.report import attempts
 from matterstack.testing import OperatorContract
+from matterstack.views.attempts import attempts
 
 DOC = (Path(__file__).resolve().parent.parent / "docs" / "operators.md").read_text()
 BLOCKS = {

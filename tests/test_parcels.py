@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from matterstack.care.checks import examine
 from matterstack.orchestration.actions import cancel
-from matterstack.orchestration.doctor import examine
-from matterstack.orchestration.report import attempts
+from matterstack.views.attempts import attempts
 
 WORK = """
 files: [tool.sh]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from matterstack.care.checks import examine
 from matterstack.orchestration.actions import cancel, rerun
-from matterstack.orchestration.doctor import examine
-from matterstack.orchestration.people import find_question, inbox, respond
-from matterstack.orchestration.report import attempts, results
+from matterstack.people.answer import find_question, respond
+from matterstack.people.inbox import inbox
+from matterstack.views.attempts import attempts
+from matterstack.views.results import results
 from tests.conftest import MATTERSTACK
 
 GATE = """

@@ -16,8 +16,8 @@ from matterstack import run_until_done
 from matterstack.core.model import Retries
 from matterstack.core.resources import escalate, most_cpu_seconds
 from matterstack.core.states import FailureClass
-from matterstack.orchestration.report import attempts
 from matterstack.spec.load import load_campaign
+from matterstack.views.attempts import attempts
 from tests.conftest import HEAD
 
 
@@ -81,7 +81,8 @@ def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_
     bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
     (bench.folder / "s.sh").write_text("echo new\n")
     from matterstack.orchestration.run_lifecycle import open_ledger
-    from matterstack.storage.run_root import STAGING, stage_source
+    from matterstack.run_root.layout import STAGING
+    from matterstack.run_root.source import stage_source
 
     for commits in (False, True):
         with open_ledger(bench.root) as store:

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matterstack.errors import (
-    LedgerDamagedError,
-    LedgerForeignError,
-    LedgerMissingError,
-    LedgerNewerError,
-)
+from matterstack.errors import LedgerDamagedError, LedgerForeignError, LedgerMissingError, LedgerNewerError
 from matterstack.storage.migrations import APPLICATION_ID, SCHEMA_VERSION
 from matterstack.storage.state_store import SQLiteStateStore
 

@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matterstack.core.template import (
-    parse,
-    references,
-    render,
-    render_argv,
-    render_command,
-    render_pattern,
-    render_text,
-    shell_places,
-)
 from matterstack.errors import TemplateError
+from matterstack.template.forms import render, render_argv, render_command, render_pattern, render_text
+from matterstack.template.language import parse, references
+from matterstack.template.shell import shell_places
 
 SCOPE = {
     "params": {"metals": ["Al", "Cu"], "n": 3, "flag": True, "nothing": None, "e hull": 1, "lambda": 2},

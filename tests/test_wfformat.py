@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matterstack import initialize_run, run_until_done
 from matterstack.core.values import resolve_scalar
 from matterstack.errors import CampaignError
+from matterstack.spec.importers.wfformat import read_wfformat
 from matterstack.spec.load import load_campaign
 from matterstack.spec.loader import dump_document, parse_document, plain
-from matterstack.spec.wfformat import read_wfformat
 
 SCRIPT = 'echo "a ${x:-b}" > out.txt \\\n    ; cat <<-END > versions.yml\n"A:B": $(echo 1)\nEND\ntrue ${{ not.ours }}'
 

@@ -128,7 +128,8 @@ class Display:
 
 def summary(root: Path, report: StepReport) -> None:
     """Print how a loop ended, on stdout."""
-    from matterstack.orchestration.report import explain, open_run
+    from matterstack.views.explain import explain
+    from matterstack.views.status import open_run
 
     shown = shlex.quote(str(root))
     view = open_run(root)

@@ -13,18 +13,7 @@ import click
 if TYPE_CHECKING:
     from click import Command, Context
 
-COMMANDS = {  # name -> module; the order is that of the help page
-    "validate": "campaign", "init": "campaign", "run": "running", "step": "running",
-    "status": "looking", "explain": "looking", "graph": "looking", "logs": "looking", "attempts": "looking", "results": "looking",
-    "inbox": "people", "respond": "people", "parcel": "parcels",
-    "pause": "acting", "resume": "acting", "cancel": "acting", "rerun": "acting", "refresh": "acting",
-    "doctor": "mending", "adopt": "mending",
-    "import": "campaign", "schema": "campaign", "completion": "campaign",
-}  # fmt: skip
-
-_NAMES = {"import": "import_"}  # of commands whose name Python does not allow for a function
-
-_SUMMARIES = {  # shown by --help without importing the commands
+COMMANDS = {  # name -> what --help says of it without importing it; each has a module of its name
     "validate": "Check a campaign file; report all of its problems.",
     "init": "Make the run root of a campaign.",
     "run": "Start or continue a campaign and step it until it is done.",
@@ -51,34 +40,38 @@ _SUMMARIES = {  # shown by --help without importing the commands
 }
 
 
+def _module_of(name: str) -> str:
+    return "import_" if name == "import" else name  # Python has a keyword of that name
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
-        if module not in ("campaign",):
-            import_module("matterstack.wiring")  # where reading a run without its ledger learns the campaign's format
-        command: Command = getattr(import_module(f"matterstack.cli.{module}"), _NAMES.get(cmd_name, cmd_name))
+        module = _module_of(cmd_name)
+        if module != "import_":
+            import_module("matterstack.wiring")
+        command: Command = getattr(import_module(f"matterstack.cli.{module}"), module)
         return command
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from matterstack.core.template import did_you_mean
+            from matterstack.core.suggestions import did_you_mean
 
             ctx.fail(f"there is no command '{args[0]}'{did_you_mean(args[0], COMMANDS)}; see `matterstack --help`")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _SUMMARIES[name]) for name in COMMANDS])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _show_version(ctx: Context, _: Any, wanted: bool) -> None:
     if wanted:
-        from matterstack import __version__
+        from matterstack.version import __version__
 
         click.echo(f"matterstack {__version__}")
         ctx.exit()

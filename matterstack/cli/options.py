@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,3 +115,18 @@ def campaign_options(function: Command) -> Command:
 def echo_remark(text: str) -> None:
     """Print a remark on stderr, unless --quiet."""
     logging.getLogger("matterstack").log(TICK, "%s", text)
+
+
+def tasks_argument(function: Command) -> Command:
+    """Add the argument TASK…, which may be left out."""
+    return click.argument("tasks", nargs=-1, metavar="[TASK]...")(function)
+
+
+def what_changed(tasks: tuple[str, ...], count: int) -> str:
+    """Return `the run is` or `3 tasks are`, the beginning of a sentence."""
+    return "the run is" if not tasks else "1 task is" if count == 1 else f"{count} tasks are"
+
+
+def quoted_tasks(tasks: tuple[str, ...]) -> str:
+    """Return tasks as they are typed behind RUN, each with a space before it."""
+    return "".join(f" {shlex.quote(task)}" for task in tasks)

@@ -69,7 +69,7 @@ class WaitingTask:
 
 def settle(tasks: Iterable[WaitingTask], upstreams: Mapping[str, Upstream]) -> list[TaskChange]:
     """Decide each task: READY, BLOCKED or SKIPPED, or PENDING with the task to watch."""
-    from matterstack.core.graph import neighbourhood  # networkx takes 0.3 s to import; an idle step must not
+    from matterstack.core.graph import neighbourhood
 
     waiting = {task.task_id: task for task in tasks}
     graph = neighbourhood({task.task_id: task.entries for task in waiting.values()})

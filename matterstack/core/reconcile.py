@@ -8,22 +8,9 @@ from __future__ import annotations
 
 import signal
 
-from matterstack.core.model import (
-    AttemptChange,
-    AttemptFacts,
-    Evidence,
-    Observation,
-    Sighting,
-    TaskChange,
-)
+from matterstack.core.model import AttemptChange, AttemptFacts, Evidence, Observation, Sighting, TaskChange
 from matterstack.core.resources import rule_for
-from matterstack.core.states import (
-    RETRIED,
-    TASK_STATE_OF_ATTEMPT,
-    AttemptState,
-    FailureClass,
-    TaskState,
-)
+from matterstack.core.states import RETRIED, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
 from matterstack.core.values import format_duration
 
 MOST_BAD_ANSWERS = 10  # in a row; then asking once more does not help, until somebody reruns the task

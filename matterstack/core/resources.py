@@ -8,14 +8,7 @@ from typing import Any
 
 from matterstack.core.model import Resources, Retries
 from matterstack.core.states import RETRIED, FailureClass
-from matterstack.core.values import (
-    LONGEST_TIME_S,
-    MOST_MEMORY,
-    as_text,
-    dump_json,
-    parse_memory,
-    parse_time,
-)
+from matterstack.core.values import LONGEST_TIME_S, MOST_MEMORY, as_text, dump_json, parse_memory, parse_time
 
 LEAST_TIME_S = 0.1
 _MOST = 1_000_000  # cpus or gpus of one attempt

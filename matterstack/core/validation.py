@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from matterstack.core.template import did_you_mean
+from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import dump_json
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ change. After that it is a bad answer, with a reason in words.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -19,7 +18,7 @@ from matterstack.core.model import Observation, Sighting
 from matterstack.core.states import FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.validation import SchemaError, schema_violation
-from matterstack.operators.claims import read_regular
+from matterstack.run_root.files import digest_of_listing, read_regular, sha256_of
 
 SETTLED_S = 5.0  # a file that was not changed for so long is not being written any more
 _CLOCK_SKEW_S = 60.0  # by which the clock of a file server may be ahead of ours
@@ -227,20 +226,15 @@ def digest_of_output(path: Path) -> str:
     Raises OSError, and BadAnswer for a folder with links: what they lead to is not what was measured.
     """
     if path.is_file():
-        return _sha256(path)
+        return sha256_of(path)
     link = next((item for item in path.rglob("*") if item.is_symlink()), None)
     if link is not None:
         raise BadAnswer(
             f"{printable(link.name, 60)} in {printable(path.name, 60)}/ is a link; put the file itself there"
         )
-    lines = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    text = "".join(f"{_sha256(file)}  {name}\n" for name, file in lines)
-    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of_listing(
+        {file.relative_to(path).as_posix(): sha256_of(file) for file in path.rglob("*") if file.is_file()}
+    )
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------
@@ -278,19 +272,6 @@ def decode(handle: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that others wait for: whole, or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
 
 
 def attempt_by_attempt(attempts: Any, look: Callable[[Any], Observation | None]) -> dict[tuple[str, int], Observation]:

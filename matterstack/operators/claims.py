@@ -12,11 +12,12 @@ import errno
 import json
 import os
 import socket
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from matterstack.run_root.files import read_regular
 
 CLAIM = "claim"
 
@@ -25,16 +26,6 @@ CLAIM = "claim"
 class Claim:
     by: str  # "wrapper", "step", "nobody", or "torn": of an instrument, or not written whole
     data: dict[str, Any]
-
-
-def read_regular(path: Path, limit: int = -1) -> bytes:
-    """Read at most ``limit`` bytes of a regular file, all by default. Raises OSError for anything else, a named pipe for one."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)  # os.fdopen leaves a folder open
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit)
 
 
 def read_claim(folder: Path) -> Claim | None:

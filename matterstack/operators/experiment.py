@@ -31,17 +31,10 @@ from matterstack.operators.answers import (
     read_answer,
     read_task,
     times_of,
-    write_whole,
 )
-from matterstack.operators.asking import (
-    INSTRUCTIONS,
-    NO_FOLDER,
-    FileOperator,
-    instructions,
-    require_task,
-    terms_of,
-)
+from matterstack.operators.asking import INSTRUCTIONS, NO_FOLDER, FileOperator, instructions, require_task, terms_of
 from matterstack.operators.claims import Claim, read_claim, take_claim
+from matterstack.run_root.files import write_beside
 
 REQUEST = "experiment_request.json"
 RESULT = "experiment_result.json"
@@ -69,8 +62,8 @@ class ExperimentOperator(FileOperator):
             "result_schema": asked.get("result_schema"), "deadline_at": asked.get("deadline_at"),
             "created_at": task["created_at"],
         }  # fmt: skip
-        write_whole(folder / INSTRUCTIONS, instructions(task, _how(content)))
-        write_whole(folder / REQUEST, dump_json_lines(content))
+        write_beside(folder / INSTRUCTIONS, instructions(task, _how(content)), errors="backslashreplace")
+        write_beside(folder / REQUEST, dump_json_lines(content), errors="backslashreplace")
         return Submission(json.dumps({"token": asked["token"], **terms_of(asked)}), AttemptState.WAITING)
 
     def answer(self, attempt: LiveAttempt) -> Observation | None:
@@ -92,7 +85,11 @@ class ExperimentOperator(FileOperator):
         if not (folder / CANCEL).exists():
             task = read_task(folder)
             token = task["asked"].get("token") if task is not None else decode(attempt.handle).get("token")
-            write_whole(folder / CANCEL, dump_json_lines({"token": token, "at": to_text(time.time())}))
+            write_beside(
+                folder / CANCEL,
+                dump_json_lines({"token": token, "at": to_text(time.time())}),
+                errors="backslashreplace",
+            )
         reason = f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"
         return Observation(Sighting.WAITING, reason=reason)
 

@@ -27,7 +27,6 @@ from matterstack.operators.answers import (
     read_task,
     times_of,
     with_defaults,
-    write_whole,
 )
 from matterstack.operators.asking import (
     INSTRUCTIONS,
@@ -40,6 +39,7 @@ from matterstack.operators.asking import (
     terms_of,
 )
 from matterstack.operators.claims import take_claim
+from matterstack.run_root.files import write_beside
 
 
 class HumanOperator(FileOperator):
@@ -47,8 +47,8 @@ class HumanOperator(FileOperator):
         task = require_task(folder)
         asked = task["asked"]
         if asked.get("response_schema") is not None:
-            write_whole(folder / SCHEMA, dump_json_lines(asked["response_schema"]))
-        write_whole(folder / INSTRUCTIONS, instructions(task))
+            write_beside(folder / SCHEMA, dump_json_lines(asked["response_schema"]), errors="backslashreplace")
+        write_beside(folder / INSTRUCTIONS, instructions(task), errors="backslashreplace")
         return Submission(json.dumps(terms_of(asked)), AttemptState.WAITING)
 
     def answer(self, attempt: LiveAttempt) -> Observation | None:

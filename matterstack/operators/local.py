@@ -26,7 +26,8 @@ from matterstack.core.times import from_text
 from matterstack.errors import SubmissionRejected
 from matterstack.operators import processes
 from matterstack.operators.base import Key
-from matterstack.operators.claims import read_claim, read_regular, take_claim
+from matterstack.operators.claims import read_claim, take_claim
+from matterstack.run_root.files import read_regular
 
 _WRAPPER = Path(__file__).with_name("wrapper.sh")
 _LARGEST_EXIT_JSON = 1 << 16

@@ -29,17 +29,10 @@ from matterstack.operators.answers import (
     read_answer,
     read_task,
     times_of,
-    write_whole,
 )
-from matterstack.operators.asking import (
-    INSTRUCTIONS,
-    NO_FOLDER,
-    FileOperator,
-    instructions,
-    require_task,
-    terms_of,
-)
+from matterstack.operators.asking import INSTRUCTIONS, NO_FOLDER, FileOperator, instructions, require_task, terms_of
 from matterstack.operators.claims import take_claim
+from matterstack.run_root.files import write_beside
 
 STATUS = "status.json"
 _HOW = [
@@ -53,7 +46,7 @@ _HOW = [
 class ManualOperator(FileOperator):
     def ask(self, folder: Path) -> Submission:
         task = require_task(folder)
-        write_whole(folder / INSTRUCTIONS, instructions(task, _HOW))
+        write_beside(folder / INSTRUCTIONS, instructions(task, _HOW), errors="backslashreplace")
         return Submission(json.dumps(terms_of(task["asked"])), AttemptState.WAITING)
 
     def answer(self, attempt: LiveAttempt) -> Observation | None:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from matterstack.core.graph import build, descendants
 from matterstack.core.model import TaskChange
+from matterstack.core.selection import select_tasks
 from matterstack.core.states import ACTIVE, LIVE, TaskState
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.orchestration.frontier import settle_frontier
-from matterstack.orchestration.report import select_tasks
 from matterstack.orchestration.run_lifecycle import Step, open_ledger, open_to_write, state_of_run
-from matterstack.storage import run_root
+from matterstack.run_root import layout
+from matterstack.run_root.files import digest_of_listing, sha256_of
+from matterstack.run_root.layout import require_run_root
+from matterstack.run_root.source import finish_staged_source, stage_source
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
 
 PATIENCE_S = 30.0
@@ -31,7 +34,7 @@ def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) ->
 
     Raises UsageError for a run that is over.
     """
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = select_tasks(store.task_ids(), patterns) if patterns else None
         state = state_of_run(store, store.counts())
@@ -51,7 +54,7 @@ class Cancelled:
 
 def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
     """Cancel a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
         waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
@@ -98,7 +101,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
     BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
     ended first. Old attempts and their files stay.
     """
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     if not patterns:
         raise UsageError("rerun: name the tasks to run again (an id or a glob)")
     with open_to_write(path, wait_s=PATIENCE_S) as store:
@@ -151,7 +154,7 @@ def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | Non
     now, by default where it was at init. Later attempts use the new
     files and carry the new digest; nothing reruns by itself. Raises UsageError if the folder is not there.
     """
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     if not take:
         with open_ledger(path, read_only=True) as store:
             return _compare(path, store, folder, find)
@@ -171,7 +174,7 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
     changes = []
     for file in sorted(set(recorded) | matched):
         try:
-            after = run_root.sha256_of(home / file)
+            after = sha256_of(home / file)
         except FileNotFoundError:
             changes.append(SourceChange(file, "gone", recorded.get(file), None))
             continue
@@ -189,7 +192,7 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
 
 def _digest_or_none(path: Path) -> str | None:
     try:
-        return run_root.sha256_of(path)
+        return sha256_of(path)
     except OSError:
         return None
 
@@ -207,7 +210,7 @@ def _find_home(root: Path, run: RunRow) -> Path:
 
 def _campaign_changed(root: Path, home: Path) -> bool:
     """Say whether no file of the campaign folder is the run's campaign any more."""
-    ours = (root / run_root.CAMPAIGN).read_bytes()
+    ours = (root / layout.CAMPAIGN).read_bytes()
     candidates = [file for pattern in ("*.yaml", "*.yml", "*.json") for file in home.glob(pattern)]
     return bool(candidates) and not any(file.is_file() and file.read_bytes() == ours for file in candidates)
 
@@ -215,12 +218,12 @@ def _campaign_changed(root: Path, home: Path) -> bool:
 def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[SourceChange]) -> Refreshed:
     # Stage, commit, swap: a kill before the commit leaves the old files, one after it is finished at the next opening.
     try:
-        staged = run_root.stage_source(root, found.folder, [change.path for change in wanted])
+        staged = stage_source(root, found.folder, [change.path for change in wanted])
         sources = {**store.source_sizes(), **staged}
-        digest = run_root.digest_of_listing({file: sha for file, (sha, _) in sources.items()})
+        digest = digest_of_listing({file: sha for file, (sha, _) in sources.items()})
         with store.transaction():
             store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
-        run_root.finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()}, store.tables())
+        finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()}, store.tables())
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise

@@ -67,7 +67,7 @@ def waiting_task(
     task = WaitingTask(row.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
     if "when" not in spec.people:
         return task
-    from matterstack.core.launch import RunFacts, condition_names, meets_condition
+    from matterstack.template.attempt import RunFacts, condition_names, meets_condition
 
     names = condition_names(spec)
     named = frozenset(upstream for entry, upstream in task.entries if entry in names)

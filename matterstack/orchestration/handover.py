@@ -16,14 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.launch import (
-    Rendered,
-    RunFacts,
-    check_condition,
-    params_for_scripts,
-    render_attempt,
-    source_path,
-)
 from matterstack.core.model import (
     AttemptChange,
     Instance,
@@ -40,8 +32,17 @@ from matterstack.core.times import from_text, to_text
 from matterstack.errors import SubmissionRejected, TemplateError
 from matterstack.operators.answers import decode
 from matterstack.operators.base import Operator
-from matterstack.storage import run_root
+from matterstack.run_root.attempts import create_attempt_folder, digest_within
+from matterstack.run_root.layout import attempt_folder
 from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
+from matterstack.template.attempt import (
+    Rendered,
+    RunFacts,
+    check_condition,
+    params_for_scripts,
+    render_attempt,
+    source_path,
+)
 
 log = logging.getLogger("matterstack")
 
@@ -254,13 +255,13 @@ class HandOver:
 
     def prepare(self, intent: Intent) -> Launch:
         """Make the attempt's folder. Raises SubmissionRejected if it cannot be made, or an input is gone."""
-        folder = self.root.resolve() / run_root.attempt_folder(*intent.key)
+        folder = self.root.resolve() / attempt_folder(*intent.key)
         wrong = _link_above(self.root, folder)
         if wrong:
             raise SubmissionRejected(wrong)
         _require_inputs(self.root, folder, intent)
         try:
-            run_root.create_attempt_folder(
+            create_attempt_folder(
                 folder, intent.task_json, intent.rendered.script, intent.instance.outputs.values(), intent.copies
             )
         except OSError as error:
@@ -364,12 +365,12 @@ class InputFinder:
             return []
         attempt, outputs = found
         file, digest = outputs[output]
-        base = f"{run_root.attempt_folder(task_id, attempt)}/{file.rstrip('/')}"
+        base = f"{attempt_folder(task_id, attempt)}/{file.rstrip('/')}"
         origin = {"task": task_id, "attempt": attempt, "output": output}
         if not inside:
             return [{"path": self.up + base, "sha256": digest, **origin}]
         folder = self.root / base
-        attempt_folder = self.root / run_root.attempt_folder(task_id, attempt)
+        own_folder = self.root / attempt_folder(task_id, attempt)
         if is_list:
             pattern = f"{inside}/*" if inside.endswith("**") else inside
             found_files = sorted(path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
@@ -378,7 +379,7 @@ class InputFinder:
         return [
             {
                 "path": self.up + path.relative_to(self.root).as_posix(),
-                "sha256": run_root.digest_within(attempt_folder, path),
+                "sha256": digest_within(own_folder, path),
                 **origin,
             }
             for path in found_files

@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matterstack import __version__
 from matterstack.core.model import (
     PEOPLE_KINDS,
     AttemptChange,
@@ -41,14 +40,7 @@ from matterstack.core.model import (
     TaskChange,
     TaskSpec,
 )
-from matterstack.core.states import (
-    TASK_STATE_OF_ATTEMPT,
-    AttemptState,
-    FailureClass,
-    RunState,
-    TaskState,
-    run_state,
-)
+from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, RunState, TaskState, run_state
 from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import (
@@ -64,11 +56,24 @@ from matterstack.errors import (
 from matterstack.operators.base import Key, Operator
 from matterstack.operators.registry import make_operator
 from matterstack.orchestration.frontier import settle_frontier
-from matterstack.storage import run_root
-from matterstack.storage.files import place_of, sync
+from matterstack.run_root import layout
+from matterstack.run_root.attempts import gather_evidence
+from matterstack.run_root.files import (
+    digest_of_listing,
+    place_of,
+    sha256_of,
+    sync,
+    sync_files,
+    write_beside,
+    write_once,
+)
+from matterstack.run_root.layout import attempt_folder, require_run_root
+from matterstack.run_root.results import ignore_large, publish
+from matterstack.run_root.source import copy_source, finish_staged_source
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, boot_id, run_lock, somebody_waits, write_released
 from matterstack.storage.state_store import AttemptRow, RunRow, SQLiteStateStore
+from matterstack.version import __version__
 
 if TYPE_CHECKING:
     from matterstack.orchestration.handover import HandOver, Intent
@@ -132,23 +137,23 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
             _clear_killed_init(root)
             inside.mkdir()
             _build(campaign, inside, root)
-            for path in sorted(inside.iterdir(), key=lambda path: path.name == run_root.RUN):
+            for path in sorted(inside.iterdir(), key=lambda path: path.name == layout.RUN):
                 if path.name != LOCK_FILE:
                     os.rename(path, root / path.name)
             shutil.rmtree(inside, ignore_errors=True)
             sync(root)
         except BaseException:  # also Ctrl-C: without run.json at its place all goes back
-            if not (root / run_root.RUN).exists():
+            if not (root / layout.RUN).exists():
                 with suppress(OSError):  # what stays is cleared by the next init
                     _clear_killed_init(root)
             raise
         finally:
-            if not (root / run_root.RUN).exists():
+            if not (root / layout.RUN).exists():
                 (root / LOCK_FILE).unlink(missing_ok=True)
 
 
 _OF_INIT = (
-    run_root.CAMPAIGN, run_root.OPERATORS, run_root.LEDGER, run_root.JOURNAL, "source", "tasks", "results", ".gitignore",
+    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, "source", "tasks", "results", ".gitignore",
     ".gitattributes",
 )  # fmt: skip
 
@@ -161,7 +166,7 @@ def _left_by_init(root: Path) -> tuple[list[Path], list[Path]] | None:
     hidden = list(root.glob(".init-*"))
     moved = [path for path in root.iterdir() if path not in hidden and path.name != LOCK_FILE]
     known = all(path.name in _OF_INIT and not os.path.lexists(hidden[0] / path.name) for path in moved if hidden)
-    if moved and (len(hidden) != 1 or not known or not (hidden[0] / run_root.RUN).exists()):
+    if moved and (len(hidden) != 1 or not known or not (hidden[0] / layout.RUN).exists()):
         return None
     return hidden, moved
 
@@ -184,7 +189,7 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
     if not locked and (root / LOCK_FILE).exists():
         with run_lock(root):
             pass
-    if (root / run_root.RUN).exists():
+    if (root / layout.RUN).exists():
         raise UsageError(
             f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder"
         )
@@ -196,18 +201,18 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     run_id = f"{loaded.campaign.name}-{secrets.token_hex(4)}"
     for name in ("source", "tasks", "results"):
         (folder / name).mkdir()
-    run_root.write_beside(folder / run_root.CAMPAIGN, loaded.text)
+    write_beside(folder / layout.CAMPAIGN, loaded.text)
     operators = "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
-    run_root.write_beside(folder / run_root.OPERATORS, operators)
-    run_root.write_beside(folder / ".gitignore", run_root.GITIGNORE)
-    run_root.write_beside(folder / ".gitattributes", run_root.GITATTRIBUTES)
-    sources = run_root.copy_source(loaded.folder, loaded.files, folder / "source")
-    source_digest = run_root.digest_of_listing({path: digest for path, (digest, _) in sources.items()})
+    write_beside(folder / layout.OPERATORS, operators)
+    write_beside(folder / ".gitignore", layout.GITIGNORE)
+    write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
+    sources = copy_source(loaded.folder, loaded.files, folder / "source")
+    source_digest = digest_of_listing({path: digest for path, (digest, _) in sources.items()})
     record = {
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
         "version": __version__, "set": loaded.overrides,
     }  # fmt: skip
-    run_root.write_beside(folder / run_root.RUN, dump_json_lines(record, exact=True))
+    write_beside(folder / layout.RUN, dump_json_lines(record, exact=True))
     write_released(folder, root)  # so that a ledger lost before the first step is known to have been here
     run = RunRow(
         run_id, loaded.campaign.name, loaded.digest, to_text(now), False, False, 1,
@@ -215,12 +220,12 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     )  # fmt: skip
     details = {
         "version": __version__, "set": json.loads(dump_json(loaded.overrides)) or None,
-        "campaign_sha256": run_root.sha256_of(folder / run_root.CAMPAIGN),
-        "operators_sha256": run_root.sha256_of(folder / run_root.OPERATORS),
+        "campaign_sha256": sha256_of(folder / layout.CAMPAIGN),
+        "operators_sha256": sha256_of(folder / layout.OPERATORS),
         "tasks": len(loaded.instances), "source_digest": source_digest, "campaign_path": run.campaign_path,
     }  # fmt: skip
-    run_root.sync_files(folder)  # what the ledger will speak of must be there after a power cut
-    with SQLiteStateStore(folder / run_root.LEDGER, create=True, journal=Journal(folder / run_root.JOURNAL)) as store:
+    sync_files(folder)  # what the ledger will speak of must be there after a power cut
+    with SQLiteStateStore(folder / layout.LEDGER, create=True, journal=Journal(folder / layout.JOURNAL)) as store:
         store.create_run(run, loaded.campaign, loaded.instances, sources, os.uname().nodename, now, details)
     sync(folder)
 
@@ -311,7 +316,7 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
     Raises RunLockedError at once if another process works on the run, LedgerError for a ledger that is refused,
     UsageError if ``root`` is no run root, RunRootError if it cannot be written.
     """
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     if dry_run:
         with open_ledger(path, read_only=True) as store, store.copy_to_memory() as copy:
             return Step(path, copy, dry_run=True).take()
@@ -335,7 +340,7 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
 
 def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, before: Mapping[str, Any]) -> None:
     """Warn of outputs of the last minutes before a reboot that are not what was recorded: jobs do not sync theirs."""
-    from matterstack.orchestration.doctor import damaged_outputs
+    from matterstack.care.checks import damaged_outputs
 
     last = from_text(before.get("released") or before.get("since")) or 0.0
     for finding in damaged_outputs(root, store, since=last - _BEFORE_A_REBOOT_S):
@@ -344,7 +349,7 @@ def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, befo
 
 def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:
     """Raise RunIsCopyError if the ledger is missing and `run.lock` does not say that it was here."""
-    if os.path.lexists(root / run_root.LEDGER):
+    if os.path.lexists(root / layout.LEDGER):
         return
     if (holder.get("host"), holder.get("path")) != place_of(root):
         raise RunIsCopyError(_COPY.format(root=root, home=""))
@@ -358,25 +363,25 @@ _COPY = (
 
 def open_ledger(root: Path, *, read_only: bool = False) -> SQLiteStateStore:
     """Open the ledger of a run root; the writer's is brought up to date with its journal first."""
-    path = root / run_root.LEDGER
+    path = root / layout.LEDGER
     if read_only:
         return SQLiteStateStore(path, read_only=True)
-    store = SQLiteStateStore(path, journal=Journal(root / run_root.JOURNAL))
+    store = SQLiteStateStore(path, journal=Journal(root / layout.JOURNAL))
     try:
         if not store.is_at_home(*place_of(root)):
             _, host, home = store.home()
             raise RunIsCopyError(_COPY.format(root=root, home=f" at home on {host} in {home}"))
         here = place_of(root)
-        if store.home()[1:] != here or store.home()[0] != (root / run_root.LEDGER).stat().st_ino:
+        if store.home()[1:] != here or store.home()[0] != (root / layout.LEDGER).stat().st_ino:
             store.moved_to = here  # else a copy put at the old place would be at home there as well
         mended = store.mend_journal()
-        if (root / "source" / run_root.STAGING).is_dir():
-            run_root.finish_staged_source(root, store.sources(), store.tables())
+        if (root / "source" / layout.STAGING).is_dir():
+            finish_staged_source(root, store.sources(), store.tables())
         if mended:
-            log.warning("%s: %d lines that a killed step left out were added", root / run_root.JOURNAL, mended)
+            log.warning("%s: %d lines that a killed step left out were added", root / layout.JOURNAL, mended)
     except OSError as error:
         store.close()
-        raise RunRootError(f"{root / run_root.JOURNAL}: cannot be written: {error.strerror}") from None
+        raise RunRootError(f"{root / layout.JOURNAL}: cannot be written: {error.strerror}") from None
     except BaseException:  # also Ctrl-C: the ledger must not stay open
         store.close()
         raise
@@ -440,7 +445,7 @@ class Step:
     def _intend(self) -> tuple[HandOver | None, list[Intent]]:
         if self.run.paused or not self.report.ready:
             return None, []
-        from matterstack.orchestration.handover import HandOver  # an idle step has no need of templates
+        from matterstack.orchestration.handover import HandOver
 
         hand_over = HandOver(self.root, self.store, self.run, self._operator, self.now)
         intents, failed = hand_over.intend()
@@ -584,7 +589,7 @@ class Step:
         return changes
 
     def _reconcile(self, row: AttemptRow, seen: Observation) -> tuple[AttemptChange | None, TaskChange | None]:
-        from matterstack.core.reconcile import reconcile  # only where something is live
+        from matterstack.core.reconcile import reconcile
 
         task = self.store.tasks([row.task_id])[0]
         campaign = self.store.campaign(task.campaign_version)
@@ -600,7 +605,7 @@ class Step:
         if seen.sighting in (Sighting.ENDED, Sighting.GONE):
             good = seen.sighting is Sighting.ENDED and seen.is_good and not (seen.leave and self.dry_run)
             outputs = self.store.outputs_of(row.task_id) if good else {}
-            evidence = run_root.gather_evidence(Path(live.folder), outputs, seen.files, ours=not asks)
+            evidence = gather_evidence(Path(live.folder), outputs, seen.files, ours=not asks)
             evidence = replace(evidence, response=seen.response)
             if evidence.remark:
                 self.report.warnings.append(f"{row.task_id}, attempt {row.attempt}: {evidence.remark}")
@@ -632,7 +637,7 @@ class Step:
     def _retries(self, campaign: Campaign, spec: TaskSpec, row: AttemptRow) -> Retries:
         if not spec.retries_written:
             return spec.retries
-        from matterstack.core.launch import early_scope, resolve_retries
+        from matterstack.template.attempt import early_scope, resolve_retries
 
         try:
             late, _ = self.store.late_values(row.task_id)
@@ -650,7 +655,7 @@ class Step:
 
     def _leave(self, folder: Path, files: Mapping[str, str]) -> bool:
         """Write files that an operator wants there; False if one of them is there already, and says something else."""
-        return self.dry_run or all(run_root.write_once(folder / name, text, sync=False) for name, text in files.items())
+        return self.dry_run or all(write_once(folder / name, text, synced=False) for name, text in files.items())
 
     def _due_retries(self) -> list[tuple[None, TaskChange]]:
         due = self.store.retries_due(self.now)
@@ -668,7 +673,7 @@ class Step:
                 self._keep_from_git(attempt.task_id, attempt.attempt, declared_files)
             if attempt is not None and attempt.state is AttemptState.COMPLETED and attempt.evidence is not None:
                 outputs, declared = attempt.evidence.outputs, self.store.outputs_of(attempt.task_id).values()
-                remarks = run_root.publish(self.root, attempt.task_id, attempt.attempt, outputs, declared)
+                remarks = publish(self.root, attempt.task_id, attempt.attempt, outputs, declared)
                 if remarks:
                     self.store.set_reason(attempt.task_id, attempt.attempt, "; ".join(remarks), self.now)
                 for remark in remarks:
@@ -682,15 +687,15 @@ class Step:
             declared = self.store.outputs_of(row.task_id)
             files = published[1] if published is not None and published[0] == row.attempt else {}
             outputs = [OutputFile(name, declared[name].path, file, None, sha) for name, (file, sha) in files.items()]
-            reason = "; ".join(run_root.publish(self.root, row.task_id, row.attempt, outputs, []))
+            reason = "; ".join(publish(self.root, row.task_id, row.attempt, outputs, []))
             if reason != row.reason:
                 self.store.set_reason(row.task_id, row.attempt, reason, self.now)
 
     def _keep_from_git(self, task_id: str, attempt: int, files: Iterable[str]) -> None:
         most = self.store.campaign(self.run.campaign_version).git_max_size
-        folder = run_root.attempt_folder(task_id, attempt)
+        folder = attempt_folder(task_id, attempt)
         try:
-            run_root.ignore_large(self.root, [f"{folder}/{file}" for file in files], most)
+            ignore_large(self.root, [f"{folder}/{file}" for file in files], most)
         except OSError as error:
             self.report.warnings.append(f"{task_id}: .gitignore could not be written: {error.strerror}")
 
@@ -737,7 +742,7 @@ class Step:
             )
         reason = str(outcome)
         if outcome.retry_later:
-            from matterstack.core.reconcile import postponed  # only where something is refused
+            from matterstack.core.reconcile import postponed
 
             return (
                 AttemptChange(
@@ -796,7 +801,7 @@ class Step:
 
 
 def as_live(root: Path, row: AttemptRow) -> LiveAttempt:
-    folder = root.resolve() / run_root.attempt_folder(row.task_id, row.attempt)
+    folder = root.resolve() / attempt_folder(row.task_id, row.attempt)
     return LiveAttempt(row.task_id, row.attempt, str(folder), row.state, row.handle, row.time_s, row.started_at)
 
 
@@ -824,7 +829,7 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
     ``on_tick`` gets each report. Between steps the lock is free for other commands. Raises what `step_run` raises;
     a lock that is held later than at the start is waited for.
     """
-    path = run_root.require_run_root(Path(root))
+    path = require_run_root(Path(root))
     campaigns: dict[int, Any] = {}
     first, woken, deaf, told = True, False, False, list[str]()
     while True:

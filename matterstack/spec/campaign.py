@@ -20,20 +20,12 @@ from matterstack.core.model import (
     TaskSpec,
 )
 from matterstack.core.resources import parse_retries, retry_problems
-from matterstack.core.template import (
-    check_command,
-    conditional_parts,
-    did_you_mean,
-    has_pipe,
-    is_template,
-    parse,
-    references,
-    uses_raw,
-    whole,
-)
+from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
 from matterstack.spec.loader import Document
+from matterstack.template.language import conditional_parts, is_template, parse, references, uses_raw, whole
+from matterstack.template.shell import check_command, has_pipe
 
 Path = tuple[str | int, ...]
 

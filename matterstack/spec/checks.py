@@ -6,8 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from matterstack.core.globs import matches
-from matterstack.core.launch import (
+from matterstack.core.model import BUILT_IN_KINDS, PEOPLE_KINDS, Campaign, Instance, OperatorSpec, Resources, TaskSpec
+from matterstack.core.resources import most_cpu_seconds, parse_resources
+from matterstack.core.selection import matches
+from matterstack.core.suggestions import did_you_mean
+from matterstack.core.validation import SchemaError, check_schema, schema_violation
+from matterstack.core.values import format_memory, parse_time
+from matterstack.errors import TemplateError
+from matterstack.spec.campaign import Builder
+from matterstack.spec.expand import Expansion, is_pattern
+from matterstack.template.attempt import (
     RunFacts,
     asked_resources,
     early_scope,
@@ -17,30 +25,8 @@ from matterstack.core.launch import (
     source_path,
     with_own_params,
 )
-from matterstack.core.model import (
-    BUILT_IN_KINDS,
-    PEOPLE_KINDS,
-    Campaign,
-    Instance,
-    OperatorSpec,
-    Resources,
-    TaskSpec,
-)
-from matterstack.core.resources import most_cpu_seconds, parse_resources
-from matterstack.core.template import (
-    did_you_mean,
-    evaluate,
-    is_template,
-    parse,
-    references,
-    render_pattern,
-    whole,
-)
-from matterstack.core.validation import SchemaError, check_schema, schema_violation
-from matterstack.core.values import format_memory, parse_time
-from matterstack.errors import TemplateError
-from matterstack.spec.campaign import Builder
-from matterstack.spec.expand import Expansion, is_pattern
+from matterstack.template.forms import render_pattern
+from matterstack.template.language import evaluate, is_template, parse, references, whole
 
 _MOST_SAMPLES = 500  # of one task
 _MOST_PATTERNS = 1000  # of a campaign, compared with every output that nobody uses

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.globs import WILDCARD
 from matterstack.core.graph import Graph, build, find_cycles
 from matterstack.core.model import (
     KINDS_WITH_COMMAND,
@@ -26,17 +25,8 @@ from matterstack.core.model import (
     Source,
     TaskSpec,
 )
-from matterstack.core.template import (
-    Hole,
-    Name,
-    did_you_mean,
-    is_template,
-    parse,
-    references,
-    render,
-    render_pattern,
-    render_text,
-)
+from matterstack.core.selection import WILDCARD
+from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
 from matterstack.errors import CampaignError, TemplateError
@@ -44,6 +34,8 @@ from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
 from matterstack.spec.paths import PathTree, path_problem
 from matterstack.spec.tables import MOST_ROWS, read_table
+from matterstack.template.forms import render, render_pattern, render_text
+from matterstack.template.language import Hole, Name, is_template, parse, references
 
 KEPT_TABLES = ".tables"  # in source/ of a run, see storage.run_root: tables as they were at init
 MOST_INSTANCES = MOST_ROWS

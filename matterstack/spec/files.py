@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from matterstack.core.globs import WILDCARD, matches
+from matterstack.core.selection import WILDCARD, matches
 
 
 def glob_files(folder: Path, pattern: str) -> list[str]:

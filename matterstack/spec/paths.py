@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from matterstack.core.globs import WILDCARD, matches
+from matterstack.core.selection import WILDCARD, matches
 
 LONGEST_NAME = 255  # bytes of one component, on every file system that matters here
 _DEEPEST = 100  # folders within each other

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.globs import WILDCARD
-from matterstack.core.launch import (
+from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
+from matterstack.core.selection import WILDCARD
+from matterstack.core.suggestions import did_you_mean
+from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
+from matterstack.spec.expand import late_names
+from matterstack.template.attempt import (
     RunFacts,
     early_scope,
     params_for_scripts,
@@ -16,10 +20,6 @@ from matterstack.core.launch import (
     resolve_retries,
     source_path,
 )
-from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
-from matterstack.core.template import did_you_mean
-from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
-from matterstack.spec.expand import late_names
 
 _UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `init` draws
 

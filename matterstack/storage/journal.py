@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matterstack.errors import JournalError
-from matterstack.storage.files import open_regular, read_regular
+from matterstack.run_root.files import open_regular, read_regular
 
 _TAIL = 1 << 16
 PUT_BACK = (

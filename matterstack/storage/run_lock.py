@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from matterstack.core.times import to_text
 from matterstack.errors import RunLockedError, RunRootError
-from matterstack.storage.files import place_of, read_regular
+from matterstack.run_root.files import place_of, read_regular
 
 log = logging.getLogger("matterstack")
 

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from matterstack import __version__
 from matterstack.core.model import (
     ABSENT,
     AttemptChange,
@@ -49,9 +48,10 @@ from matterstack.errors import (
     LedgerUnfinishedError,
     RunRootError,
 )
-from matterstack.storage.files import open_regular
+from matterstack.run_root.files import open_regular
 from matterstack.storage.journal import Event, Journal, encode
 from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS
+from matterstack.version import __version__
 
 log = logging.getLogger("matterstack")
 T = TypeVar("T")

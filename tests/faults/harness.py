@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matterstack import open_run, step_run
+from matterstack.care.checks import examine
 from matterstack.errors import MatterStackError
 from matterstack.orchestration.actions import pause, rerun
-from matterstack.orchestration.doctor import examine
-from matterstack.orchestration.parcels import export_parcel
-from matterstack.orchestration.people import find_question, inbox, respond
-from matterstack.storage.run_root import write_once
+from matterstack.parcels.pack import export_parcel
+from matterstack.people.answer import find_question, respond
+from matterstack.people.inbox import inbox
+from matterstack.run_root.files import write_once
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.faults.next_version import next_version
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from matterstack.orchestration.doctor import examine
-from matterstack.orchestration.report import attempts
+from matterstack.care.checks import examine
+from matterstack.views.attempts import attempts
 from tests.conftest import MATTERSTACK
 
 pytestmark = [

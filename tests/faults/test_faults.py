@@ -16,7 +16,7 @@ import pytest
 
 from matterstack import open_run
 from matterstack.errors import RunRootError
-from matterstack.orchestration.report import attempts
+from matterstack.views.attempts import attempts
 from tests.conftest import MATTERSTACK
 from tests.faults.harness import COMMANDS, wait
 from tests.faults.sweep import error_of, kill, make_site, refuse

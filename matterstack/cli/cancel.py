@@ -1,0 +1,35 @@
+"""cancel."""
+
+from __future__ import annotations
+
+import click
+
+from matterstack.cli.options import common, echo_remark, run_argument, tasks_argument
+from matterstack.errors import ExitCode
+
+
+@click.command()
+@run_argument
+@tasks_argument
+@common
+def cancel(run: str, tasks: tuple[str, ...]) -> int:
+    """End a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
+    from matterstack.orchestration.actions import cancel as cancel_run
+
+    done = cancel_run(run, tasks)
+    parts = []
+    if done.ended:
+        parts.append(f"{len(done.ended)} ended")
+    if done.not_started:
+        parts.append(f"{len(done.not_started)} will not start")
+    if done.settled:
+        parts.append(f"{done.settled} had ended before")
+    if done.still_alive:
+        parts.append(f"{len(done.still_alive)} as soon as they can be")
+    click.echo("cancelled: " + (", ".join(parts) if parts else "nothing was left to cancel"))
+    if done.still_alive:
+        echo_remark(
+            f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; `matterstack explain` says why, "
+            "the next step tries again"
+        )
+    return ExitCode.FINE

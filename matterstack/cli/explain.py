@@ -1,0 +1,99 @@
+"""explain."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matterstack.cli.options import campaign_options, common, default_run, json_option
+from matterstack.core.states import TaskState
+from matterstack.errors import ExitCode, UsageError
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[RUN|FILE] [TASK]...")
+@campaign_options
+@json_option
+@common
+def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
+    """Say of every task that is not done why, down to the last cause, and what to type next.
+
+    With a campaign file instead of a run, show one task exactly as it would run.
+    """
+    if arguments and _is_campaign(arguments[0]):
+        return _explain_in_file(arguments[0], arguments[1:], settings, operators, as_json)
+    if settings or operators:
+        raise UsageError("--set and --operators go with a campaign file; a run has its own")
+    from matterstack.cli.render import coloured, harmless, print_json
+    from matterstack.views.explain import explain as explain_tasks
+
+    run, tasks = _run_and_tasks(arguments)
+    found = explain_tasks(run, tasks)
+    if as_json:
+        print_json([item.to_json() for item in found])
+        return ExitCode.FINE
+    if not found:
+        stale = [item for item in explain_tasks(run, ["*"]) if item.reason.startswith("stale")]
+        click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
+        found = stale
+    for item, more in _together(found) if not tasks else [(item, 0) for item in found]:
+        parts = [item.reason]
+        if item.path:
+            parts.append(item.path)
+        if item.to_correct:
+            parts.append(f"correct, `matterstack refresh {shlex.quote(run)} --yes`, `{item.command}`")
+        elif item.command:
+            parts.append(f"`{item.command}`")
+        which = f"{item.task_id} and {more} more" if more else item.task_id
+        click.echo(f"{which}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
+        last = _last_words(Path(run), item.path) if item.state is TaskState.FAILED else ""
+        if last:
+            click.echo(f"    {harmless(last)[:160]}")
+    return ExitCode.FINE
+
+
+def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Give explanations with how many more instances of the same task have the very same one."""
+    first: dict[tuple[Any, ...], Any] = {}
+    counts: dict[tuple[Any, ...], int] = {}
+    for item in found:
+        key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.command)
+        first.setdefault(key, item)
+        counts[key] = counts.get(key, -1) + 1
+    return [(item, counts[key]) for key, item in first.items()]
+
+
+def _last_words(run: Path, path: str | None) -> str:
+    from matterstack.run_root.attempts import find_last_line
+
+    return find_last_line(run / path) if path and path.endswith((".log", ".txt")) else ""
+
+
+def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    if not arguments:
+        return default_run(), ()
+    run, tasks = arguments[0], arguments[1:]
+    if not Path(run).exists() and Path("run.json").is_file():
+        raise UsageError(f"RUN comes first: inside a run root write `. {' '.join(arguments)}`")
+    return run, tasks
+
+
+def _is_campaign(path: str) -> bool:
+    """Say whether an argument names a campaign file; within a run root only one that looks like one."""
+    file = Path(path)
+    within_run = Path("run.json").is_file() and file.suffix not in (".yaml", ".yml", ".json")
+    return file.is_file() and not within_run
+
+
+def _explain_in_file(
+    file: str, tasks: tuple[str, ...], settings: tuple[str, ...], operators: str | None, as_json: bool
+) -> int:
+    from matterstack.cli.campaign_file import load_and_warn, show_instance
+
+    if len(tasks) != 1:
+        raise UsageError(f"name one task behind {file}; `matterstack validate {shlex.quote(file)}` lists them")
+    return show_instance(load_and_warn(file, settings, operators), tasks[0], as_json=as_json)

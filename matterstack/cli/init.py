@@ -1,0 +1,31 @@
+"""init."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from matterstack.cli.options import campaign_options, common, echo_remark
+from matterstack.errors import ExitCode
+
+
+@click.command()
+@click.argument("file")
+@click.option("--root", metavar="DIR", help="The run root to make (default: runs/NAME).")
+@campaign_options
+@common
+def init(file: str, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:
+    """Make the run root of a campaign; nothing is started."""
+    from matterstack.api import initialize_run, load_campaign
+    from matterstack.cli.render import plural
+    from matterstack.spec.load import parse_overrides
+
+    loaded = load_campaign(file, operators=operators, params=parse_overrides(settings))
+    for warning in loaded.warnings:
+        echo_remark(str(warning))
+    run = initialize_run(loaded, root)
+    shown = shlex.quote(str(run.root))
+    many = plural(len(run.tasks), "task")
+    click.echo(f"{run.root}: {many}; `matterstack run {shown}` runs all, `matterstack step {shown}` takes one step")
+    return ExitCode.FINE

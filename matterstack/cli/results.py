@@ -1,0 +1,81 @@
+"""results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+from matterstack.cli.options import common, json_option, run_argument
+from matterstack.errors import ExitCode, UsageError
+
+
+@click.command()
+@run_argument
+@click.option("--task", "patterns", multiple=True, metavar="GLOB", help="Only these tasks (may be repeated).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+@common
+def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) -> int:
+    """Print one table of all tasks: matrix values, state, attempt, metrics."""
+    from matterstack.cli.render import cell, coloured, print_json, table
+    from matterstack.views.results import results as read_results
+
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other")
+    rows = read_results(run, patterns)
+    if as_json:
+        print_json(rows)
+        return ExitCode.FINE
+    for row in rows:
+        if not isinstance(row["response"], Mapping):  # an answer may be any JSON; a table has columns
+            row["response"] = {"data": row["response"]}
+    columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    if as_csv:
+        _write_csv(rows, columns)
+        return ExitCode.FINE
+    header = ["task", "state", "attempt", *(cell(name) for kind in columns for name in columns[kind])]
+    lines = [
+        [
+            row["task"], coloured(row["state"]), cell(row["attempt"]),
+            *(cell(row[kind].get(name)) for kind in columns for name in columns[kind]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    numeric = [i for i in range(2, len(header)) if all(_is_number(line[i]) for line in lines)]
+    click.echo(table(header, lines, right=numeric))
+    return ExitCode.FINE
+
+
+def _columns(mappings: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_csv(rows: list[dict[str, Any]], columns: Mapping[str, list[str]]) -> None:
+    import csv
+
+    from matterstack.core.values import as_text, dump_json
+
+    def plain(value: Any) -> str:
+        if value is None:
+            return ""
+        try:
+            return as_text(value)
+        except ValueError:
+            return dump_json(value)
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["task", "state", "attempt", *(f"{kind}.{name}" for kind in columns for name in columns[kind])])
+    for row in rows:
+        values = [row[kind].get(name) for kind in columns for name in columns[kind]]
+        writer.writerow([row["task"], row["state"], plain(row["attempt"]), *map(plain, values)])

@@ -1,0 +1,28 @@
+"""resume."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from matterstack.cli.options import common, run_argument, tasks_argument, what_changed
+from matterstack.errors import ExitCode
+
+
+@click.command()
+@run_argument
+@tasks_argument
+@common
+def resume(run: str, tasks: tuple[str, ...]) -> int:
+    """Undo pause."""
+    from matterstack.orchestration.actions import pause as pause_run
+
+    changed = pause_run(run, tasks, resume=True)
+    what = what_changed(tasks, changed)
+    click.echo(
+        f"{what} resumed; `matterstack run {shlex.quote(run)}` or `step` starts what is ready"
+        if changed
+        else "was not paused (the whole run may be: `matterstack status` says)"
+    )
+    return ExitCode.FINE

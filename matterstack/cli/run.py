@@ -1,0 +1,89 @@
+"""run."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from matterstack.cli.options import TICK, campaign_options, common, default_run, echo_remark
+from matterstack.core.states import RunState
+from matterstack.errors import ExitCode, UsageError
+
+
+@click.command(name="run")
+@click.argument("target", required=False, metavar="FILE|RUN")
+@click.option("--root", metavar="DIR", help="The run root (default: runs/NAME); only with FILE.")
+@campaign_options
+@common
+def run(target: str | None, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:
+    """Run a campaign until it is done: FILE starts or continues it, RUN continues a run root.
+
+    Ctrl-C ends the loop, not the jobs.
+    """
+    from matterstack.cli.live import Display, summary
+    from matterstack.orchestration.run_lifecycle import run_until_done
+
+    path = _root_of(Path(target or default_run()), root, settings, operators)
+    quiet = not logging.getLogger("matterstack").isEnabledFor(TICK)
+    display = Display(path, quiet=quiet)
+    try:
+        with display:
+            report = run_until_done(path, display.update)
+    except KeyboardInterrupt:
+        jobs = display.active
+        goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
+        print(f"\ninterrupted: {goes_on}; `matterstack run {shlex.quote(str(path))}` continues", file=sys.stderr)
+        return 130
+    if not quiet or report.state is not RunState.COMPLETED:
+        summary(path, report)
+    if report.state in (RunState.FAILED, RunState.CANCELLED):
+        return ExitCode.RUN_FAILED
+    return ExitCode.FINE if report.state is RunState.COMPLETED else ExitCode.NEEDS_PEOPLE
+
+
+def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operators: str | None) -> Path:
+    """Give the run root to step: the target, or of a campaign file an old or a new one."""
+    if target.is_dir():
+        if root or settings or operators:
+            raise UsageError(f"{target} is a run root: --root, --set and --operators go with a campaign file")
+        return target
+    from matterstack.api import initialize_run, load_campaign
+    from matterstack.spec.load import differences, parse_overrides
+
+    loaded = load_campaign(target, operators=operators, params=parse_overrides(settings))
+    for warning in loaded.warnings:
+        echo_remark(str(warning))
+    path = Path(root) if root else Path("runs") / loaded.campaign.name
+    if not (path / "run.json").is_file():
+        made = initialize_run(loaded, path)
+        echo_remark(f"{made.root}: {len(made.tasks)} tasks")
+        return made.root
+    different = differences(loaded, path)
+    if different:
+        raise UsageError(
+            f"{path} is a run of another campaign: {different}; `matterstack run {shlex.quote(str(path))}` continues it "
+            "as it is, --root DIR starts a new one"
+        )
+    _remark_on_sources(path)
+    return path
+
+
+def _remark_on_sources(path: Path) -> None:
+    from matterstack.orchestration.actions import refresh
+    from matterstack.spec.files import glob_files
+
+    try:
+        found = refresh(path, glob_files, take=False)
+    except UsageError:
+        return
+    changed = [change.path for change in found.changes if change.kind != "gone"]
+    if changed:
+        names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+        echo_remark(
+            f"warning: {names} differ from the run's source/; the run goes on with its own "
+            f"(`matterstack refresh {shlex.quote(str(path))}` shows and takes the new ones)"
+        )

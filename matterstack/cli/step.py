@@ -1,0 +1,55 @@
+"""step."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+
+import click
+
+from matterstack.cli.options import TICK, common, echo_remark, json_option, run_argument
+from matterstack.core.states import RunState
+from matterstack.errors import ExitCode
+
+
+@click.command()
+@run_argument
+@click.option("--dry-run", is_flag=True, help="Show what a step would do; nothing is written or started.")
+@json_option
+@common
+def step(run: str, dry_run: bool, as_json: bool) -> int:
+    """Take one step: look, decide, start what is ready, and exit."""
+    from matterstack.cli.render import print_json
+    from matterstack.orchestration.run_lifecycle import step_run
+
+    report = step_run(run, dry_run=dry_run)
+    if as_json:
+        print_json(report.to_json())
+    elif dry_run:
+        for ended in report.ended:
+            number = f", attempt {ended.attempt}" if ended.attempt else ""
+            click.echo(f"would record  {ended.task_id}{number}: {ended.state}" + _because(ended.reason))
+        for task_id, attempt in report.wished:
+            click.echo(f"would end     {task_id}, attempt {attempt} (as somebody asked)")
+        for task_id in report.retried:
+            click.echo(f"would retry   {task_id}")
+        for task_id, attempt in report.submitted:
+            click.echo(f"would submit  {task_id}, attempt {attempt}")
+        if not (report.ended or report.wished or report.retried or report.submitted):
+            click.echo("a step would change nothing")
+    if dry_run:
+        for warning in report.warnings:
+            echo_remark(f"warning: {warning}")
+        return ExitCode.FINE
+    logging.getLogger("matterstack").log(TICK, report.line())
+    if report.state.is_over:
+        echo_remark(
+            f"the run is {report.state}; `matterstack explain {shlex.quote(run)}` says why"
+            if report.state is not RunState.COMPLETED
+            else "the run is COMPLETED"
+        )
+    return ExitCode.RUN_FAILED if report.state in (RunState.FAILED, RunState.CANCELLED) else ExitCode.FINE
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""

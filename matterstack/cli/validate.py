@@ -1,0 +1,75 @@
+"""validate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from matterstack.cli.campaign_file import load_and_warn, show_instance
+from matterstack.cli.options import campaign_options, common, json_option
+from matterstack.errors import CampaignError, ExitCode, Problem
+
+_MOST_PATTERNS = 40
+
+
+@click.command()
+@click.argument("file")
+@click.option("--task", metavar="ID", help="Show one instance exactly as it would run.")
+@campaign_options
+@json_option
+@common
+def validate(file: str, task: str | None, settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
+    """Check a campaign file; report all of its problems at once."""
+    from matterstack.cli.render import harmless, plural, print_json
+
+    try:
+        loaded = load_and_warn(file, settings, operators, quiet=as_json)
+    except CampaignError as error:
+        if as_json:
+            print_json({"problems": [_problem_json(problem) for problem in error.problems], "summary": {}})
+        else:
+            print(error, file=sys.stderr)
+        return ExitCode.MISTAKE
+    if task is not None:
+        return show_instance(loaded, task, as_json=as_json)
+    if as_json:
+        print_json({"problems": [_problem_json(problem) for problem in loaded.warnings], "summary": loaded.summary})
+        return ExitCode.FINE
+    summary = loaded.summary
+    width = f"at most {summary['width']} at once" if summary["instances"] > 1 else "alone"
+    click.echo(
+        f"{file}: fine. {plural(summary['tasks'], 'task')} with {plural(summary['instances'], 'instance')} "
+        f"in {plural(summary['depth'], 'level')}, "
+        f"{width}; {plural(summary['edges'], 'edge')}, {plural(summary['files'], 'file')} to copy."
+    )
+    for name, count in summary["instances_of"].items():
+        click.echo(f"  {name}: {count}" if count > 1 else f"  {name}")
+    click.echo(f"  {_asked(summary)}")
+    _list("matched", [f"{name}: {text}" for name, text in summary["patterns"].items()])
+    _list("labels", [f"{harmless(value)!r} became {task_id}" for task_id, value in summary["labels"].items()])
+    return ExitCode.FINE
+
+
+def _asked(summary: Mapping[str, Any]) -> str:
+    unlimited = summary["without_time_limit"]
+    if not unlimited:
+        return f"asks for at most {summary['cpu_hours']:.6g} cpu-hours, all retries included"
+    names = ", ".join(unlimited[:4]) + (f" and {len(unlimited) - 4} more" if len(unlimited) > 4 else "")
+    return f"no bound on cpu-hours: no time limit (resources.time) for {names}"
+
+
+def _list(title: str, lines: list[str]) -> None:
+    for line in lines[:_MOST_PATTERNS]:
+        click.echo(f"  {title}  {line}")
+    if len(lines) > _MOST_PATTERNS:
+        click.echo(f"  {title}  … and {len(lines) - _MOST_PATTERNS} more (--json lists all)")
+
+
+def _problem_json(problem: Problem) -> dict[str, object]:
+    return {
+        "file": problem.file, "line": problem.line, "column": problem.column, "where": problem.where,
+        "message": problem.message, "severity": problem.severity,
+    }  # fmt: skip

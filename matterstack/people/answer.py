@@ -1,0 +1,146 @@
+"""A question, and the answer to it.
+
+An answer is a file in the attempt's folder: nothing here locks or writes the ledger, so it works in a clone as well.
+The next step at the run's home reads it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.selection import one_task
+from matterstack.core.states import AttemptState
+from matterstack.core.times import to_text
+from matterstack.core.values import dump_json_lines
+from matterstack.errors import RunRootError, UsageError
+from matterstack.operators.answers import LARGEST, BadAnswer, NotYet, check_data, read_answer, read_task
+from matterstack.operators.asking import RESPONSE
+from matterstack.operators.experiment import RESULT
+from matterstack.run_root.files import write_once
+from matterstack.run_root.layout import attempt_folder
+from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
+from matterstack.views.reading import reading
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person is asked in an attempt; `asked` is that of its task.json."""
+
+    root: Path
+    task_id: str
+    attempt: int
+    folder: Path
+    asked: Mapping[str, Any]
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.asked.get("response_schema")
+        return found
+
+    @property
+    def answer_path(self) -> Path:
+        return self.folder / RESPONSE
+
+
+def find_question(root: str | Path, task: str) -> Question:
+    """Give the question of a task that waits for a person. Raises UsageError where none does, saying what is."""
+    with reading(root) as (path, store):
+        task_id = one_task(store.task_ids(), task)
+        (row,) = store.tasks([task_id])
+        kind = store.campaign(row.campaign_version).operators[row.operator].kind
+        attempts = store.attempts(task_id)
+        _require_waiting(path, store, task_id, kind, attempts)
+        attempt = attempts[-1].attempt
+    folder = path / attempt_folder(task_id, attempt)
+    found = read_task(folder)
+    if found is None:
+        raise RunRootError(f"{folder / 'task.json'}: is missing or not whole; restore it from git, or rerun the task")
+    question = Question(path, task_id, attempt, folder, found["asked"])
+    _require_no_answer(question)
+    return question
+
+
+def _require_waiting(
+    root: Path, store: SQLiteStateStore, task_id: str, kind: str, attempts: Sequence[AttemptRow]
+) -> None:
+    (row,) = store.tasks([task_id])
+    where, task = shlex.quote(str(root)), shlex.quote(task_id)
+    if kind != "human":
+        instead = {
+            "manual": f"; `matterstack parcel export {where} {task} -o work.tar.gz` packs it",
+            "experiment": f"; an instrument answers with {RESULT}",
+        }
+        raise UsageError(
+            f"{task_id} is carried out by an operator of kind {kind}, not by a person{instead.get(kind, '')}"
+        )
+    if attempts and attempts[-1].state is AttemptState.WAITING:
+        if attempts[-1].wish is not None:
+            raise UsageError(f"{task_id} is being cancelled; it takes no answer any more")
+        return
+    if attempts and not attempts[-1].state.is_live and attempts[-1].response is not None:
+        record = json.loads(attempts[-1].response)
+        said = f"it was answered by {record.get('by')} at {str(record.get('at'))[:16].replace('T', ' ')}"
+        raise UsageError(f"{task_id} is {row.state}: {said}; `matterstack rerun {where} {task}` asks again")
+    raise UsageError(f"{task_id} is {row.state} and asks nothing now; `matterstack explain {where} {task}` says why")
+
+
+def _require_no_answer(question: Question) -> None:
+    if not os.path.lexists(question.answer_path):
+        return
+    try:
+        found = read_answer(question.answer_path, time.time())
+    except (BadAnswer, NotYet, OSError):
+        found = None
+    who = f" by {found[0].get('by')}" if found is not None and found[0].get("by") else ""
+    raise UsageError(
+        f"{question.task_id} is answered{who} already, in {question.answer_path}; the next step reads it "
+        f"(`matterstack step {shlex.quote(str(question.root))}`)"
+    )
+
+
+def user() -> str:
+    """Give the name under which somebody answers who does not say another."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def respond(question: Question, *, data: Any, by: str, comment: str | None = None, reject: bool = False) -> Path:
+    """Write an answer, whole, where there is none; give its path.
+
+    Raises UsageError for one that the task would not take, or if somebody was faster; RunRootError if it cannot be
+    written.
+    """
+    responders = question.asked.get("responders")
+    if responders is not None and by not in responders:
+        raise UsageError(f"{by} may not answer {question.task_id}; {', '.join(responders)} may (--by says who you are)")
+    if not reject:
+        try:
+            check_data("the answer", data, question.schema, "response_schema")
+        except BadAnswer as error:
+            raise UsageError(f"{question.task_id}: {error}") from None
+    answer = {
+        "status": "FAILED" if reject else "COMPLETED", "data": data, "error": comment if reject else None,
+        "by": by, "at": to_text(time.time()), "comment": comment, "task": question.task_id, "attempt": question.attempt,
+    }  # fmt: skip
+    text = dump_json_lines(answer)
+    if find_question(question.root, question.task_id).attempt != question.attempt:  # much may happen while one types
+        raise UsageError(f"{question.task_id} was asked again meanwhile; answer that")
+    try:
+        if len(text.encode()) > LARGEST:
+            raise UsageError(f"{question.task_id}: an answer of {len(text)} bytes; at most {LARGEST}")
+        if not write_once(question.answer_path, text):
+            _require_no_answer(question)
+    except UnicodeEncodeError:
+        raise UsageError(f"{question.task_id}: the answer holds a text that is not UTF-8") from None
+    except OSError as error:
+        raise RunRootError(f"{question.answer_path}: cannot be written: {error.strerror or error}") from None
+    return question.answer_path

@@ -1,0 +1,157 @@
+"""An attempt's folder: how it is made, and what the files in it prove."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
+from matterstack.core.values import dump_json_lines
+from matterstack.run_root.files import digest_of_listing, open_regular, sha256_of, write_beside
+from matterstack.run_root.layout import DIGESTS, METRICS
+
+_LARGEST_METRICS = 1 << 20
+
+
+def create_attempt_folder(
+    folder: Path,
+    task: Mapping[str, Any],
+    script: str,
+    outputs: Iterable[ResolvedOutput],
+    copies: Mapping[str, Path] | None = None,
+) -> None:
+    """Make an attempt's folder with command.sh, the folders of its outputs, inputs under their `as` names, task.json.
+
+    task.json comes last, and whole: where it is, all is. Raises FileExistsError if the folder exists: it is never
+    reused; OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    for output in outputs:
+        path = folder / output.file
+        (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+    if script:
+        (folder / "command.sh").write_text(script, encoding="utf-8")
+    _place_inputs(folder, copies or {})
+    write_beside(folder / "task.json", dump_json_lines(task))
+
+
+def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
+    """Copy inputs under their `as` names; a copy, so that a task which writes to it harms no one else's file."""
+    for name, origin in copies.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if origin.is_dir():
+            shutil.copytree(origin, target)
+        else:
+            shutil.copy(origin, target)  # with its mode: a script stays executable
+
+
+def gather_evidence(
+    folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]], *, ours: bool = True
+) -> Evidence:
+    """Say which declared outputs an attempt left, with size and digest, and read its metrics.
+
+    ``checked`` gives (file, sha256) of outputs that an operator has looked at, wherever in the folder they lie. Digests
+    that the job itself wrote down are only believed of jobs of ``ours``.
+    """
+    missing, found = [], []
+    recorded = recorded_digests(folder) if ours else {}
+    for name, declared in outputs.items():
+        output = declared
+        if name in checked:
+            output = replace(declared, file=checked[name][0])
+            recorded = {**recorded, checked[name][0]: checked[name][1]}
+        path = folder / output.file
+        try:
+            mode = path.stat().st_mode
+            if not (stat.S_ISDIR(mode) if output.is_folder else stat.S_ISREG(mode)):
+                raise FileNotFoundError(errno.ENOENT, "is not what was declared")
+            size, digest = _measure(path, output, recorded)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise  # any other error says nothing about the file
+            if not output.optional:
+                missing.append(output.file)
+            continue
+        found.append(OutputFile(name, output.path, output.file, size, digest))
+    metrics, remark = read_metrics(folder)
+    return Evidence(tuple(missing), tuple(found), metrics, remark)
+
+
+def digest_within(folder: Path, file: Path) -> str:
+    """Give the sha256 of a file in an attempt's folder, as its job computed it, or computed here."""
+    return recorded_digests(folder).get(file.relative_to(folder).as_posix()) or sha256_of(file)
+
+
+def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) -> tuple[int, str]:
+    if not output.is_folder:
+        return path.stat().st_size, recorded.get(output.file) or sha256_of(path)
+    size, digests = 0, {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            relative = file.relative_to(path).as_posix()
+            size += file.stat().st_size
+            digests[relative] = recorded.get(output.file + relative) or sha256_of(file)
+    return size, digest_of_listing(digests)
+
+
+def recorded_digests(folder: Path) -> dict[str, str]:
+    """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
+    out = {}
+    try:
+        with open_regular(folder / DIGESTS) as file:
+            text = file.read().decode()
+    except (OSError, UnicodeDecodeError):
+        return {}  # then they are computed here
+    for line in text.split("\n")[:-1]:  # what follows the last one was cut
+        digest, _, name = line.partition(" ")
+        if len(digest) == 64 and not line.startswith("\\"):
+            out[name[1:]] = digest
+    return out
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read metrics.json: a flat object of numbers, texts and booleans. Gives (metrics, remark)."""
+    path = folder / METRICS
+    try:
+        with open_regular(path) as file:
+            text = file.read(_LARGEST_METRICS + 1)
+        if len(text) > _LARGEST_METRICS:
+            return None, f"metrics.json is ignored: larger than {_LARGEST_METRICS} bytes"
+        data = json.loads(text)
+        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is JSON but no text that could be kept
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"metrics.json is ignored: {str(error).splitlines()[0][:100]}"
+    if not isinstance(data, dict):
+        return None, "metrics.json is ignored: not an object"
+    bad = next((key for key, value in data.items() if isinstance(value, list | dict)), None)
+    if bad is not None:
+        return None, f"metrics.json is ignored: '{bad}' is not a single value"
+    return {key: _finite(value) for key, value in data.items()}, ""
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities are no JSON; keep them as text."""
+    return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+def find_last_line(path: Path, limit: int = 4096) -> str:
+    """Give the last line of a log that is not empty, "" if there is none."""
+    try:
+        with open_regular(path) as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - limit))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

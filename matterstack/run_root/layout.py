@@ -1,0 +1,42 @@
+"""The names of the files and folders of a run root. Every module that touches the disk takes them from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matterstack.errors import RunRootError, UsageError
+
+LEDGER = "state.sqlite"
+JOURNAL = "journal.jsonl"
+CAMPAIGN = "campaign.yaml"
+OPERATORS = "operators.yaml"
+RUN = "run.json"
+DIGESTS = "outputs.sha256"
+METRICS = "metrics.json"
+GITIGNORE = "/state.sqlite*\n/run.lock\n/.parcel-*\n/tasks/**/.exit.json\n"  # the last are there for a moment
+GITATTRIBUTES = (
+    "journal.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
+    "/tasks/** -text\n/source/** -text\n/results/** -text\n"
+)
+
+
+def require_run_root(root: Path) -> Path:
+    """Give the root if it is one. Raises UsageError in words if not."""
+    if (root / RUN).is_file():
+        return root
+    if not root.exists():
+        raise UsageError(f"{root}: no such run root; `matterstack init FILE` makes one")
+    if root.is_file():
+        raise UsageError(f"{root} is a file, not a run root; `matterstack run {root}` starts a campaign file")
+    if (root / LEDGER).exists() or (root / JOURNAL).exists():
+        raise RunRootError(f"{root}: run.json is missing; restore it from git or a backup")
+    raise UsageError(f"{root} is not a run root (it has no run.json); `matterstack init FILE` makes one")
+
+
+def attempt_folder(task_id: str, attempt: int) -> str:
+    """Give the path of an attempt's folder below the run root."""
+    return f"tasks/{task_id}/attempt-{attempt}"
+
+
+STAGING = ".refresh"  # in source/: corrected files whose commit is under way
+KEPT_TABLES = ".tables"  # in source/: tables as they were at init, which say what the instances are

@@ -1,0 +1,61 @@
+"""The attempts of a task and their logs, as values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.selection import one_task
+from matterstack.core.times import to_text
+from matterstack.errors import UsageError
+from matterstack.run_root.layout import attempt_folder
+from matterstack.storage.state_store import AttemptRow
+from matterstack.views.reading import reading
+
+
+def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
+    """Give a task's id and its attempts, oldest first, as `attempts --json` prints them."""
+    with reading(root) as (_, store):
+        task_id = one_task(store.task_ids(), task)
+        return task_id, [_attempt_json(row) for row in store.attempts(task_id)]
+
+
+def _attempt_json(row: AttemptRow) -> dict[str, Any]:
+    return {
+        "attempt": row.attempt,
+        "state": str(row.state),
+        "class": str(row.failure) if row.failure else None,
+        "reason": row.reason,
+        "exit_code": row.exit_code,
+        "operator": row.operator,
+        "created_at": to_text(row.created_at),
+        "started_at": to_text(row.started_at) if row.started_at else None,
+        "ended_at": to_text(row.ended_at) if row.ended_at else None,
+        "cpus": row.cpus,
+        "memory": row.memory,
+        "time_limit_s": row.time_s,
+        "source_digest": row.source_digest,
+        "folder": attempt_folder(row.task_id, row.attempt),
+        "response": json.loads(row.response) if row.response else None,
+    }
+
+
+def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
+    """Give (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
+    with reading(root) as (path, store):
+        task_id = one_task(store.task_ids(), task)
+        rows = store.attempts(task_id)
+        if not rows:
+            raise UsageError(f"{task_id} has no attempt yet; `matterstack explain {path} {task_id}` says why")
+        numbers = {row.attempt: row for row in rows}
+        number = attempt if attempt is not None else rows[-1].attempt
+        if number not in numbers:
+            raise UsageError(f"{task_id} has no attempt {number}; it has 1 to {rows[-1].attempt}")
+        return path, task_id, number, numbers[number].state.is_live
+
+
+def is_live(root: Path, task_id: str, attempt: int) -> bool:
+    with reading(root) as (_, store):
+        row = store.attempt(task_id, attempt)
+        return row is not None and row.state.is_live

@@ -1,0 +1,16 @@
+"""The graph of a run, as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matterstack.views.reading import reading
+from matterstack.views.status import RunView, open_run
+
+
+def graph_of_run(root: str | Path) -> tuple[RunView, dict[str, list[str]]]:
+    """Give a run, and for each task what it waits for: tasks, or whole groups by their name."""
+    view = open_run(root)
+    with reading(root) as (_, store):
+        entries = store.entries(task.task_id for task in view.tasks)
+    return view, {task_id: [upstream for _, upstream in pairs] for task_id, pairs in entries.items()}

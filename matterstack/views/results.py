@@ -1,0 +1,32 @@
+"""One row for each task: matrix values, metrics and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.selection import select_tasks
+from matterstack.views.reading import reading
+from matterstack.views.status import _view
+
+
+def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Give one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
+    chosen_patterns = list(patterns)
+    with reading(root) as (_, store):
+        rows = store.tasks()
+        if chosen_patterns:
+            chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
+            rows = [row for row in rows if row.task_id in chosen]
+        run, matrices, found = store.run(), store.matrices(), store.metrics()
+        out = []
+        for row in rows:
+            attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
+            out.append(
+                {
+                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(_view(run, row, {}).state),
+                    "attempt": attempt, "metrics": metrics, "response": response,
+                }
+            )  # fmt: skip
+        return out
