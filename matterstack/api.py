@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack import wiring as wiring
 from matterstack.core.model import LoadedCampaign
 from matterstack.errors import UsageError
 from matterstack.orchestration import run_lifecycle

@@ -25,6 +25,7 @@ shows its traceback.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,14 @@ def _escaped(match: re.Match[str]) -> str:
 def one_line(text: str) -> str:
     """Escape what would break a line or do something to a terminal: names may hold anything."""
     return _UNPRINTABLE.sub(_escaped, text)
+
+
+# Errors of the system that pass: a full disk, no more processes or file descriptors, a file system that went away.
+TRANSIENT = frozenset(
+    {
+        errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+    }
+)  # fmt: skip
 
 
 class ExitCode(IntEnum):
@@ -73,6 +82,7 @@ class Problem:
     where: str
     message: str
     severity: str = "error"  # or "warning"
+    unknown_key: bool = False  # the last part of `where` should not be there
 
     def __post_init__(self) -> None:
         # A message quotes what stands in the file: it stays one line, and does nothing to a terminal.
@@ -112,7 +122,12 @@ class LedgerError(MatterStackError, RuntimeError):
 
 
 class LedgerMissingError(LedgerError):
-    pass
+    """``what`` is the predicate of the sentence."""
+
+    what = "missing"
+
+    def __init__(self, path: object, remedy: object) -> None:
+        super().__init__(f"{path} is missing; {remedy}")
 
 
 class LedgerUnfinishedError(LedgerError):
@@ -128,7 +143,11 @@ class LedgerForeignError(LedgerError):
 
 
 class LedgerDamagedError(LedgerError):
-    pass
+    """``what`` says in which way."""
+
+    def __init__(self, path: object, what: str, remedy: object) -> None:
+        super().__init__(f"{path} is damaged: {what}; {remedy}")
+        self.what = what
 
 
 class LedgerTakenOverError(LedgerError):
@@ -140,7 +159,19 @@ class JournalError(LedgerError):
 
 
 class TemplateError(UsageError):
-    pass
+    """``keys`` say where below a task the template is, as far as that is known; they come first in the message."""
+
+    def __init__(self, what: str, keys: Sequence[str] = ()) -> None:
+        super().__init__(f"{'.'.join(keys)}: {what}" if keys else what)
+        self.what, self.keys = what, tuple(keys)
+
+
+class ValueRefused(ValueError):
+    """A value that cannot be, under these keys of a task."""
+
+    def __init__(self, what: str, keys: Sequence[str]) -> None:
+        super().__init__(f"{'.'.join(keys)}: {what}")
+        self.what, self.keys = what, tuple(keys)
 
 
 class OperatorError(MatterStackError):
@@ -150,8 +181,8 @@ class OperatorError(MatterStackError):
 class SubmissionRejected(OperatorError):
     """The work was not accepted, for certain: nothing was started.
 
-    With ``retry_later`` the refusal is of the moment (queue full, no more processes): the task is handed
-    over again by a later step, without using a retry.
+    With ``retry_later`` the refusal is temporary (queue full, no more processes): the task is handed over again by a
+    later step, without using a retry.
     """
 
     def __init__(self, message: str, *, retry_later: bool = False) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from matterstack.operators.local import LocalOperator
-from matterstack.orchestration import run_lifecycle
-from matterstack.orchestration.handover import HandOver
-from matterstack.storage import run_root
+from matterstack.orchestration import files, run_lifecycle
+from matterstack.orchestration.files import RunFiles
 from matterstack.storage.journal import Journal
 from matterstack.storage.state_store import SQLiteStateStore
 
@@ -46,12 +45,12 @@ def watch(owner: Any, name: str) -> None:
 
 
 for owner, name in (
-    (SQLiteStateStore, "apply"),
-    (SQLiteStateStore, "add_attempt"),
+    (SQLiteStateStore, "append"),
+    (SQLiteStateStore, "write"),  # within it: all statements are made, nothing is committed
     (Journal, "append"),
-    (HandOver, "prepare"),
-    (run_root, "create_attempt_folder"),
-    (run_root, "publish"),
+    (RunFiles, "make_folder"),
+    (files, "create_attempt_folder"),
+    (RunFiles, "publish"),
     (LocalOperator, "submit"),
     (LocalOperator, "_start"),  # a static call within submit: each single start
     (LocalOperator, "observe"),

@@ -66,7 +66,7 @@ def test_a_bug_is_explained_corrected_taken_over_and_run_again(failed):
     ]  # fmt: skip
     assert attempts[1]["source_digest"] != attempts[2]["source_digest"]
     assert "no potential" in (failed.attempt("relax/Cu", 2) / "stderr.log").read_text()
-    assert [event["kind"] for event in failed.journal()].count("refreshed") == 1
+    assert [event["kind"] for event in failed.journal()].count("source_changed") == 1
 
 
 def test_rerun_makes_consumers_stale_and_downstream_runs_them_too(failed):
@@ -312,7 +312,10 @@ def test_soft_failures_skip_what_is_below_and_the_run_is_completed(bench):
     ]  # fmt: skip
     assert (bench.attempt("b") / "stdout.log").read_text() == "1\n3\n"
     assert report.state == "FAILED"  # by e alone
-    assert bench.reasons()["d"] == "all of needs[0] (c) was skipped; a/2 failed (allowed), attempt 1 of 1: exit code 1"
+    assert (
+        bench.reasons()["d"]
+        == "every task of needs[0] was skipped (c); a/2 failed (allowed), attempt 1 of 1: exit code 1"
+    )
 
 
 def test_what_a_command_finds_in_its_environment(bench, monkeypatch):

@@ -135,12 +135,13 @@ def test_two_inits_of_one_folder_give_one_run(bench):
 
 
 def test_an_epoch_that_another_process_raised_stops_a_step_that_slept(bench):
+    from matterstack.core.events import Paused
     from matterstack.errors import LedgerTakenOverError
-    from matterstack.orchestration.run_lifecycle import open_ledger
+    from matterstack.orchestration.session import open_ledger
 
     bench.start(SLEEPERS)
     with open_ledger(bench.root) as sleeper:
         bench.step()
-        with pytest.raises(LedgerTakenOverError, match="another process has changed the ledger"), sleeper.transaction():
-            sleeper.set_paused(True, None, 0.0)
+        with pytest.raises(LedgerTakenOverError, match="another process has changed the ledger"):
+            sleeper.append([Paused()], 0.0)
     assert str(open_run(bench.root).state) == "RUNNING"

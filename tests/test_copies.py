@@ -148,7 +148,7 @@ def test_a_running_run_is_only_adopted_with_a_persons_word(bench):
     lost = bench.cli("adopt", bench.folder / "lost", "--assume", "lost")
     assert "; 1 attempt given up; `matterstack step" in lost.stdout
     tasks = {t.task_id: (str(t.state), t.reason) for t in open_run(bench.folder / "lost").tasks}
-    assert tasks["a"] == ("PENDING", "retry 1 of 1 after taken to be lost, by a person, when the run was adopted")
+    assert tasks["a"] == ("PENDING", "retry 1 of 1 after assumed lost by a person when the run was adopted")
 
 
 def test_the_old_home_stops_when_it_meets_the_journal_of_the_new_one(over):
@@ -268,7 +268,7 @@ def test_outputs_above_the_limit_are_kept_out_of_git_by_the_step_that_publishes_
     assert bench.cli("doctor", bench.root, "--fix").returncode == 0
     assert "tasks/a/20000/attempt-1/big" not in git(bench.root, "ls-files", "--others", "--exclude-standard")
     digests = [event["outputs"] for event in bench.journal() if "outputs" in event]
-    assert all(len(digest) == 64 for outputs in digests for digest in outputs.values())
+    assert all(len(output["sha256"]) == 64 for outputs in digests for output in outputs)
 
 
 def test_odd_names_are_ignored_by_git_as_they_are(tmp_path):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from matterstack.core.model import AttemptFacts, DependencyRule, Evidence, LiveAttempt, Observation, Retries, Sighting
-from matterstack.core.readiness import Upstream, WaitingTask, settle
-from matterstack.core.reconcile import describe_exit, reconcile
+from matterstack.core.readiness import TaskStanding, Upstream, WaitingTask, settle
+from matterstack.core.reasons import NO_REASON
+from matterstack.core.reconcile import reconcile
 from matterstack.core.resources import escalate, parse_resources
 from matterstack.core.states import ATTEMPT_MOVES, ENDED, LIVE, AttemptState, FailureClass, TaskState, run_state
+from matterstack.text.reasons import sentence
 
 STATES = {  # legend of the tables below
     "c": (TaskState.COMPLETED, False), "F": (TaskState.FAILED, False), "f": (TaskState.FAILED, True),
@@ -65,7 +67,7 @@ def test_readiness(entries, rule, allow_skipped, expected):
         for position, letter in enumerate(letters):
             name = f"u{number}{position}"
             state, soft = STATES[letter]
-            upstreams[name] = Upstream.of_task(name, state, soft=soft, cause=None)
+            upstreams[name] = Upstream.of_task(TaskStanding(name, position, state, soft, None))
             pairs.append((f"needs[{number}]", name))
 
     (change,) = settle([WaitingTask("t", rule, allow_skipped, tuple(pairs))], upstreams)
@@ -76,19 +78,20 @@ def test_readiness(entries, rule, allow_skipped, expected):
 
 def test_too_few_says_how_many():
     upstreams = {
-        f"u{i}": Upstream.of_task(f"u{i}", *STATES["c" if i < 5 else "F"][:1], soft=False, cause=None) for i in range(7)
+        f"u{i}": Upstream.of_task(TaskStanding(f"u{i}", i, STATES["c" if i < 5 else "F"][0], False, None))
+        for i in range(7)
     }
     task = WaitingTask("t", DependencyRule(min_count=7), False, tuple(("inputs.x", name) for name in upstreams))
 
     (change,) = settle([task], upstreams)
 
-    assert change.reason == "5 of 7 completed upstream, at least 7 needed"
+    assert sentence(change.reason) == "5 of 7 completed upstream, at least 7 needed"
     assert change.cause == "u5"
 
 
-def facts(retries=Retries(), tries=0, wish=None, soft=False, not_started=0):  # noqa: B008 (frozen)
-    live = LiveAttempt("t", tries + 1, "/x", AttemptState.RUNNING, "", 60.0, 0.0)
-    return AttemptFacts(live, wish, 50.0 if wish else None, "", retries, tries, not_started, soft)
+def facts(retries=Retries(), tries=0, wish=None, soft=False, unclaimed=0, state=AttemptState.RUNNING):  # noqa: B008 (frozen)
+    live = LiveAttempt("t", tries + 1, "/x", state, "", 60.0, 0.0)
+    return AttemptFacts(live, wish, 50.0 if wish else None, NO_REASON, retries, tries, unclaimed, soft)
 
 
 E0 = Observation(Sighting.ENDED, exit_code=0, ended_at=40.0)
@@ -110,7 +113,8 @@ RECONCILE = [  # facts, observation, evidence -> attempt, class, task
     (facts(), GONE, NONE, "LOST", "lost", "FAILED"),
     (facts(Retries(1)), GONE, NONE, "LOST", "lost", "PENDING"),
     (facts(), FENCED, NONE, "CANCELLED", "not_started", "PENDING"),
-    (facts(not_started=2), FENCED, NONE, "CANCELLED", "not_started", "FAILED"),
+    (facts(unclaimed=2), FENCED, NONE, "CANCELLED", "not_started", "FAILED"),
+    (facts(unclaimed=2, state=AttemptState.SUBMITTING), FENCED, NONE, "CANCELLED", "not_started", "PENDING"),
     (facts(wish="cancel"), FENCED, NONE, "CANCELLED", "not_started", "CANCELLED"),
     (facts(wish="cancel"), E1, NONE, "CANCELLED", "cancelled", "CANCELLED"),
     (facts(wish="cancel"), E0_LATE, NONE, "CANCELLED", "cancelled", "CANCELLED"),
@@ -130,20 +134,6 @@ def test_reconcile(given, seen, evidence, attempt, failure, task):
 
 def test_what_is_not_seen_changes_nothing():
     assert reconcile(facts(), Observation(Sighting.UNKNOWN), NONE, 100.0) == (None, None)
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        (1, "exit code 1"),
-        (137, "exit code 137 (SIGKILL)"),
-        (159, "exit code 159 (SIGSYS)"),
-        (255, "exit code 255"),
-        (None, "no exit code"),
-    ],
-)
-def test_an_exit_code_for_people(code, text):
-    assert describe_exit(code) == text
 
 
 ESCALATE = [

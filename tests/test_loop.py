@@ -87,7 +87,7 @@ def test_without_a_terminal_it_prints_plain_lines_and_failures_as_they_happen(be
     done = bench.cli("run", bench.root)
 
     assert done.returncode == 3
-    assert f"a is tried again: attempt 1, exit code 3; {bench.root}/tasks/a/attempt-1/stderr.log" in done.stderr
+    assert f"a will be retried: attempt 1, exit code 3; {bench.root}/tasks/a/attempt-1/stderr.log" in done.stderr
     assert f"a failed: attempt 2, exit code 3; {bench.root}/tasks/a/attempt-2/stderr.log" in done.stderr
     assert done.stdout.splitlines()[0] == "FAILED: 1 COMPLETED, 1 FAILED"
     assert "\x1b" not in done.stdout + done.stderr

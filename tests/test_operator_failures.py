@@ -20,6 +20,10 @@ from matterstack.core.states import AttemptState
 from matterstack.operators import processes
 from matterstack.operators.claims import read_claim, take_claim
 from matterstack.operators.local import LocalOperator
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.session import open_to_write
+from matterstack.orchestration.step import Step
+from matterstack.text.reasons import sentence
 from matterstack.views.attempts import attempts
 from matterstack.views.explain import explain
 from tests.conftest import MATTERSTACK, is_alive
@@ -48,9 +52,9 @@ CASES = {  # task -> (class, sentence)
     "a non-zero exit": ("{command: 'exit 7'}", "exit_code", "exit code 7"),
     "a failed pipe": ("{command: 'false | cat'}", "exit_code", "exit code 1"),
     "a failed first line": ("{command: \"false\\ntrue\"}", "exit_code", "exit code 1"),
-    "an unknown command": ("{command: no-such-program}", "exit_code", "exit code 127 (a command that was not found)"),
-    "an unknown command as a list": ("{command: [no-such-program]}", "exit_code", "exit code 127 (a command that was not found)"),
-    "a command that cannot be executed": ("{command: [/etc/passwd]}", "exit_code", "exit code 126 (a command that cannot be executed)"),
+    "an unknown command": ("{command: no-such-program}", "exit_code", "exit code 127 (command not found)"),
+    "an unknown command as a list": ("{command: [no-such-program]}", "exit_code", "exit code 127 (command not found)"),
+    "a command that cannot be executed": ("{command: [/etc/passwd]}", "exit_code", "exit code 126 (the command cannot be executed)"),
     "a syntax error": ("{command: 'if then'}", "exit_code", "exit code 2"),
     "a signal": ("{command: 'kill -SEGV $$'}", "exit_code", "exit code 139 (SIGSEGV)"),
     "a missing output": ("{command: 'true', outputs: {o: out.json}}", "missing_output", "exit code 0, but out.json was not written"),
@@ -128,7 +132,7 @@ def test_a_killed_wrapper_whose_command_lives_is_still_running_and_then_lost(ben
 
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
-    assert "its wrapper is gone, its command goes on" in bench.reasons()["a"]
+    assert "its wrapper is gone, its command is still running" in bench.reasons()["a"]
 
     bench.step_until_over()
     assert (last(bench)["state"], last(bench)["class"]) == ("LOST", "lost")
@@ -170,7 +174,7 @@ def test_an_exit_json_that_is_not_whole_is_never_taken_for_a_result(bench, conte
     bench.step_until_over()
 
     assert last(bench)["class"] == "lost"
-    assert last(bench)["reason"].endswith("(an exit.json is there, but not whole or of another attempt)")
+    assert last(bench)["reason"].endswith("(its exit.json is incomplete or belongs to another attempt)")
     assert (bench.attempt("a") / "exit.json").read_text() == content
 
 
@@ -304,7 +308,7 @@ def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sig
 
     assert seen.sighting is sighting
     assert seen.unreachable == (sighting is Sighting.UNKNOWN)
-    assert words in seen.reason
+    assert words in sentence(seen.why)
 
 
 def test_a_stranger_with_our_old_pid_is_neither_ours_nor_ended(operator, tmp_path):
@@ -359,15 +363,8 @@ def test_three_attempts_in_a_row_that_never_started_fail_the_task(bench):
 
 def step_with(bench, operator_class):
     """Take a step with a variant of the local operator, as a plug-in would be."""
-    from matterstack.operators import registry
-
-    original = registry.make_operator
-    module = __import__("matterstack.orchestration.run_lifecycle", fromlist=["x"])
-    module.make_operator = operator_class
-    try:
-        return bench.step()
-    finally:
-        module.make_operator = original
+    with open_to_write(bench.root) as store:
+        return Step(bench.root, store, pool=Pool(store, operator_class)).take()
 
 
 class Raising(LocalOperator):
@@ -418,7 +415,7 @@ def test_a_link_that_cannot_be_set_is_told_and_set_by_a_later_step(bench):
     bench.step()
 
     assert (bench.root / "results" / "r" / "o").read_text() == "1\n"
-    assert [item["reason"] for item in bench.journal() if item.get("reason", "").startswith("results/")] != []
+    assert [item["kind"] for item in bench.journal()][-1] == "links_changed"
 
 
 # --- what tasks do to their own folder -------------------------------------------------------------------------------
@@ -484,7 +481,7 @@ def test_an_output_that_may_not_be_read_is_told_once_and_recorded_as_soon_as_it_
     assert report.state == "COMPLETED"
     said = [record.message for record in caplog.records if "cannot be recorded" in record.message]
     assert said == [
-        "a, attempt 1: has ended, and cannot be recorded: tasks/a/attempt-1/out: Permission denied; the next steps try again"
+        "a, attempt 1: has ended but cannot be recorded yet: tasks/a/attempt-1/out: Permission denied; the next step will retry"
     ]
     assert ticks[-1] - ticks[0] > 1.5  # it waits between its looks
 
@@ -498,7 +495,7 @@ def test_an_attempt_of_a_container_that_is_gone_is_lost_by_a_persons_word(bench)
     subprocess.run([*unshare, "sh", "-c", f"{inside}; while ! [ -e {bench.witness} ]; do sleep 0.1; done"], check=True)
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
-    assert "if that is gone for good, `matterstack adopt RUN --assume lost`" in bench.reasons()["a"]
+    assert f"if that is gone for good, `matterstack adopt {bench.root} --assume lost`" in bench.reasons()["a"]
 
     done = bench.cli("adopt", bench.root, "--assume", "lost")
 
@@ -506,7 +503,7 @@ def test_an_attempt_of_a_container_that_is_gone_is_lost_by_a_persons_word(bench)
     assert bench.step_until_over().state == "COMPLETED"
     assert bench.witnessed() == ["a", "a"]
     again = bench.cli("adopt", bench.root, "--assume", "lost").stdout
-    assert again == f"{bench.root}: all that is alive can be reached from here; nothing was changed\n"
+    assert again == f"{bench.root}: every live attempt can be reached from here; nothing was changed\n"
 
 
 @pytest.mark.parametrize("word", [False, True], ids=["ended by hand", "by a person's word"])
@@ -523,7 +520,10 @@ def test_a_command_without_our_marks_that_outlives_its_wrapper_is_not_lost(bench
     assert bench.states() == {"a": "RUNNING"}
     pid = bench.witnessed()[0]
     assert f"its wrapper is gone; pid {pid}" in bench.reasons()["a"]
-    assert "may be its own: end it, or if it is not, `matterstack adopt RUN --assume lost`" in bench.reasons()["a"]
+    assert (
+        f"may belong to it: end it, or if it does not, `matterstack adopt {bench.root} --assume lost`"
+        in bench.reasons()["a"]
+    )
     if word:
         assert bench.cli("adopt", bench.root, "--assume", "lost").returncode == 0
     session = session_of(bench)
@@ -567,7 +567,7 @@ def test_a_claim_that_was_replaced_hides_neither_life_nor_end(bench, kind):
     assert bench.step_until_over().state == "COMPLETED"
 
     first = attempts(bench.root, "a")[1][0]
-    assert (first["state"], first["reason"]) == ("LOST", "its process is gone, and its claim is not whole any more")
+    assert (first["state"], first["reason"]) == ("LOST", "its process is gone, and its claim is no longer complete")
     assert bench.witnessed() == ["a", "a"]
 
 

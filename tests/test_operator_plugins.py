@@ -148,7 +148,7 @@ def test_a_service_that_is_away_costs_a_warning_and_no_attempt(plugins, oven, be
     oven.server.shutdown()
     oven.server.server_close()
     report = bench.step()
-    assert any("operator 'oven' is away" in text or "oven" in text for text in report.warnings), report.warnings
+    assert any("operator 'oven' is unavailable" in text or "oven" in text for text in report.warnings), report.warnings
     assert bench.states()["bake/1"] in ("SUBMITTED", "RUNNING")
     assert len(attempts(bench.root, "bake/1")[1]) == 1
 

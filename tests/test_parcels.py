@@ -218,7 +218,7 @@ def as_link(member, data):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (damage("calc/1/attempt-1/out", b"forged\n"), "calc/1: out is damaged: its checksum is another"),
+        (damage("calc/1/attempt-1/out", b"forged\n"), "calc/1: out is damaged: its checksum does not match"),
         (lambda member, data: None if member.name.endswith("calc/1/attempt-1/out") else data,
          "calc/1: out is in its checksums and not in the parcel"),
         (as_link, "calc/1: out is in its checksums and not in the parcel"),
@@ -247,7 +247,7 @@ def test_a_parcel_of_another_run_or_none_at_all_is_refused(work, farm, tmp_path)
     other = edited(back, lambda m, d: d.replace(b'"id": "t-', b'"id": "u-') if m.name.endswith("parcel.json") else d)
     for file, words in (
         (other, "is a parcel of the run u-"),
-        (write(tmp_path / "no.tar", b"nonsense"), "is no parcel, or damaged"),
+        (write(tmp_path / "no.tar", b"nonsense"), "is not a parcel, or is damaged"),
         (write(tmp_path / "cut.tar", back.read_bytes()[:5000]), ""),
         (tmp_path / "nowhere.tar", "no such file"),
         (empty_tar(tmp_path / "empty.tar"), "holds no parcel.json"),
@@ -278,7 +278,7 @@ def test_what_was_cancelled_takes_no_parcel_any_more(work, farm):
     back = bring_back_all(work, farm)
     cancel(work.root, ["calc/2"])
     done = work.cli("parcel", "import", work.root, back)
-    assert "calc/2: attempt 1 is CANCELLED" in done.stderr and "is not taken" in done.stderr
+    assert "calc/2: attempt 1 is CANCELLED" in done.stderr and "is not accepted" in done.stderr
     work.step()
     assert work.states()["calc/2"] == "CANCELLED"
 

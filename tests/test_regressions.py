@@ -73,14 +73,15 @@ def test_what_a_rerun_unsettles_is_an_event(bench):
     bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "x": "RUNNING", "b": "READY"})
     bench.cli("rerun", bench.root, "a")
     assert bench.states()["b"] == "PENDING"
-    assert [event["state"] for event in bench.journal() if event.get("task") == "b"][-1] == "PENDING"
+    assert [event["state"] for event in bench.journal() if "b" in event.get("tasks", ())][-1] == "PENDING"
 
 
 def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_step(bench):
     (bench.folder / "s.sh").write_text("echo old\n")
     bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
     (bench.folder / "s.sh").write_text("echo new\n")
-    from matterstack.orchestration.run_lifecycle import open_ledger
+    from matterstack.core.events import SourceChanged
+    from matterstack.orchestration.session import open_ledger
     from matterstack.run_root.layout import STAGING
     from matterstack.run_root.source import stage_source
 
@@ -88,8 +89,7 @@ def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_
         with open_ledger(bench.root) as store:
             staged = stage_source(bench.root, bench.folder, ["s.sh"])
             if commits:
-                with store.transaction():
-                    store.replace_sources(staged, "d", 0.0)
+                store.append([SourceChanged("d", {path: list(item) for path, item in staged.items()})], 0.0)
         open_ledger(bench.root).close()
         assert (bench.root / "source" / "s.sh").read_text() == ("echo new\n" if commits else "echo old\n")
         assert not (bench.root / "source" / STAGING).exists()
@@ -177,7 +177,7 @@ def test_a_rerun_below_a_group_that_is_waited_for_as_a_whole_is_no_product(bench
         "b: {matrix: {i: '${{ params.n }}'}, needs: [a], command: 'true'}, c: {needs: [b], command: 'true'}}\n"
     )
     from matterstack.core.graph import build, descendants
-    from matterstack.orchestration.run_lifecycle import open_ledger
+    from matterstack.orchestration.session import open_ledger
 
     with open_ledger(bench.root, read_only=True) as store:
         edges = store.all_edges()
@@ -244,7 +244,8 @@ def test_a_paused_task_is_pending_wherever_it_is_shown(bench):
 
 
 def test_a_dry_run_tells_of_wishes_and_of_what_will_be_rejected(bench):
-    from matterstack.orchestration.run_lifecycle import open_ledger
+    from matterstack.core.events import Wished
+    from matterstack.orchestration.session import open_ledger
 
     bench.start(
         "tasks: {a: {command: 'sleep 60'}, f: {command: 'false', outputs: {o: o}}, "
@@ -252,11 +253,11 @@ def test_a_dry_run_tells_of_wishes_and_of_what_will_be_rejected(bench):
     )
     bench.step()
     bench.exit_of("f")
-    with open_ledger(bench.root) as store, store.transaction():
-        store.wish("a", 1, "cancel", 0.0)
+    with open_ledger(bench.root) as store:
+        store.append([Wished((("a", 1),), "cancel")], 0.0)
     lines = bench.cli("step", "--dry-run", bench.root).stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "would record  f, attempt 1", "would record  r, attempt 1", "would end     a, attempt 1 (as somebody asked)",
+        "would record  f, attempt 1", "would record  r, attempt 1", "would end     a, attempt 1 (cancel requested)",
     ]  # fmt: skip
 
 
@@ -419,8 +420,8 @@ def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
     assert bench.cli("run", ".", cwd=empty).returncode == 0
     assert bench.cli("init", file, "--root", bench.folder / "link").returncode == 2
     assert sorted(path.name for path in empty.iterdir()) == sorted(
-        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "source", "tasks",
-         "results", ".gitignore", ".gitattributes"]
+        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "source",
+         "tasks", "results", ".gitignore", ".gitattributes"]
     )  # fmt: skip
 
 

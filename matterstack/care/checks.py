@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.care import rebuild
+from matterstack.care.record import changed_files, read_record
+from matterstack.core.events import Adopted, RunCreated, TasksAdded
+from matterstack.core.kinds import HUMAN
 from matterstack.core.model import OutputFile
+from matterstack.core.recorded import TaskRow
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.errors import (
     JournalError,
@@ -23,16 +27,21 @@ from matterstack.errors import (
     LedgerMissingError,
     LedgerUnfinishedError,
     MatterStackError,
+    RunLockedError,
     RunRootError,
 )
+from matterstack.hints import Hint
 from matterstack.operators.answers import read_task
 from matterstack.run_root import layout
-from matterstack.run_root.files import digest_of_listing, place_of, read_regular, sha256_of
+from matterstack.run_root.files import place_of, read_regular
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import what_is_in_the_way
-from matterstack.storage.journal import PUT_BACK, Journal
+from matterstack.run_root.verify import digest_or_none, output_problem
+from matterstack.storage.expanded import read_expanded
+from matterstack.storage.integrity import integrity_problem
+from matterstack.storage.journal import Journal, parse_or_none
 from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock
-from matterstack.storage.state_store import SQLiteStateStore, TaskRow
+from matterstack.storage.state_store import SQLiteStateStore
 
 _NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "fuse.sshfs", "beegfs", "ceph", "glusterfs", "afs", "9p")
 
@@ -54,34 +63,40 @@ class Finding:
         }  # fmt: skip
 
 
-_GIT_FILES = {".gitignore": layout.GITIGNORE, ".gitattributes": layout.GITATTRIBUTES}
-_FIX = "`matterstack doctor --fix` {0}"
-_LOST_OUTPUT = "restore it from git or a backup, or `matterstack rerun` the task"
+GIT_FILES = {".gitignore": layout.GITIGNORE, ".gitattributes": layout.GITATTRIBUTES}
+
+
+def _fix(root: Path, what: str) -> str:
+    return f"{Hint('doctor', root, rest='--fix')} {what}"
+
+
+def _lost_output(root: Path, task_id: str) -> str:
+    return f"restore it from git or a backup, or {Hint('rerun', root, task_id)}"
 
 
 def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
     """Check ledger, journal, folders, links, lock and file system; with ``digests`` also what is in the files.
 
     Nothing of the run is changed; whether locks and hard links work is tried in a folder that is removed again.
-    Raises UsageError for what is no run root at all.
+    Raises UsageError for what is not a run root at all.
     """
     path = Path(root)
-    _require_traces(path)
-    findings = [*_files(path), *_file_system(path), *_lock(path)]
+    require_traces(path)
+    findings = [finding for check in (_files, _file_system, _lock) for finding in check(path)]
     store, found = _readable_ledger(path)
     findings += found
     if store is None:
         return findings
     with store:
-        findings += _ledger_and_journal(path, store)
-        findings += _attempts(path, store)
+        for look in (_home_and_record, _journal, _descriptions, _attempts):
+            findings += look(path, store)
         findings += _results(path, store, digests=digests)
         findings += _sources(path, store, digests=digests)
         findings += _answers(path, store)
     return findings
 
 
-def _require_traces(root: Path) -> None:
+def require_traces(root: Path) -> None:
     """Raise UsageError for what was never a run root."""
     names = (layout.RUN, layout.JOURNAL, layout.LEDGER)
     if not root.is_dir() or not any(os.path.lexists(root / name) for name in names):
@@ -90,18 +105,18 @@ def _require_traces(root: Path) -> None:
 
 def _files(root: Path) -> Iterator[Finding]:
     if not (root / layout.RUN).is_file():
-        yield Finding("run.json", layout.RUN, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
+        yield Finding("run.json", layout.RUN, "is missing", _fix(root, "writes it from the ledger"), fixable=True)
     for name in (layout.CAMPAIGN, layout.OPERATORS):
         if not (root / name).is_file():
             yield Finding("files", name, "is missing", "restore it from git or a backup; the run goes on without it")
-    for name, lines in _GIT_FILES.items():
+    for name, lines in GIT_FILES.items():
         try:
             have = read_regular(root / name).decode(errors="replace").splitlines()
         except OSError:
-            yield Finding("files", name, "is missing or no file", _FIX.format("writes it"), fixable=True)
+            yield Finding("files", name, "is missing or not a file", _fix(root, "writes it"), fixable=True)
             continue
         if not set(lines.splitlines()) <= set(have):
-            yield Finding("files", name, "lacks lines that git needs", _FIX.format("adds them"), fixable=True)
+            yield Finding("files", name, "lacks lines that git needs", _fix(root, "adds them"), fixable=True)
     for left in [*root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{layout.LEDGER}.rebuilt*")]:
         yield Finding("files", left.name, "was left by a killed command", f"remove it: rm -r {left.name}")
 
@@ -110,7 +125,7 @@ def _file_system(root: Path) -> Iterator[Finding]:
     kind = file_system_of(root)
     if kind in _NETWORK:
         message = f"lies on a network file system ({kind}), where locks and synced writes depend on its settings"
-        yield Finding("file system", ".", message, "step the run from one machine alone, if you can")
+        yield Finding("file system", ".", message, "step the run from one machine only, if you can")
     probe = root / f".doctor-{secrets.token_hex(4)}"
     try:
         probe.mkdir()
@@ -118,7 +133,7 @@ def _file_system(root: Path) -> Iterator[Finding]:
         os.link(probe / "a", probe / "b")
         try:
             os.link(probe / "a", probe / "b")
-            yield Finding("file system", ".", "lets two claim one name by hard links", "move the run root elsewhere")
+            yield Finding("file system", ".", "allows two hard links of one name", "move the run root elsewhere")
         except FileExistsError:
             pass
         yield from _lock_probe(probe / "lock")
@@ -142,7 +157,7 @@ def _lock_probe(file: Path) -> Iterator[Finding]:
         fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield Finding("file system", ".", "gives one lock to two", "move the run root elsewhere")
+            yield Finding("file system", ".", "grants one lock to two processes", "move the run root elsewhere")
         except BlockingIOError:
             pass
     except OSError as error:
@@ -170,12 +185,10 @@ def file_system_of(path: Path) -> str:
 
 def _lock(root: Path) -> Iterator[Finding]:
     if os.path.lexists(root / LOCK_FILE) and ((root / LOCK_FILE).is_symlink() or not (root / LOCK_FILE).is_file()):
-        yield Finding("lock", LOCK_FILE, "is no regular file", _FIX.format("moves it away"), fixable=True)
+        yield Finding("lock", LOCK_FILE, "is not a regular file", _fix(root, "moves it away"), fixable=True)
         return
     holder = read_holder(root)
     if holder and not holder.get("released"):
-        from matterstack.errors import RunLockedError
-
         try:
             with run_lock(root, check=_do_not_write):
                 pass
@@ -203,84 +216,114 @@ def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]
     if os.path.lexists(root / ledger) or read_holder(root).get("path") == place_of(root)[1]:
         try:
             store = SQLiteStateStore(root / ledger, read_only=True)
-            problem = store.integrity_problem()
+            try:
+                problem = integrity_problem(store)
+            except LedgerError:
+                store.close()
+                raise
             if problem:
                 store.close()
-                raise LedgerDamagedError(f"{root / ledger} is damaged: {problem}")
-        except (LedgerMissingError, LedgerDamagedError) as error:
-            what = str(error).partition(" is ")[2].partition(";")[0] or str(error)
-            rebuilds = _FIX.format("rebuilds it from journal.jsonl and tasks/")
-            return None, [Finding("ledger", ledger, f"is {what}", rebuilds, fixable=True)]
+                return None, [_unusable_ledger(root, f"damaged: {problem}")]
+        except LedgerMissingError as error:
+            return None, [_unusable_ledger(root, error.what)]
+        except LedgerDamagedError as error:
+            return None, [_unusable_ledger(root, f"damaged: {error.what}")]
         except LedgerUnfinishedError:
-            message = "holds a commit that a killed step left to roll back"
-            return None, [Finding("ledger", ledger, message, "`matterstack step` does it by itself", fixable=True)]
+            message = "holds an unfinished commit of a killed step"
+            return None, [Finding("ledger", ledger, message, f"{Hint('step', root)} rolls it back", fixable=True)]
         except LedgerError as error:
             return None, [Finding("ledger", ledger, str(error), "see the message")]
         return store, []
-    found = Finding(
-        "home", ".", "is a copy of a run: there is no ledger", "`matterstack adopt` makes it the run's home"
-    )
+    remedy = f"{Hint('adopt', root)} makes it the run's home"
+    found = Finding("home", ".", "is a copy of a run: there is no ledger", remedy)
     try:
         return rebuild.memory_ledger(root), [found]
     except MatterStackError as error:
         return None, [found, Finding("journal", layout.JOURNAL, str(error), "restore it from git or a backup")]
 
 
-def _ledger_and_journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
-    name = layout.JOURNAL
+def _unusable_ledger(root: Path, what: str) -> Finding:
+    remedy = _fix(root, "rebuilds it from journal.jsonl and tasks/")
+    return Finding("ledger", layout.LEDGER, f"is {what}", remedy, fixable=True)
+
+
+def _home_and_record(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     if store.is_on_disk() and not store.is_at_home(*place_of(root)):
         _, host, path = store.home()
         message = f"is a copy of the run at home on {host} in {path}"
-        yield Finding("home", ".", message, "`matterstack adopt` makes it the run's home, once the other has stopped")
+        remedy = f"once the original has stopped, {Hint('adopt', root)} makes this copy the one that runs"
+        yield Finding("home", ".", message, remedy)
     try:
-        record = rebuild.read_record(root)
+        record = read_record(root)
         if record["id"] != store.run().run_id:
             message = f"is of run {record['id']}, the ledger of {store.run().run_id}"
             yield Finding("run.json", layout.RUN, message, "put back the two that belong together")
-    except RunRootError as error:
+    except RunRootError:
         if (root / layout.RUN).is_file():
-            message = str(error).partition(": ")[2] or "is damaged"
-            yield Finding("run.json", layout.RUN, message, _FIX.format("writes it from the ledger"), fixable=True)
-    if not os.path.exists(root / name):
-        yield Finding("journal", name, "is missing", _FIX.format("writes it from the ledger"), fixable=True)
+            remedy = _fix(root, "writes it from the ledger")
+            yield Finding("run.json", layout.RUN, "is damaged", remedy, fixable=True)
+
+
+def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    name, journal = layout.JOURNAL, Journal(root / layout.JOURNAL)
+    if not journal.path.exists():
+        yield Finding("journal", name, "is missing", _fix(root, "writes it from the ledger"), fixable=True)
         return
+    ours = store.lines_after(0)
     try:
-        events = Journal(root / name).read()
+        lines = journal.lines()
+        entries = list(journal.check(lines))
     except JournalError as error:
-        yield Finding(
-            "journal", name, str(error), _FIX.format("writes it from the ledger; the old one is kept"), fixable=True
-        )
+        remedy = _fix(root, "writes it from the ledger; the old one is kept")
+        yield Finding("journal", name, str(error), remedy, fixable=True)
         return
-    ours = store.events_after(0)
-    torn = not read_regular(root / name).endswith(b"\n")
-    if events[: len(ours)] != ours[: len(events)]:
-        number = next(n for n, (a, b) in enumerate(zip(events, ours, strict=False), 1) if a != b)
-        message = f"and state.sqlite are of different histories (event {number})"
-        yield Finding("journal", name, message, PUT_BACK)
-    elif any(event.kind == "adopted" for event in events[len(ours) :]):
-        data = json.loads(next(event for event in reversed(events) if event.kind == "adopted").data)
-        message = f"knows that the run was adopted by {data.get('host')}:{data.get('path')}; it goes on there"
-        remedy = "work there; `matterstack adopt` takes it back, once that home has stopped and the ledger here is moved away"
-        yield Finding("home", name, message, remedy)
-    elif len(events) > len(ours):
-        message = f"knows {len(events)} events, the ledger {len(ours)}: state.sqlite is an old one"
-        remedy = "put the newer ledger back, or move this one away and run `matterstack doctor --fix`"
-        yield Finding("journal", name, message, remedy)
-    elif len(events) < len(ours) or torn:
-        message = f"lacks {len(ours) - len(events)} events of the ledger" + (
-            ", and its last line is torn" if torn else ""
+    torn = not read_regular(journal.path).endswith(b"\n")
+    adopted = next((entry.event for entry in reversed(entries[len(ours) :]) if isinstance(entry.event, Adopted)), None)
+    if lines[: len(ours)] != ours[: len(lines)]:
+        number = next(n for n, (a, b) in enumerate(zip(lines, ours, strict=False), 1) if a != b)
+        yield Finding(
+            "journal", name, f"and state.sqlite have different histories (event {number})", journal.put_back()
         )
+    elif adopted is not None:
+        message = f"knows that the run was adopted by {adopted.host}:{adopted.path}; it goes on there"
+        remedy = f"work there; {Hint('adopt', root)} takes it back, once that home has stopped and the ledger here is moved away"
+        yield Finding("home", name, message, remedy)
+    elif len(lines) > len(ours):
+        message = f"knows {len(lines)} events, the ledger {len(ours)}: state.sqlite is an old one"
+        remedy = f"put the newer ledger back, or move this one away and run {Hint('doctor', root, rest='--fix')}"
+        yield Finding("journal", name, message, remedy)
+    elif len(lines) < len(ours) or torn:
+        cut = ", and its last line is torn" if torn else ""
+        message = f"lacks {len(ours) - len(lines)} events of the ledger{cut}"
         yield Finding("journal", name, message, "the next step completes it", fixable=True)
 
 
+def _descriptions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    """Find what describes the run and is not what it was: its campaign's files, and the instances as expanded."""
+    first = parse_or_none(store.line(1) or "")
+    created = first.event if first is not None else None
+    if isinstance(created, RunCreated):
+        digests = {layout.CAMPAIGN: created.campaign_sha256, layout.OPERATORS: created.operators_sha256}
+        for name in changed_files(root, digests):
+            if (root / name).is_file():
+                message = "differs from the file the run was created with; the run is unaffected"
+                yield Finding("files", name, message, "restore it from git; another campaign is another run")
+    for line in store.lines_after(0)[:2]:
+        entry = parse_or_none(line)
+        event = entry.event if entry is not None else None
+        digest = (
+            event.definition if isinstance(event, RunCreated) else event.rows if isinstance(event, TasksAdded) else ""
+        )
+        try:
+            if digest:
+                read_expanded(root, digest)
+        except RunRootError:
+            path = f"{layout.EXPANDED}/{digest}.json"
+            message = "is missing or was edited: without it a lost ledger could not be rebuilt"
+            yield Finding("files", path, message, "restore it from git or a backup")
+
+
 def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
-    first = store.event(1)
-    for name in rebuild.changed_files(root, json.loads(first.data) if first is not None else {}):
-        if (root / name).is_file():
-            message = (
-                "is not what the run began with; the run goes on with what it was, a lost ledger could not be rebuilt"
-            )
-            yield Finding("files", name, message, "restore it from git; another campaign is another run")
     for row in store.tasks():
         for attempt in store.attempts(row.task_id) if row.attempts else ():
             folder = attempt_folder(row.task_id, attempt.attempt)
@@ -291,12 +334,12 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
                 if started and attempt.state is not AttemptState.SUBMITTING:
                     remedy = "nothing needs it; restore it from git if you want it"
                     if attempt.state.is_live:
-                        remedy = "what it computes is lost; `matterstack rerun` the task"
+                        remedy = f"what it computes is lost; {Hint('rerun', root, row.task_id)}"
                     elif row.result == attempt.attempt:
-                        remedy = _LOST_OUTPUT
+                        remedy = _lost_output(root, row.task_id)
                     yield Finding("attempts", folder, "is missing", remedy)
                 continue
-            if started and attempt.state is AttemptState.COMPLETED and not (root / folder / "task.json").is_file():
+            if started and attempt.state is AttemptState.COMPLETED and not (root / folder / layout.TASK).is_file():
                 yield Finding("attempts", f"{folder}/task.json", "is missing", "restore it from git or a backup")
         late = row.attempts + 1
         if (root / attempt_folder(row.task_id, late)).is_dir():
@@ -306,54 +349,41 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
             yield Finding("attempts", folder, message, remedy)
 
 
-def _results(root: Path, store: SQLiteStateStore, *, digests: bool, only: set[str] | None = None) -> Iterator[Finding]:
-    for row in store.tasks(only):
-        for output in _published(store, row):
-            folder = attempt_folder(row.task_id, row.result or 0)
-            file, link = root / folder / output.file, root / "results" / output.path.rstrip("/")
-            is_folder = output.file.endswith("/")
-            if not file.exists():
-                yield Finding("outputs", f"{folder}/{output.file}", "is missing", _LOST_OUTPUT)
+def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    for row in store.tasks():
+        folder = attempt_folder(row.task_id, row.result or 0)
+        for output in published_outputs(store, row):
+            path = f"{folder}/{output.file}"
+            problem = output_problem(root, folder, output, digests=digests)
+            if problem:
+                yield Finding("outputs", path, problem, _lost_output(root, row.task_id))
+            if not (root / path).exists():
                 continue
-            if not (file.is_dir() if is_folder else file.is_file()):
-                what = f"is no {'folder' if is_folder else 'file'} any more"
-                yield Finding("outputs", f"{folder}/{output.file}", what, _LOST_OUTPUT)
-                continue
-            if not file.resolve().is_relative_to(root.resolve()):
-                remedy = "copy it into the folder, if it shall stay with the run"
-                yield Finding(
-                    "outputs", f"{folder}/{output.file}", f"lies outside of the run, in {file.resolve()}", remedy
-                )
-            target = os.path.relpath(root / folder / output.file.rstrip("/"), link.parent)
-            above = what_is_in_the_way(root, link)
-            if above or not link.is_symlink() or os.readlink(link) != target:
-                what = "is missing" if not os.path.lexists(link) else "is not the link to its newest result"
-                in_the_way = os.path.lexists(link) and not link.is_symlink()
-                remedy = "move what stands there away" if in_the_way else _FIX.format("sets it")
-                if above:
-                    in_the_way, what, remedy = True, f"cannot be linked: {above}", "move that away"
-                yield Finding("results", f"results/{output.path}", what, remedy, fixable=not in_the_way)
-            now = _digest(file, folder=is_folder) if digests else None
-            if digests and now is None:
-                yield Finding("outputs", f"{folder}/{output.file}", "cannot be read", "check its permissions")
-            if now is not None and output.sha256 is not None and now != output.sha256:
-                message = f"is not what the task made: sha256 {now[:12]}…, recorded {output.sha256[:12]}…"
-                yield Finding("outputs", f"{folder}/{output.file}", message, _LOST_OUTPUT)
+            if not (root / path).resolve().is_relative_to(root.resolve()):
+                message = f"lies outside of the run, in {(root / path).resolve()}"
+                yield Finding("outputs", path, message, "copy it into the folder, if it should stay with the run")
+            yield from _link(root, path.rstrip("/"), output)
 
 
-def damaged_outputs(root: Path, store: SQLiteStateStore, *, since: float) -> list[Finding]:
-    """Find results of attempts that ended since then and are not there or not what was recorded."""
-    recent = {row.task_id for row in store.tasks() if row.result is not None and _ended_since(store, row, since)}
-    found = _results(root, store, digests=True, only=recent)
-    return [finding for finding in found if finding.check == "outputs"]
+def _link(root: Path, path: str, output: OutputFile) -> Iterator[Finding]:
+    link = root / "results" / output.path.rstrip("/")
+    target = os.path.relpath(root / path, link.parent)
+    above = what_is_in_the_way(root, link)
+    if not above and link.is_symlink() and os.readlink(link) == target:
+        return
+    exists = os.path.lexists(link)
+    if above:
+        message, remedy = f"cannot be linked: {above}", "move that away"
+    elif exists and not link.is_symlink():
+        message, remedy = "is not the link to its newest result", "move what is in its place away"
+    else:
+        message = "is not the link to its newest result" if exists else "is missing"
+        remedy = _fix(root, "sets it")
+    fixable = not above and not (exists and not link.is_symlink())
+    yield Finding("results", f"results/{output.path}", message, remedy, fixable=fixable)
 
 
-def _ended_since(store: SQLiteStateStore, row: TaskRow, since: float) -> bool:
-    attempt = store.attempt(row.task_id, row.result or 0)
-    return attempt is not None and (attempt.ended_at or 0.0) >= since
-
-
-def _published(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
+def published_outputs(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
     found = store.published(row.task_id)
     if found is None:
         return []
@@ -361,27 +391,15 @@ def _published(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
     return [OutputFile(name, declared[name].path, file, None, digest) for name, (file, digest) in found[1].items()]
 
 
-def _digest(path: Path, *, folder: bool) -> str | None:
-    try:
-        if not folder:
-            return sha256_of(path)
-        return digest_of_listing(
-            {file.relative_to(path).as_posix(): sha256_of(file) for file in path.rglob("*") if file.is_file()}
-        )
-    except OSError:
-        return None
-
-
 def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
     for path, digest in store.sources().items():
         file = root / "source" / path
         if not file.is_file():
-            remedy = (
-                "`matterstack refresh --yes` brings it from the campaign folder, if it is there; or restore it from git"
-            )
+            refresh = Hint("refresh", root, rest="--yes")
+            remedy = f"{refresh} brings it from the campaign folder, if it is there; or restore it from git"
             yield Finding("source", f"source/{path}", "is missing", remedy)
-        elif digests and _digest(file, folder=False) != digest:
-            remedy = "copy it to the campaign folder and `matterstack refresh`, or restore it from git"
+        elif digests and digest_or_none(file) != digest:
+            remedy = f"copy it to the campaign folder and {Hint('refresh', root)}, or restore it from git"
             yield Finding("source", f"source/{path}", "was edited: attempts do not know of it", remedy)
     if (root / "source" / layout.STAGING).is_dir():
         yield Finding(
@@ -395,9 +413,8 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
 
 def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     """Find answers of people whose inputs are others by now."""
-    campaign = store.campaign(store.run().campaign_version)
     for row in store.tasks():
-        if row.result is None or campaign.operators[row.operator].kind != "human":
+        if row.result is None or store.campaign(row.campaign_version).operators[row.operator].row is not HUMAN:
             continue
         folder = attempt_folder(row.task_id, row.result)
         attempt, task = store.attempt(row.task_id, row.result), read_task(root / folder)
@@ -405,7 +422,7 @@ def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
             continue
         who = json.loads(attempt.response or "{}").get("by", "somebody")
         for what in _changed_inputs(root, store, folder, task):
-            remedy = f"`matterstack rerun` {row.task_id} asks again, if that matters"
+            remedy = f"{Hint('rerun', root, row.task_id)} asks again, if that matters"
             yield Finding("answers", f"{folder}/response.json", f"{who} answered on {what}", remedy)
 
 
@@ -420,6 +437,6 @@ def _changed_inputs(root: Path, store: SQLiteStateStore, folder: str, task: Mapp
             newer.add(upstream)
             continue
         path = os.path.normpath(f"{folder}/{file['path']}")
-        now = _digest(root / path, folder=(root / path).is_dir())
+        now = digest_or_none(root / path, folder=(root / path).is_dir())
         if file.get("sha256") is not None and now != file["sha256"]:
-            yield f"{path}, which {'has changed since' if now is not None else 'is not there any more'}"
+            yield f"{path}, which {'has changed since' if now is not None else 'no longer exists'}"

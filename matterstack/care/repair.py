@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,18 +9,22 @@ from functools import partial
 from pathlib import Path
 
 from matterstack.care import rebuild
-from matterstack.care.checks import _GIT_FILES, _published, _require_traces
+from matterstack.care.checks import GIT_FILES, published_outputs, require_traces
+from matterstack.care.record import read_record
+from matterstack.core.events import Rebuilt, RunCreated
 from matterstack.core.model import OutputFile
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import JournalError, LedgerDamagedError, LedgerMissingError, RunRootError
-from matterstack.orchestration.run_lifecycle import open_ledger, refuse_clone
+from matterstack.orchestration.session import open_ledger, refuse_clone
 from matterstack.run_root import layout
 from matterstack.run_root.files import read_regular, write_beside
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import ignore_large, publish
-from matterstack.storage.journal import Journal
+from matterstack.storage.integrity import integrity_problem
+from matterstack.storage.journal import Journal, parse_or_none
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
 from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.storage.version_1 import set_aside_version_1
 
 PATIENCE_S = 30.0
 
@@ -33,7 +36,7 @@ def repair(root: str | Path) -> list[str]:
     in words.
     """
     path = Path(root)
-    _require_traces(path)
+    require_traces(path)
     done: list[str] = []
     if (path / LOCK_FILE).is_symlink() or ((path / LOCK_FILE).exists() and not (path / LOCK_FILE).is_file()):
         done.append(f"{LOCK_FILE}: moved to {_move_aside(path / LOCK_FILE)}")
@@ -43,33 +46,34 @@ def repair(root: str | Path) -> list[str]:
         require_run_root(path)
         why = _why_rebuild(path)
         if why:
-            rebuild.write_ledger(path, time.time(), "rebuilt", why=why)
+            memory = rebuild.memory_ledger(path)
+            rebuild.write_ledger(path, time.time(), Rebuilt(why=why, **rebuild.here(path, memory)))
             done.append(f"{layout.LEDGER}: {why}; rebuilt from journal.jsonl and tasks/")
         done += _mend_journal(path)
         with open_ledger(path) as store:
-            done += [f"results/{output.path}: linked" for output in _relink(path, store)]
+            done += [f"results/{output.path}: linked" for output in relink(path, store)]
             done += _mend_git_files(path, store)
     return done
 
 
 def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
-    for name, lines in _GIT_FILES.items():
+    for name, lines in GIT_FILES.items():
         try:
             have = read_regular(root / name).decode(errors="replace")
         except OSError:
             have = ""
             if os.path.lexists(root / name):
-                yield f"{name}: what was no file is {_move_aside(root / name)} now"
+                yield f"{name}: what was not a file is {_move_aside(root / name)} now"
         lacking = [line for line in lines.splitlines() if line not in have.splitlines()]
         if lacking:
             kept = have if not have or have.endswith("\n") else have + "\n"
             write_beside(root / name, kept + "".join(line + "\n" for line in lacking))
             yield f"{name}: written"
-    most = store.campaign(store.run().campaign_version).git_max_size
+    most = store.newest_campaign().git_max_size
     outputs = [
         f"{attempt_folder(row.task_id, row.result or 0)}/{output.file}"
         for row in store.tasks()
-        for output in _published(store, row)
+        for output in published_outputs(store, row)
     ]
     ignore_large(root, outputs, most)
 
@@ -86,7 +90,7 @@ def _move_aside(path: Path) -> str:
 def _mend_record(root: Path) -> list[str]:
     """Write a run.json that is lost or damaged from the ledger; a damaged one is kept."""
     try:
-        rebuild.read_record(root)
+        read_record(root)
         return []
     except RunRootError:
         said = [_write_record(root)]
@@ -96,51 +100,47 @@ def _mend_record(root: Path) -> list[str]:
 def _why_rebuild(root: Path) -> str:
     try:
         with SQLiteStateStore(root / layout.LEDGER) as store:
-            problem = store.integrity_problem()
-            if problem:
-                return problem
-            store.run()
-    except LedgerMissingError:
-        return "missing"
+            return integrity_problem(store)
+    except LedgerMissingError as error:
+        return error.what
     except LedgerDamagedError:
         return "damaged"
-    return ""
 
 
 def _mend_journal(root: Path) -> list[str]:
-    """Write a journal that cannot be read anew from the ledger; the old one is kept."""
-    file = root / layout.JOURNAL
+    """Write a journal that cannot be read, or was edited, from the ledger; the old one is kept."""
+    journal = Journal(root / layout.JOURNAL)
+    set_aside_version_1(journal.path)
     try:
-        Journal(file).read()
+        list(journal.check(journal.lines()))
         return []
     except JournalError:
         pass
     with SQLiteStateStore(root / layout.LEDGER, read_only=True) as store:
-        events = store.events_after(0)
-    said = []
-    if os.path.lexists(file):
-        said.append(f"; the damaged one is {_move_aside(file)}")
-    Journal(file).append(events)
-    return [f"{layout.JOURNAL}: written from the ledger{''.join(said)}"]
+        lines = store.lines_after(0)
+    kept = f"; the damaged one is {_move_aside(journal.path)}" if os.path.lexists(journal.path) else ""
+    journal.append(lines)
+    return [f"{layout.JOURNAL}: written from the ledger{kept}"]
 
 
 def _write_record(root: Path) -> str:
     """Write a lost run.json from the ledger."""
     with SQLiteStateStore(root / layout.LEDGER, read_only=True) as store:
-        run, first = store.run(), store.event(1)
-    created = json.loads(first.data) if first is not None else {}
+        run, first = store.run(), parse_or_none(store.line(1) or "")
+    created = first.event if first is not None else None
     record = {
         "id": run.run_id, "name": run.name, "digest": run.digest, "created_at": run.created_at,
-        "version": created.get("version"), "set": created.get("set") or {},
+        "version": created.version if isinstance(created, RunCreated) else None,
+        "set": created.set if isinstance(created, RunCreated) else {},
     }  # fmt: skip
     kept = f"; the damaged one is {_move_aside(root / layout.RUN)}" if os.path.lexists(root / layout.RUN) else ""
     write_beside(root / layout.RUN, dump_json_lines(record))
     return f"{layout.RUN}: written from the ledger{kept}"
 
 
-def _relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:
+def relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:
     for row in store.tasks():
-        outputs = _published(store, row)
+        outputs = published_outputs(store, row)
         for output in outputs:
             link = root / "results" / output.path.rstrip("/")
             target = f"{attempt_folder(row.task_id, row.result or 0)}/{output.file.rstrip('/')}"

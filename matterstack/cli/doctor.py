@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import click
 
 from matterstack.cli.options import common, json_option, run_argument
@@ -22,7 +20,6 @@ def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:
     from matterstack.care.repair import repair
     from matterstack.cli.render import harmless, print_json
 
-    shown = shlex.quote(run)
     fixed = repair(run) if fix else []
     findings = examine(run, digests=digests)
     if as_json:
@@ -31,8 +28,7 @@ def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:
         for text in fixed:
             click.echo(f"fixed  {harmless(text)}")
         for item in findings:
-            remedy = item.remedy.replace("doctor --fix`", f"doctor {shown} --fix`").replace("adopt`", f"adopt {shown}`")
-            click.echo(f"{item.check}  {harmless(item.path)}: {harmless(item.message)} ({harmless(remedy)})")
+            click.echo(f"{item.check}  {harmless(item.path)}: {harmless(item.message)} ({harmless(item.remedy)})")
         if not findings:
             click.echo("nothing is wrong" if not fixed else "nothing else is wrong")
     return ExitCode.COULD_NOT_WORK if findings else ExitCode.FINE

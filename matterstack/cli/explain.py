@@ -12,6 +12,7 @@ import click
 from matterstack.cli.options import campaign_options, common, default_run, json_option
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
+from matterstack.hints import Hint
 
 
 @click.command()
@@ -37,17 +38,17 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
         print_json([item.to_json() for item in found])
         return ExitCode.FINE
     if not found:
-        stale = [item for item in explain_tasks(run, ["*"]) if item.reason.startswith("stale")]
+        stale = [item for item in explain_tasks(run, ["**"]) if item.stale]
         click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
         found = stale
     for item, more in _together(found) if not tasks else [(item, 0) for item in found]:
-        parts = [item.reason]
+        parts = [f"stale: {item.reason}" if item.stale else item.reason]
         if item.path:
             parts.append(item.path)
         if item.to_correct:
-            parts.append(f"correct, `matterstack refresh {shlex.quote(run)} --yes`, `{item.command}`")
-        elif item.command:
-            parts.append(f"`{item.command}`")
+            parts.append(f"correct, {Hint('refresh', run, rest='--yes')}, {item.hint}")
+        elif item.hint:
+            parts.append(str(item.hint))
         which = f"{item.task_id} and {more} more" if more else item.task_id
         click.echo(f"{which}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
         last = _last_words(Path(run), item.path) if item.state is TaskState.FAILED else ""
@@ -61,7 +62,7 @@ def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
     first: dict[tuple[Any, ...], Any] = {}
     counts: dict[tuple[Any, ...], int] = {}
     for item in found:
-        key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.command)
+        key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.hint)
         first.setdefault(key, item)
         counts[key] = counts.get(key, -1) + 1
     return [(item, counts[key]) for key, item in first.items()]

@@ -12,7 +12,7 @@ from matterstack.errors import ExitCode, UsageError
 
 @click.group("import")
 def import_() -> None:
-    """Make a campaign file of another format's."""
+    """Import a campaign from another format."""
 
 
 @import_.command()

@@ -37,7 +37,7 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
             click.echo(f"    {harmless(item.summary)[:160]}")
         if item.answered:
             click.echo(f"    {harmless(item.reason)}; the next step reads it")
-        elif item.reason and not (item.overdue and item.reason.startswith("overdue")):
+        elif item.reason and not item.only_overdue:
             click.echo(f"    {harmless(item.reason)}")
         click.echo(f"    {harmless(item.command)}")
     echo_remark(f"{plural(len(found), 'task')} waiting")
@@ -47,7 +47,7 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
 def _since(at: float) -> str:
     from matterstack.core.values import format_duration
 
-    return f"waits for {format_duration(time.time() - at)}"
+    return f"has been waiting for {format_duration(time.time() - at)}"
 
 
 def _until(item: Any) -> str:
@@ -59,7 +59,7 @@ def _until(item: Any) -> str:
     when = to_text(item.until)[:16].replace("T", " ")
     if item.overdue:
         return click.style(f", overdue since {when} UTC", fg="red")
-    return f", until {when} UTC (in {format_duration(item.until - time.time())})"
+    return f", due {when} UTC (in {format_duration(item.until - time.time())})"
 
 
 def _all_runs() -> list[str]:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matterstack.cli.render import coloured, counts_text, harmless, plural
+from matterstack.core.plan import Ended
 from matterstack.core.states import SETTLED, AttemptState, RunState, TaskState
 from matterstack.core.values import format_duration
-from matterstack.orchestration.run_lifecycle import Ended, StepReport
+from matterstack.hints import Hint
+from matterstack.orchestration.report import StepReport
+from matterstack.text.reasons import sentence
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -71,10 +74,10 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
     def _failure(self, ended: Ended) -> str:
-        what = "is tried again" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
+        what = "will be retried" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
         folder = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}"
         log = folder / "stderr.log" if (folder / "stderr.log").exists() else folder  # people have no logs
-        return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {ended.reason}; {log}")
+        return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {sentence(ended.reason, self.root)}; {log}")
 
     def _totals(self) -> tuple[int, int, int]:
         assert self.report is not None
@@ -113,13 +116,14 @@ class Display:
         done, total, _ = self._totals()
         filled = _BAR * done // (total or 1)
         now = time.time()
-        running = self.report.running
+        running = self.report.live
         lines: list[Any] = [
             Text(self._line()),
             Text("━" * filled, style="green") + Text("━" * (_BAR - filled), style="dim"),
         ]
-        for task_id, since in running[:_MOST_RUNNING]:
-            lines.append(Text(f"  {harmless(task_id)}  {format_duration(now - since)}", style="cyan"))
+        for row in running[:_MOST_RUNNING]:
+            since = format_duration(now - (row.started_at or row.created_at))
+            lines.append(Text(f"  {harmless(row.task_id)}  {since}", style="cyan"))
         if len(running) > _MOST_RUNNING:
             lines.append(Text(f"  … and {len(running) - _MOST_RUNNING} more", style="cyan"))
         lines.append(Text("Ctrl-C ends this display and the loop; the jobs go on", style="dim"))
@@ -131,12 +135,11 @@ def summary(root: Path, report: StepReport) -> None:
     from matterstack.views.explain import explain
     from matterstack.views.status import open_run
 
-    shown = shlex.quote(str(root))
     view = open_run(root)
     click.echo(f"{coloured(str(report.state))}: {counts_text(view.counts)}")
     explained = explain(root)
     failed = [item for item in explained if item.state is TaskState.FAILED]
-    paused = [item for item in explained if item.reason == "the task is paused"]
+    paused = [item for item in explained if item.paused]
     for item in _first(failed):
         click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
     if len(failed) > 5:
@@ -144,26 +147,22 @@ def summary(root: Path, report: StepReport) -> None:
     if report.state is RunState.PAUSED and paused:
         names = " ".join(shlex.quote(item.task_id) for item in paused[:5])
         more = f" (and {len(paused) - 5} more)" if len(paused) > 5 else ""
-        click.echo(f"  `matterstack resume {shown} {names}` starts what is paused by itself{more}")
+        click.echo(f"  {Hint('resume', root, rest=names)} starts the tasks that are paused{more}")
     elif report.state is RunState.PAUSED:
-        click.echo(
-            f"  `matterstack resume {shown}` starts the rest, or `matterstack explain {shown}` says what is paused"
-        )
+        click.echo(f"  {Hint('resume', root)} starts the rest, or {Hint('explain', root)} says what is paused")
     elif report.state is RunState.WAITING:
         for item in _first([item for item in explained if item.state is TaskState.WAITING]):
-            click.echo(harmless(f"  {item.task_id} {item.reason}" + (f"; `{item.command}`" if item.command else "")))
-        click.echo(f"  `matterstack inbox {shown}` lists what waits for people")
+            click.echo(harmless(f"  {item.task_id} {item.reason}" + (f"; {item.hint}" if item.hint else "")))
+        click.echo(f"  {Hint('inbox', root)} lists what waits for people")
     elif report.state is not RunState.COMPLETED:
-        click.echo(f"  `matterstack explain {shown}` says what is missing and what to type")
-    stale = sum(task.reason.startswith("stale") for task in view.tasks)
+        click.echo(f"  {Hint('explain', root)} says what is missing and what to type")
+    stale = sum(task.stale for task in view.tasks)
     if stale:
-        what = "task was" if stale == 1 else "tasks were"
-        click.echo(
-            f"  {stale} {what} made from older results and nothing reruns by itself: `matterstack status {shown}`"
-        )
+        what = f"{plural(stale, 'result')} {'is' if stale == 1 else 'are'} stale"
+        click.echo(f"  {what}; nothing is rerun automatically: {Hint('status', root)}")
     if report.counts.get(TaskState.COMPLETED):
         made = plural(report.counts[TaskState.COMPLETED], "task")
-        click.echo(f"  results of {made}: {root}/results/, `matterstack results {shown}`")
+        click.echo(f"  results of {made}: {root}/results/, {Hint('results', root)}")
 
 
 def _first(items: Iterable[Any]) -> list[Any]:

@@ -33,8 +33,8 @@ COMMANDS = {  # name -> what --help says of it without importing it; each has a 
     "rerun": "Run tasks again, as new attempts.",
     "refresh": "Bring corrected files of the campaign into a run.",
     "doctor": "Check a run root, and repair it.",
-    "adopt": "Make a copy of a run root its home.",
-    "import": "Make a campaign file of another format's.",
+    "adopt": "Make this copy of a run the one that may write.",
+    "import": "Import a campaign from another format.",
     "schema": "Print the JSON Schema of a file.",
     "completion": "Print the shell's completion script.",
 }
@@ -52,8 +52,6 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = _module_of(cmd_name)
-        if module != "import_":
-            import_module("matterstack.wiring")
         command: Command = getattr(import_module(f"matterstack.cli.{module}"), module)
         return command
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from matterstack.cli.options import common, default_run, json_option
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode
+from matterstack.hints import Hint
 
 _MOST_GROUPS = 40
 _MOST_REASONS = 10
@@ -55,14 +55,14 @@ def _show_status(view: Any) -> None:
     click.echo(table(["task", *[str(state).lower() for state in states]], rows, right=range(1, len(states) + 1)))
     if len(groups) > _MOST_GROUPS:
         click.echo(f"… and {len(groups) - _MOST_GROUPS} more")
-    told = [task for task in view.tasks if task.state is TaskState.FAILED or task.reason.startswith("stale")]
+    told = [task for task in view.tasks if task.state is TaskState.FAILED or task.stale]
     if told:
         click.echo()
     for task in told[:_MOST_REASONS]:
         state = coloured("stale") if task.state is TaskState.COMPLETED else coloured(str(task.state))
         more = " (allowed)" if task.soft else ""
         if task.state is TaskState.COMPLETED:
-            more = f"; `matterstack rerun {shlex.quote(str(view.root))} {shlex.quote(task.task_id)}`"
-        click.echo(f"{state}  {task.task_id}: {harmless(task.reason.removeprefix('stale: '))}{more}")
+            more = f"; {Hint('rerun', view.root, task.task_id)}"
+        click.echo(f"{state}  {task.task_id}: {harmless(task.reason)}{more}")
     if len(told) > _MOST_REASONS:
         click.echo(f"… and {len(told) - _MOST_REASONS} more")

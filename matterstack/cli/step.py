@@ -21,6 +21,7 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
     """Take one step: look, decide, start what is ready, and exit."""
     from matterstack.cli.render import print_json
     from matterstack.orchestration.run_lifecycle import step_run
+    from matterstack.text.reasons import sentence
 
     report = step_run(run, dry_run=dry_run)
     if as_json:
@@ -28,14 +29,14 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
     elif dry_run:
         for ended in report.ended:
             number = f", attempt {ended.attempt}" if ended.attempt else ""
-            click.echo(f"would record  {ended.task_id}{number}: {ended.state}" + _because(ended.reason))
-        for task_id, attempt in report.wished:
-            click.echo(f"would end     {task_id}, attempt {attempt} (as somebody asked)")
+            click.echo(f"would record  {ended.task_id}{number}: {ended.state}" + _because(sentence(ended.reason, run)))
+        for task_id, attempt in report.to_end:
+            click.echo(f"would end     {task_id}, attempt {attempt} (cancel requested)")
         for task_id in report.retried:
             click.echo(f"would retry   {task_id}")
         for task_id, attempt in report.submitted:
             click.echo(f"would submit  {task_id}, attempt {attempt}")
-        if not (report.ended or report.wished or report.retried or report.submitted):
+        if not (report.ended or report.to_end or report.retried or report.submitted):
             click.echo("a step would change nothing")
     if dry_run:
         for warning in report.warnings:

@@ -11,13 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.kinds import Kind, kind_of
+from matterstack.core.reasons import NO_REASON, Reason, as_reason
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.errors import Problem
-
-BUILT_IN_KINDS = ("local", "slurm", "manual", "human", "experiment")
-RUNNABLE_KINDS = ("local", "manual", "human", "experiment")  # those that this version can run
-KINDS_WITH_COMMAND = ("local", "slurm", "manual")
-PEOPLE_KINDS = ("manual", "human", "experiment")  # whose clock is people's
 
 # --- the campaign, as written ---------------------------------------------------------------------------------------
 
@@ -63,6 +60,11 @@ class OperatorSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # keys of its kind (partition, account, …)
 
+    @property
+    def row(self) -> Kind:
+        """What is known of its kind."""
+        return kind_of(self.kind)
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -88,14 +90,16 @@ class TaskSpec:
     outputs: Mapping[str, OutputSpec] = field(default_factory=dict)
     matrix: Mapping[str, Any] | None = None
     label: str | None = None
-    people: Mapping[str, Any] = field(default_factory=dict)  # when, instructions, response_schema, deadline, …
+    when: str | None = None
+    bundle: Any = None
+    asked: Mapping[str, Any] = field(default_factory=dict)  # instructions, response_schema, deadline, …
     # People, labs and parcels inherit neither resources nor retries: where a templated `operator` may choose them,
     # this is the task as they carry it out.
     for_people: TaskSpec | None = None
 
-    def for_kind(self, kind: str) -> TaskSpec:
-        """Give the task as an operator of this kind carries it out."""
-        return self.for_people if self.for_people is not None and kind in PEOPLE_KINDS else self
+    def for_operator(self, operator: OperatorSpec) -> TaskSpec:
+        """Return the task as an operator of this kind carries it out."""
+        return self.for_people if self.for_people is not None and operator.row.asks else self
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,15 @@ class Submission:
     state: AttemptState = AttemptState.SUBMITTED
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """The work was not accepted, for certain; ``retry_later`` says that the cause is temporary."""
+
+    reason: Reason
+    retry_later: bool = False
+    is_defect: bool = False  # the operator raised what it should not
+
+
 class Sighting(StrEnum):
     NOT_STARTED = "not_started"  # fenced: it can never start
     SUBMITTED = "submitted"
@@ -250,8 +263,9 @@ class Observation:
     ended_at: float | None = None
     elapsed_s: float | None = None
     failure: FailureClass | None = None
-    reason: str = ""
+    reason: Reason | str = NO_REASON  # a plug-in may give a sentence
     response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
+    unclaimed: bool = False  # NOT_STARTED: a process was there and ended without claiming the folder
     unreachable: bool = False  # nothing can be known or done from here; a person may say that it is gone
     # output -> (file, sha256), where the lab says it
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -259,8 +273,12 @@ class Observation:
     leave: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def why(self) -> Reason:
+        return as_reason(self.reason)
+
+    @property
     def is_good(self) -> bool:
-        """Say whether what ended did so without a failure, as far as the operator saw."""
+        """Whether what ended did so without a failure, as far as the operator saw."""
         return self.failure is None and (self.exit_code == 0 or self.response is not None)
 
 
@@ -280,7 +298,7 @@ class Evidence:
     missing: tuple[str, ...] = ()  # names of outputs
     outputs: tuple[OutputFile, ...] = ()
     metrics: Mapping[str, Any] | None = None
-    remark: str = ""  # e.g. a metrics.json that cannot be read
+    remark: Reason = NO_REASON  # e.g. a metrics.json that cannot be read
     response: Mapping[str, Any] | None = None  # of a person or lab
 
 
@@ -313,10 +331,10 @@ class AttemptFacts:
     live: LiveAttempt
     wish: str | None  # "cancel" or "rerun"
     wished_at: float | None
-    reason: str
+    reason: Reason
     retries: Retries
     tries: int  # failed attempts so far that count against the retries
-    not_started: int  # attempts in a row, just before this one, that never started
+    unclaimed: int  # attempts in a row, just before this one, whose process ended without claiming
     allow_failure: bool
     asks: bool = False  # of a person, a lab or a closed cluster: a bad answer is asked for again
     bad_answers: int = 0  # in a row, just before this one
@@ -328,20 +346,21 @@ class AttemptChange:
     attempt: int
     state: AttemptState
     failure: FailureClass | None = None
-    reason: str = ""
+    reason: Reason = NO_REASON
     handle: str | None = None
     exit_code: int | None = None
     started_at: float | None = None
     ended_at: float | None = None
     evidence: Evidence | None = None
     counts: bool = False  # against the retries
+    unclaimed: bool = False  # a process that ended without claiming: the third in a row is one too many
 
 
 @dataclass(frozen=True)
 class TaskChange:
     task_id: str
     state: TaskState
-    reason: str = ""
+    reason: Reason = NO_REASON
     soft: bool = False
     cause: str | None = None  # the task at the root of a BLOCKED or SKIPPED one
     watch: str | None = None  # PENDING: an unsettled upstream task; None asks for a new look

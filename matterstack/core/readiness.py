@@ -10,11 +10,38 @@ below at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from matterstack.core.model import DependencyRule, TaskChange
+from matterstack.core.model import DependencyRule, Instance, TaskChange
+from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.states import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStanding:
+    """What readiness must know of a task upstream."""
+
+    task_id: str
+    position: int
+    state: TaskState
+    soft: bool
+    cause: str | None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it failed for good: what needs it is BLOCKED."""
+        blocked = self.state in (TaskState.BLOCKED, TaskState.CANCELLED)
+        return blocked or (self.state is TaskState.FAILED and not self.soft)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """A group of tasks in sum; ``troubled`` and ``last`` leave out those that the reader was told to."""
+
+    counts: Mapping[tuple[TaskState, bool], int]  # (state, soft) -> tasks
+    troubled: TaskStanding | None = None  # the first that is bad, softly failed or skipped
+    last: TaskStanding | None = None  # the last unsettled one, in the order of the file
 
 
 @dataclass(frozen=True)
@@ -29,29 +56,66 @@ class Upstream:
     bad: int = 0  # FAILED for good and not softly, BLOCKED, CANCELLED
     unsettled: int = 0
     watch: str | None = None  # an unsettled task, the last in the order of the file
-    culprit: str | None = None  # the first bad or softly failed task
-    culprit_state: TaskState | None = None
+    culprit: TaskStanding | None = None  # the first bad or softly failed task
     cause: str | None = None  # the task at the root of the culprit's state
 
     @classmethod
-    def of_task(cls, task_id: str, state: TaskState, *, soft: bool, cause: str | None) -> Upstream:
-        """Give the view of a single task; ``cause`` is its own root cause, None where it is the root."""
-        failed = state is TaskState.FAILED
-        bad = state in (TaskState.BLOCKED, TaskState.CANCELLED) or (failed and not soft)
-        troubled = bad or failed
+    def of(
+        cls,
+        name: str,
+        counts: Mapping[tuple[TaskState, bool], int],
+        troubled: TaskStanding | None,
+        last: TaskStanding | None,
+    ) -> Upstream:
+        skipped = sum(count for (state, _), count in counts.items() if state is TaskState.SKIPPED)
+        failed = troubled is not None and troubled.state is not TaskState.SKIPPED
         return cls(
-            name=task_id,
-            total=1,
-            completed=int(state is TaskState.COMPLETED),
-            skipped=int(state is TaskState.SKIPPED),
-            soft_failed=int(failed and soft),
-            bad=int(bad),
-            unsettled=int(not state.is_settled),
-            watch=None if state.is_settled else task_id,
-            culprit=task_id if troubled else None,
-            culprit_state=state if troubled else None,
-            cause=(cause or task_id) if troubled or state is TaskState.SKIPPED else None,
+            name=name,
+            total=sum(counts.values()),
+            completed=sum(count for (state, _), count in counts.items() if state is TaskState.COMPLETED),
+            skipped=skipped,
+            soft_failed=counts.get((TaskState.FAILED, True), 0),
+            bad=sum(
+                count
+                for (state, soft), count in counts.items()
+                if state in (TaskState.BLOCKED, TaskState.CANCELLED) or (state is TaskState.FAILED and not soft)
+            ),
+            unsettled=sum(count for (state, _), count in counts.items() if not state.is_settled),
+            watch=last.task_id if last is not None else None,
+            culprit=troubled if failed else None,
+            cause=(troubled.cause or troubled.task_id) if troubled is not None else None,
         )
+
+    @classmethod
+    def of_task(cls, task: TaskStanding) -> Upstream:
+        """Return the view of a single task."""
+        troubled = task if is_troubled(task) else None
+        last = None if task.state.is_settled else task
+        return cls.of(task.task_id, {(task.state, task.soft): 1}, troubled, last)
+
+    @classmethod
+    def of_group(
+        cls, name: str, summary: GroupSummary, instead: Sequence[tuple[TaskStanding, TaskStanding]]
+    ) -> Upstream:
+        """Return the view of a group in which some tasks have changed since the summary: (before, now) of each."""
+        counts = dict(summary.counts)
+        for before, now in instead:
+            counts[before.state, before.soft] -= 1
+            counts[now.state, now.soft] = counts.get((now.state, now.soft), 0) + 1
+        tasks = [task for task in (summary.troubled, summary.last, *(now for _, now in instead)) if task is not None]
+        troubled = min(filter(is_troubled, tasks), key=rank_of_trouble, default=None)
+        unsettled = (task for task in tasks if not task.state.is_settled)
+        return cls.of(name, counts, troubled, max(unsettled, key=lambda task: task.position, default=None))
+
+
+def is_troubled(task: TaskStanding) -> bool:
+    """Return whether a task ended and did not complete."""
+    return task.state.is_settled and task.state is not TaskState.COMPLETED
+
+
+def rank_of_trouble(task: TaskStanding) -> tuple[bool, bool, int]:
+    """Return the order in which troubled tasks are named as the cause: bad ones, softly failed ones, skipped ones."""
+    return task.state is TaskState.SKIPPED, task.soft, task.position
 
 
 @dataclass(frozen=True)
@@ -65,6 +129,25 @@ class WaitingTask:
     named: frozenset[str] = frozenset()  # the upstream tasks that its `when` names: they settle first
     condition: bool | None = True  # of `when`, once those have settled; None if it cannot be evaluated
     condition_text: str = ""
+
+
+def initial_changes(instances: Sequence[Instance], conditional: Collection[str]) -> Iterator[TaskChange]:
+    """Yield the first state of each new task; ``conditional`` are the groups with a `when`, which the first step decides.
+
+    A task without upstream is READY; any other watches the last task that it waits for, so that nothing has to be
+    looked at before that one settles.
+    """
+    last: dict[str, int] = {}  # position of a task, or of the last one of a group
+    for position, item in enumerate(instances):
+        last[item.task_id] = last[item.group] = position
+    for item in instances:
+        watch = max((last[edge.upstream] for edge in item.edges), default=None)
+        if item.group in conditional:
+            yield TaskChange(item.task_id, TaskState.PENDING)
+        elif watch is None:
+            yield TaskChange(item.task_id, TaskState.READY)
+        else:
+            yield TaskChange(item.task_id, TaskState.PENDING, watch=instances[watch].task_id)
 
 
 def settle(tasks: Iterable[WaitingTask], upstreams: Mapping[str, Upstream]) -> list[TaskChange]:
@@ -89,7 +172,7 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
         if upstream.name in task.named and upstream.unsettled:
             return TaskChange(task.task_id, TaskState.PENDING, watch=upstream.watch)
     if task.condition is False:
-        return TaskChange(task.task_id, TaskState.SKIPPED, f"when: {task.condition_text} is false")
+        return TaskChange(task.task_id, TaskState.SKIPPED, reason(Code.CONDITION_FALSE, condition=task.condition_text))
     if task.rule is None:
         for upstream in unique:
             if upstream.bad:
@@ -104,8 +187,8 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
     if not task.allow_skipped:
         for entry, members in groups.items():
             if all(member.skipped == member.total for member in members):
-                reason = f"all of {entry} ({members[0].name}{', …' if len(members) > 1 else ''}) was skipped"
-                return TaskChange(task.task_id, TaskState.SKIPPED, reason, cause=members[0].cause)
+                why = reason(Code.ALL_SKIPPED, entry=entry, first=members[0].name, more=len(members) > 1)
+                return TaskChange(task.task_id, TaskState.SKIPPED, why, cause=members[0].cause)
     if task.rule is not None:
         counted = {
             upstream.name: upstream
@@ -120,21 +203,22 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
     return TaskChange(task.task_id, TaskState.READY)
 
 
-_VERB = {TaskState.FAILED: "failed", TaskState.BLOCKED: "is blocked", TaskState.CANCELLED: "was cancelled"}
-
-
 def _because(task: WaitingTask, state: TaskState, upstream: Upstream) -> TaskChange:
-    assert upstream.culprit is not None and upstream.culprit_state is not None
-    verb = _VERB[upstream.culprit_state]
-    softly = ", which is allowed" if state is TaskState.SKIPPED else ""
-    return TaskChange(task.task_id, state, f"{upstream.culprit} {verb}{softly}", cause=upstream.cause)
+    assert upstream.culprit is not None
+    why = reason(
+        Code.UPSTREAM,
+        task=upstream.culprit.task_id,
+        state=str(upstream.culprit.state),
+        allowed=state is TaskState.SKIPPED,
+    )
+    return TaskChange(task.task_id, state, why, cause=upstream.cause)
 
 
-def _too_few(rule: DependencyRule, upstreams: list[Upstream]) -> str:
+def _too_few(rule: DependencyRule, upstreams: list[Upstream]) -> Reason | None:
     completed = sum(upstream.completed for upstream in upstreams)
     counted = sum(upstream.total - upstream.skipped for upstream in upstreams)
     if rule.min_count is not None and completed < rule.min_count:
-        return f"{completed} of {counted} completed upstream, at least {rule.min_count} needed"
+        return reason(Code.TOO_FEW, completed=completed, counted=counted, min_count=rule.min_count)
     if rule.min_percent is not None and completed * 100 < rule.min_percent * counted:
-        return f"{completed} of {counted} completed upstream, at least {rule.min_percent:g}% needed"
-    return ""
+        return reason(Code.TOO_FEW, completed=completed, counted=counted, min_percent=rule.min_percent)
+    return None

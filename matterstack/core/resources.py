@@ -9,6 +9,7 @@ from typing import Any
 from matterstack.core.model import Resources, Retries
 from matterstack.core.states import RETRIED, FailureClass
 from matterstack.core.values import LONGEST_TIME_S, MOST_MEMORY, as_text, dump_json, parse_memory, parse_time
+from matterstack.errors import ValueRefused
 
 LEAST_TIME_S = 0.1
 _MOST = 1_000_000  # cpus or gpus of one attempt
@@ -40,7 +41,7 @@ def parse_retries(*layers: Any) -> Retries:
             raise ValueError(f"retries: expected a number of retries or a mapping, got {_shown(layer)}")
     problem = next(retry_problems(merged), None)
     if problem is not None:
-        raise ValueError(f"{'.'.join(('retries', *problem[0]))}: {problem[1]}")
+        raise ValueRefused(problem[1], ("retries", *problem[0]))
     rules = {key: rule for key, rule in merged.items() if key not in ("max", "delay")}
     return Retries(int(merged.get("max", 0)), parse_time(merged.get("delay", "0s")), rules)
 
@@ -186,7 +187,7 @@ def _resource(values: Mapping[str, Any], name: str) -> Any:
     try:
         return _RESOURCES[name](values[name])
     except ValueError as error:
-        raise ValueError(f"resources.{name}: {error}") from None
+        raise ValueRefused(str(error), ("resources", name)) from None
 
 
 def _whole_number(value: Any, least: int) -> int:

@@ -31,7 +31,7 @@ ATTEMPT_MOVES: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.SUBMITTING: frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING, AttemptState.WAITING}) | ENDED,
     AttemptState.SUBMITTED: frozenset({AttemptState.RUNNING, AttemptState.WAITING}) | ENDED,
     AttemptState.RUNNING: frozenset({AttemptState.SUBMITTED, AttemptState.WAITING}) | ENDED,  # requeued by a scheduler
-    AttemptState.WAITING: frozenset({AttemptState.RUNNING}) | ENDED,
+    AttemptState.WAITING: frozenset({AttemptState.SUBMITTED, AttemptState.RUNNING}) | ENDED,
     AttemptState.COMPLETED: frozenset(),
     AttemptState.FAILED: frozenset(),
     AttemptState.CANCELLED: frozenset(),

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 
 def to_text(seconds: float) -> str:
-    """Give `2026-11-21T09:14:03.123456Z` for POSIX seconds."""
+    """Return `2026-11-21T09:14:03.123456Z` for POSIX seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_text(text: object) -> float | None:
-    """Give POSIX seconds of an ISO 8601 time, None for anything else, also what `to_text` could not print."""
+    """Return POSIX seconds of an ISO 8601 time, None for anything else, also what `to_text` could not print."""
     if not isinstance(text, str):
         return None
     try:
@@ -21,3 +21,8 @@ def from_text(text: object) -> float | None:
     except (ValueError, OverflowError, OSError):
         return None
     return seconds if seconds >= 0 else None
+
+
+def rounded(seconds: float) -> float:
+    """Return the time that its text says: the ledger and the journal hold the same one."""
+    return from_text(to_text(seconds)) or 0.0

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import dump_json
@@ -118,19 +118,27 @@ def _validator(schemas: str, entry: str) -> Draft202012Validator:
     return made
 
 
-def find_errors(schemas: str, entry: str, value: Any) -> list[tuple[Path, str, bool]]:
+class FormError(NamedTuple):
+    """An error of form; with ``at_key`` the last part of the path is a key that should not be there, or not so."""
+
+    path: Path
+    message: str
+    at_key: bool
+    unknown_key: bool = False
+
+
+def find_errors(schemas: str, entry: str, value: Any) -> list[FormError]:
     """Check a value against ``entry`` (a reference like `campaign.schema.json#/$defs/task`).
 
-    ``schemas`` is a JSON list of the schema documents. Gives (path, message, at_key) for each error; `at_key`
-    says that the last part of the path is a key which should not be there.
+    ``schemas`` is a JSON list of the schema documents.
     """
-    out: list[tuple[Path, str, bool]] = []
+    out: list[FormError] = []
     for error in _validator(schemas, entry).iter_errors(value):
         _explain(error, out)
     return out
 
 
-def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
+def _explain(error: ValidationError, out: list[FormError]) -> None:
     path: Path = tuple(error.absolute_path)
     schema: Any = error.schema
     if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
@@ -144,14 +152,14 @@ def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
                     near = did_you_mean(str(key), known)
                     if not near and 0 < len(known) <= _FEW_KEYS:
                         near = f"; there {'are' if len(known) > 1 else 'is'} {', '.join(known)}"
-                    out.append(((*path, key), f"unknown key{near}", True))
+                    out.append(FormError((*path, key), f"unknown key{near}", True, unknown_key=True))
             return
     if error.validator == "required" and isinstance(error.instance, Mapping):
         required: Any = error.validator_value
         for key in required:
             message = f"'{key}' is missing"
-            if key not in error.instance and (path, message, False) not in out:
-                out.append((path, message, False))
+            if key not in error.instance and FormError(path, message, False) not in out:
+                out.append(FormError(path, message, False))
         return
     if error.validator in ("anyOf", "oneOf"):
         best = _fitting_branch(error)
@@ -160,12 +168,12 @@ def _explain(error: ValidationError, out: list[tuple[Path, str, bool]]) -> None:
                 _explain(inner, out)
             return
     if error.parent is not None and error.validator != "propertyNames" and "propertyNames" in error.schema_path:
-        out.append(((*path, str(error.instance)), _expected(error), True))
+        out.append(FormError((*path, str(error.instance)), _expected(error), True))
         return
     if "propertyNames" in error.absolute_schema_path:
-        out.append(((*path, str(error.instance)), _expected(error), True))
+        out.append(FormError((*path, str(error.instance)), _expected(error), True))
         return
-    out.append((path, _expected(error), False))
+    out.append(FormError(path, _expected(error), False))
 
 
 def _fitting_branch(error: ValidationError) -> list[ValidationError]:

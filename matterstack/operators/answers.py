@@ -7,6 +7,7 @@ change. After that it is a bad answer, with a reason in words.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Observation, Sighting
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.validation import SchemaError, schema_violation
 from matterstack.run_root.files import digest_of_listing, read_regular, sha256_of
+from matterstack.run_root.layout import TASK
+
+log = logging.getLogger("matterstack")
 
 SETTLED_S = 5.0  # a file that was not changed for so long is not being written any more
 _CLOCK_SKEW_S = 60.0  # by which the clock of a file server may be ahead of ours
@@ -197,9 +202,10 @@ def printable(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def bad(reason: str, at: float | None = None) -> Observation:
-    """Give what is seen of an attempt whose answer is none: it ends, the file is kept, and the task asks again."""
-    return Observation(Sighting.ENDED, failure=FailureClass.BAD_RESPONSE, reason=printable(reason), ended_at=at)
+def bad(text: str, at: float | None = None) -> Observation:
+    """Return the observation of a bad answer: the attempt ends, the file is kept, and the task asks again."""
+    why = reason(Code.BAD_ANSWER, text=printable(text))
+    return Observation(Sighting.ENDED, failure=FailureClass.BAD_RESPONSE, reason=why, ended_at=at)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -246,10 +252,10 @@ def deadline_passed(asked: Mapping[str, Any], now: float) -> bool:
     return at is not None and now >= at
 
 
-def overdue(asked: Mapping[str, Any]) -> str:
-    """Say since when an answer is overdue, in words that stay the same from step to step."""
+def overdue(asked: Mapping[str, Any]) -> Reason:
+    """Return since when an answer is overdue: the same from step to step."""
     at = from_text(asked.get("deadline_at"))
-    return f"overdue since {to_text(at)[:16].replace('T', ' ')} UTC" if at is not None else ""
+    return reason(Code.OVERDUE, since=to_text(at)) if at is not None else NO_REASON
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------
@@ -258,7 +264,7 @@ def overdue(asked: Mapping[str, Any]) -> str:
 def read_task(folder: Path) -> dict[str, Any] | None:
     """Read task.json of an attempt's folder; None if it is not there or not whole."""
     try:
-        data = json.loads(read_regular(folder / "task.json"))
+        data = json.loads(read_regular(folder / TASK))
     except (OSError, ValueError, RecursionError):
         return None
     parts = ("asked", "inputs", "outputs", "run", "matrix")
@@ -286,12 +292,12 @@ def attempt_by_attempt(attempts: Any, look: Callable[[Any], Observation | None])
             seen = bad(str(error))
         except OSError as error:
             name = os.path.basename(str(error.filename or ""))
-            seen = Observation(
-                Sighting.UNKNOWN, reason=f"cannot be seen: {name + ': ' if name else ''}{error.strerror}"
-            )
-        except Exception as error:  # one whose files are strange must not hide the others
-            reason = printable(f"cannot be looked at: {type(error).__name__}: {error}")
-            seen = Observation(Sighting.UNKNOWN, reason=reason)
+            why = reason(Code.CANNOT_SEE, what=name, error=str(error.strerror))
+            seen = Observation(Sighting.UNKNOWN, reason=why)
+        except Exception as error:  # a defect met at one attempt: the others must still be seen
+            log.warning("%s, attempt %s", *attempt.key, exc_info=True)
+            why = reason(Code.CANNOT_SEE, error=printable(f"{type(error).__name__}: {error}"))
+            seen = Observation(Sighting.UNKNOWN, reason=why)
         if seen is not None:
             out[attempt.key] = seen
     return out

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.reasons import NO_REASON, Code, Reason, also, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
 from matterstack.errors import SubmissionRejected
 from matterstack.operators.answers import attempt_by_attempt, deadline_passed, decode, overdue, printable, read_task
 from matterstack.operators.base import Key
 from matterstack.operators.claims import take_claim
+from matterstack.run_root.layout import RESPONSE, RESPONSE_SCHEMA, TASK
 
-INSTRUCTIONS = "instructions.md"
-SCHEMA = "response_schema.json"
-RESPONSE = "response.json"
-NO_FOLDER = "its folder or task.json is gone; restore it from git, or rerun the task"
+NO_FOLDER = reason(Code.NO_FOLDER)
 
 
 class FileOperator(ABC):
@@ -47,17 +46,15 @@ class FileOperator(ABC):
     def withdraw(self, attempt: LiveAttempt) -> Observation:
         """Take an attempt back that nobody has answered, claiming it first; give what is seen of it then."""
 
-    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
-        """Say who is at it, in words that stay the same from step to step."""
-        return ""
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Reason:
+        """Return who is working on it: the same from step to step while nothing changes."""
+        return NO_REASON
 
     def too_late(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
         """Give the end of an attempt that nobody answered in time."""
         when = str(terms.get("deadline_at"))
-        return Observation(
-            Sighting.ENDED, failure=FailureClass.DEADLINE, ended_at=from_text(when),
-            reason=f"nobody answered until {when[:16].replace('T', ' ')} UTC, its deadline",
-        )  # fmt: skip
+        why = reason(Code.DEADLINE, at=when)
+        return Observation(Sighting.ENDED, failure=FailureClass.DEADLINE, ended_at=from_text(when), reason=why)
 
     # --- the protocol ---
 
@@ -91,23 +88,21 @@ class FileOperator(ABC):
         folder = Path(attempt.folder)
         if read_task(folder) is None:
             take_claim(folder, "recover")
-            return Observation(
-                Sighting.NOT_STARTED, reason="the hand-over was interrupted before its files were written"
-            )
+            return Observation(Sighting.NOT_STARTED, reason=reason(Code.NOT_STARTED, why="no files"))
         return Observation(Sighting.WAITING, handle=self.ask(folder).handle)
 
     def _look(self, attempt: LiveAttempt) -> Observation:
         answered = self.answer(attempt)
         if answered is not None:
             return answered
-        if not (Path(attempt.folder) / "task.json").exists():
+        if not (Path(attempt.folder) / TASK).exists():
             return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
         terms = decode(attempt.handle)
         late = deadline_passed(terms, time.time())
         if late and terms.get("on_deadline") != "remind":
             return self.too_late(attempt, terms)
-        parts = (self.progress(attempt, terms), overdue(terms) if late else "")
-        return Observation(Sighting.WAITING, reason="; ".join(filter(None, parts)))
+        parts = (self.progress(attempt, terms), overdue(terms) if late else NO_REASON)
+        return Observation(Sighting.WAITING, reason=also(*parts))
 
     def _take_back(self, attempt: LiveAttempt) -> Observation:
         answered = self.answer(attempt) if attempt.state is not AttemptState.SUBMITTING else None
@@ -118,7 +113,7 @@ def require_task(folder: Path) -> dict[str, Any]:
     """Read task.json of an attempt's folder. Raises FileNotFoundError if it is not there or not whole."""
     task = read_task(folder)
     if task is None:
-        raise FileNotFoundError(2, "is missing or not whole", str(folder / "task.json"))
+        raise FileNotFoundError(2, "is missing or not whole", str(folder / TASK))
     return task
 
 
@@ -132,7 +127,7 @@ def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> s
     asked = task["asked"]
     lines = [f"# {task['task']}", "", asked.get("instructions") or "(no instructions)", ""]
     if asked.get("refused"):
-        lines += [f"**The answer before was not taken.** {printable(asked['refused'])} (its files are still there)", ""]
+        lines += [f"**The previous answer was not accepted.** {printable(asked['refused'])} (its files were kept)", ""]
     inputs = [(name, file) for name, item in task["inputs"].items() for file in item["files"]]
     if inputs:
         lines += ["## Inputs", ""]
@@ -142,7 +137,7 @@ def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> s
         lines.append("")
     lines += ["## Answer", ""]
     if asked.get("response_schema") is not None:
-        lines += [f"The fields, as JSON Schema, are in [{SCHEMA}]({SCHEMA}).", ""]
+        lines += [f"The fields, as JSON Schema, are in [{RESPONSE_SCHEMA}]({RESPONSE_SCHEMA}).", ""]
     if asked.get("deadline_at"):
         after = {"default": "then the default answer is taken", "remind": "then it counts as overdue"}
         what = after.get(str(asked.get("on_deadline")), "then the task fails")

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.run_root.files import read_regular
-
-CLAIM = "claim"
+from matterstack.run_root.layout import CLAIM
 
 
 @dataclass(frozen=True)

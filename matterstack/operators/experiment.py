@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
+from matterstack.core.reasons import NO_REASON, Code, Reason, also, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
@@ -32,14 +33,11 @@ from matterstack.operators.answers import (
     read_task,
     times_of,
 )
-from matterstack.operators.asking import INSTRUCTIONS, NO_FOLDER, FileOperator, instructions, require_task, terms_of
+from matterstack.operators.asking import NO_FOLDER, FileOperator, instructions, require_task, terms_of
 from matterstack.operators.claims import Claim, read_claim, take_claim
 from matterstack.run_root.files import write_beside
+from matterstack.run_root.layout import CANCEL, CLAIM, HEARTBEAT, INSTRUCTIONS, REQUEST, RESULT
 
-REQUEST = "experiment_request.json"
-RESULT = "experiment_result.json"
-HEARTBEAT = "heartbeat.json"
-CANCEL = "cancel.json"
 _HEARTBEAT_S = 60.0  # between two, if the instrument does not say otherwise
 _MISSED = 3  # so many heartbeats late, it is stale
 
@@ -69,19 +67,20 @@ class ExperimentOperator(FileOperator):
     def answer(self, attempt: LiveAttempt) -> Observation | None:
         return _result(attempt, time.time())
 
-    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Reason:
         folder = Path(attempt.folder)
         claim = read_claim(folder)
         if claim is None:
-            return ""
-        return "; ".join(filter(None, (_taken(claim, folder), _stale_heartbeat(folder, time.time()))))
+            return NO_REASON
+        return also(_taken(claim, folder), _stale_heartbeat(folder, time.time()))
 
     def withdraw(self, attempt: LiveAttempt) -> Observation:
         """Take the request back. One that an instrument has taken is asked to stop, and ends by its result."""
         folder = Path(attempt.folder)
         claim = take_claim(folder, "cancel")
         if claim is None or claim.by == "step":
-            return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the request was taken back")
+            why = reason(Code.WITHDRAWN, what="request")
+            return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=why)
         if not (folder / CANCEL).exists():
             task = read_task(folder)
             token = task["asked"].get("token") if task is not None else decode(attempt.handle).get("token")
@@ -90,8 +89,8 @@ class ExperimentOperator(FileOperator):
                 dump_json_lines({"token": token, "at": to_text(time.time())}),
                 errors="backslashreplace",
             )
-        reason = f"{_taken(claim, folder)}; asked to stop by {CANCEL}, and not ended yet"
-        return Observation(Sighting.WAITING, reason=reason)
+        why = reason(Code.ASKED_TO_STOP, file=CANCEL, taken=_taken(claim, folder))
+        return Observation(Sighting.WAITING, reason=why)
 
 
 def _how(request: Mapping[str, Any]) -> list[str]:
@@ -123,24 +122,24 @@ def _with_unit(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _taken(claim: Claim, folder: Path) -> str:
+def _taken(claim: Claim, folder: Path) -> Reason:
     who = claim.data.get("by") or claim.data.get("instrument")
-    since = to_text((folder / "claim").stat().st_mtime)[:16].replace("T", " ")
-    return f"taken by {printable(who, 60) if who else 'an instrument'} at {since} UTC"
+    since = to_text((folder / CLAIM).stat().st_mtime)
+    return reason(Code.TAKEN_BY, by=printable(who, 60) if who else None, at=since)
 
 
-def _stale_heartbeat(folder: Path, now: float) -> str:
+def _stale_heartbeat(folder: Path, now: float) -> Reason:
     try:
         last = os.stat(folder / HEARTBEAT).st_mtime
         found = read_answer(folder / HEARTBEAT, now)
     except (OSError, BadAnswer, NotYet):
-        return ""  # it is optional, and decides nothing
+        return NO_REASON  # it is optional, and decides nothing
     interval = found[0].get("interval_s") if found is not None else None
     if isinstance(interval, bool) or not isinstance(interval, int | float) or interval <= 0:
         interval = _HEARTBEAT_S
     if now - last <= _MISSED * interval:
-        return ""
-    return f"no heartbeat since {to_text(last)[:19].replace('T', ' ')} UTC"
+        return NO_REASON
+    return reason(Code.NO_HEARTBEAT, since=to_text(last))
 
 
 def _result(attempt: LiveAttempt, now: float) -> Observation | None:
@@ -160,12 +159,13 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
     started, at = times_of(answer, seen, "ended_at", now)
     record = {**answer, "data": {} if answer.get("data") is None else answer["data"], "by": who, "at": to_text(at)}
     if status == "FAILED":
-        why = printable(answer.get("error") or "without saying why")
-        reason = f"{printable(answer.get('instrument') or 'the laboratory', 60)} failed: {why}"
+        error = printable(answer.get("error") or "without saying why")
+        lab = printable(answer.get("instrument") or "the laboratory", 60)
+        why = reason(Code.LAB_FAILED, instrument=lab, error=error)
         return Observation(
             Sighting.ENDED,
             failure=FailureClass.EXIT_CODE,
-            reason=reason,
+            reason=why,
             response=record,
             started_at=started,
             ended_at=at,
@@ -178,8 +178,9 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
         if lately_changed([folder, folder / RESULT, *folder.rglob("*")], now):
             raise NotYet from None  # its files may still be on their way
         raise
-    reason = f"measured by {printable(answer['instrument'], 60)}" if answer.get("instrument") else "measured"
-    return Observation(Sighting.ENDED, reason=reason, response=record, files=files, started_at=started, ended_at=at)
+    instrument = printable(answer["instrument"], 60) if answer.get("instrument") else None
+    why = reason(Code.MEASURED, instrument=instrument)
+    return Observation(Sighting.ENDED, reason=why, response=record, files=files, started_at=started, ended_at=at)
 
 
 def _named_files(task: Mapping[str, Any], given: Any) -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
+from matterstack.core.reasons import Code, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.core.values import dump_json_lines
@@ -29,10 +30,7 @@ from matterstack.operators.answers import (
     with_defaults,
 )
 from matterstack.operators.asking import (
-    INSTRUCTIONS,
     NO_FOLDER,
-    RESPONSE,
-    SCHEMA,
     FileOperator,
     instructions,
     require_task,
@@ -40,6 +38,7 @@ from matterstack.operators.asking import (
 )
 from matterstack.operators.claims import take_claim
 from matterstack.run_root.files import write_beside
+from matterstack.run_root.layout import INSTRUCTIONS, RESPONSE, RESPONSE_SCHEMA
 
 
 class HumanOperator(FileOperator):
@@ -47,7 +46,7 @@ class HumanOperator(FileOperator):
         task = require_task(folder)
         asked = task["asked"]
         if asked.get("response_schema") is not None:
-            write_beside(folder / SCHEMA, dump_json_lines(asked["response_schema"]), errors="backslashreplace")
+            write_beside(folder / RESPONSE_SCHEMA, dump_json_lines(asked["response_schema"]), errors="backslashreplace")
         write_beside(folder / INSTRUCTIONS, instructions(task), errors="backslashreplace")
         return Submission(json.dumps(terms_of(asked)), AttemptState.WAITING)
 
@@ -56,7 +55,8 @@ class HumanOperator(FileOperator):
 
     def withdraw(self, attempt: LiveAttempt) -> Observation:
         take_claim(Path(attempt.folder), "cancel")
-        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason="the question was withdrawn")
+        why = reason(Code.WITHDRAWN, what="question")
+        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=why)
 
     def too_late(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
         if terms.get("on_deadline") != "default":
@@ -66,7 +66,7 @@ class HumanOperator(FileOperator):
             return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
         answer = _default(task)
         return Observation(
-            Sighting.ENDED, reason="nobody answered in time; the default was taken", response=answer,
+            Sighting.ENDED, reason=reason(Code.DEFAULT_TAKEN), response=answer,
             ended_at=from_text(terms.get("deadline_at")), leave={RESPONSE: dump_json_lines(answer)},
         )  # fmt: skip
 
@@ -93,14 +93,12 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
     data = with_defaults(task["asked"].get("response_schema"), {} if answer.get("data") is None else answer["data"])
     record = {**answer, "data": data, "by": by, "at": to_text(at)}
     if status == "FAILED":
-        why = answer.get("comment") or answer.get("error") or ""
-        reason = f"rejected by {by}" + (f": {why}" if why else "")
-        return Observation(
-            Sighting.ENDED, failure=FailureClass.REJECTED, reason=printable(reason), ended_at=at, response=record
-        )
+        comment = printable(answer.get("comment") or answer.get("error") or "") or None
+        why = reason(Code.REJECTED_BY, by=printable(by), comment=comment)
+        return Observation(Sighting.ENDED, failure=FailureClass.REJECTED, reason=why, ended_at=at, response=record)
     check_data(RESPONSE, record["data"], task["asked"].get("response_schema"), "response_schema")
-    comment = f": {answer['comment']}" if answer.get("comment") else ""
-    return Observation(Sighting.ENDED, reason=printable(f"answered by {by}{comment}"), ended_at=at, response=record)
+    why = reason(Code.ANSWERED, by=printable(by), comment=printable(answer.get("comment") or "") or None)
+    return Observation(Sighting.ENDED, reason=why, ended_at=at, response=record)
 
 
 _FIELDS = {"task": "task_id", "attempt": "attempt"}

@@ -21,23 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpec, Sighting, Submission
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
-from matterstack.errors import SubmissionRejected
+from matterstack.errors import TRANSIENT, SubmissionRejected
 from matterstack.operators import processes
 from matterstack.operators.base import Key
 from matterstack.operators.claims import read_claim, take_claim
 from matterstack.run_root.files import read_regular
+from matterstack.run_root.layout import EXIT, STDOUT, TASK
 
 _WRAPPER = Path(__file__).with_name("wrapper.sh")
 _LARGEST_EXIT_JSON = 1 << 16
 _DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
 
-_GIVE_UP = "`matterstack adopt RUN --assume lost`"
-_ELSEWHERE = f"step the run there, or if that is gone for good, {_GIVE_UP}"
-_OF_THE_MOMENT = {
-    errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
-}  # fmt: skip
 _children: dict[int, subprocess.Popen[bytes]] = {}  # of this process; reaped when they are looked at
 
 
@@ -64,7 +61,7 @@ class LocalOperator:
                 out[launch.task_id, launch.attempt] = error
                 continue
             except OSError as error:  # before anything is started
-                late = error.errno in _OF_THE_MOMENT
+                late = error.errno in TRANSIENT
                 out[launch.task_id, launch.attempt] = SubmissionRejected(
                     f"cannot be started: {error}", retry_later=late
                 )
@@ -133,7 +130,7 @@ class LocalOperator:
             try:
                 out[attempt.key] = self._look(attempt, _decode(attempt.handle))
             except OSError as error:
-                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=f"cannot be seen: {error}")
+                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_SEE, error=str(error)))
         return out
 
     def _look(self, attempt: LiveAttempt, handle: Mapping[str, Any]) -> Observation:
@@ -161,15 +158,13 @@ class LocalOperator:
         found = None if rebooted else _find_wrapper(attempt)
         if found is not None:  # what says its pid was lost or spoilt
             return Observation(Sighting.RUNNING, found)
-        ended = _read_exit(attempt) or _read_exit(attempt, ".exit.json")  # the last if it could not rename it any more
+        ended = _read_exit(attempt) or _read_exit(attempt, f".{EXIT}")  # the last if it could not rename it any more
         if ended is not None:
             return ended
         if claim is None or claim.by != "wrapper":
             return Observation(Sighting.UNCLAIMED)  # or claimed by a step, or torn: recover tells them apart
-        why = "the machine was rebooted" if rebooted else "its process is gone"
-        torn = " (an exit.json is there, but not whole or of another attempt)"
-        no_end = torn if (Path(attempt.folder) / "exit.json").exists() else " and left no exit.json"
-        return Observation(Sighting.GONE, reason=why + no_end)
+        record = "torn" if (Path(attempt.folder) / EXIT).exists() else "missing"
+        return Observation(Sighting.GONE, reason=reason(Code.GONE, rebooted=rebooted, record=record))
 
     def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         out = {}
@@ -177,7 +172,7 @@ class LocalOperator:
             try:
                 out[attempt.key] = self._recover(attempt)
             except OSError as error:
-                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=f"cannot be claimed: {error}")
+                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_CLAIM, error=str(error)))
         return out
 
     def _recover(self, attempt: LiveAttempt) -> Observation:
@@ -195,14 +190,14 @@ class LocalOperator:
             if found is not None:
                 return Observation(Sighting.RUNNING, found)
             ended = _read_exit(attempt)
-            what = (
-                "its claim was removed from its folder" if (folder / "task.json").exists() else "its folder was removed"
-            )
-            return ended if ended is not None else Observation(Sighting.GONE, reason=f"its process is gone, and {what}")
+            record = "no claim" if (folder / TASK).exists() else "no folder"
+            gone = Observation(Sighting.GONE, reason=reason(Code.GONE, rebooted=False, record=record))
+            return ended if ended is not None else gone
         if claim is None or claim.by == "step":
-            return Observation(Sighting.NOT_STARTED, reason="the hand-over was interrupted before it could start")
+            return Observation(Sighting.NOT_STARTED, reason=reason(Code.NOT_STARTED, why="interrupted"))
         if claim.by == "nobody":
-            return Observation(Sighting.NOT_STARTED, failure=FailureClass.POSTPONED, reason=str(claim.data.get("why")))
+            why = reason(Code.NO_ROOM, text=str(claim.data.get("why")))
+            return Observation(Sighting.NOT_STARTED, failure=FailureClass.POSTPONED, reason=why)
         if claim.by == "wrapper":
             seen = self._look(attempt, claim.data)
             return seen if seen.handle else _with_handle(seen, json.dumps(claim.data))
@@ -212,13 +207,13 @@ class LocalOperator:
         if hidden:
             return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
         if _find_wrapper(attempt) is not None:
-            return Observation(Sighting.UNKNOWN, reason="its claim is not written whole yet")
+            return Observation(Sighting.UNKNOWN, reason=reason(Code.CLAIM_INCOMPLETE))
         claim = read_claim(Path(attempt.folder))
         if claim is not None and claim.by == "wrapper":
             return self._recover(attempt)
         if ran:
-            return Observation(Sighting.GONE, reason="its process is gone, and its claim is not whole any more")
-        return Observation(Sighting.NOT_STARTED, reason="its wrapper could not write its claim")
+            return Observation(Sighting.GONE, reason=reason(Code.GONE, rebooted=False, record="torn claim"))
+        return Observation(Sighting.NOT_STARTED, reason=reason(Code.NOT_STARTED, why="no claim"), unclaimed=True)
 
     def cancel(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         seen = dict(self.recover(attempts))
@@ -251,19 +246,16 @@ def _has_run(folder: Path, *, handed_over: bool) -> bool:
 
     Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
     """
-    return (folder / "stdout.log").exists() or (handed_over and not (folder / "task.json").exists())
+    return (folder / STDOUT).exists() or (handed_over and not (folder / TASK).exists())
 
 
-def _hidden(attempt: LiveAttempt) -> str:
-    """Say why the processes of an attempt cannot be seen by this user, "" if they can."""
+def _hidden(attempt: LiveAttempt) -> Reason:
+    """Return why the processes of an attempt cannot be seen by this user, no reason if they can."""
     try:
         owner = processes.hidden_owner(Path(attempt.folder))  # who made it has started the wrapper
     except FileNotFoundError:
-        return ""
-    return (
-        owner
-        and f"was started by {owner}, whose processes cannot be seen by others here; step the run as {owner}, or if it is gone for certain, {_GIVE_UP}"
-    )
+        return NO_REASON
+    return reason(Code.HIDDEN, owner=owner) if owner else NO_REASON
 
 
 def _find_wrapper(attempt: LiveAttempt) -> str | None:
@@ -277,11 +269,9 @@ def _find_wrapper(attempt: LiveAttempt) -> str | None:
 
 def _orphans(session: processes.Session, pids: set[int]) -> Observation:
     """Give what is seen of a session whose wrapper is gone."""
-    some = ", ".join(map(str, sorted(pids)[:5]))
-    if processes.session_members(session, marked=True):
-        return Observation(Sighting.RUNNING, reason=f"its wrapper is gone, its command goes on (pid {some})")
-    reason = f"its wrapper is gone; pid {some} of its session may be its own: end it, or if it is not, {_GIVE_UP}"
-    return Observation(Sighting.RUNNING, reason=reason, unreachable=True)
+    certain = bool(processes.session_members(session, marked=True))
+    why = reason(Code.ORPHANS, pids=sorted(pids)[:5], certain=certain)
+    return Observation(Sighting.RUNNING, reason=why, unreachable=not certain)
 
 
 def _session(attempt: LiveAttempt, handle: Mapping[str, Any]) -> processes.Session:
@@ -317,24 +307,24 @@ def _is_another_boot(handle: Mapping[str, Any]) -> bool:
     return all(boots) and boots[0] != boots[1]
 
 
-def _out_of_reach(handle: Mapping[str, Any]) -> str:
-    """Say why nothing can be known here of a process, "" if it can."""
+def _out_of_reach(handle: Mapping[str, Any]) -> Reason:
+    """Return why nothing can be known here of a process, no reason if it can."""
     here = processes.this_place()
     if not handle:
-        return "it is not recorded where it runs"
+        return reason(Code.NOT_RECORDED_WHERE)
     unknown = not handle.get("boot") or not here.boot
     if (unknown or _is_another_boot(handle)) and (handle.get("machine"), handle.get("host")) != (
         here.machine,
         here.host,
     ):
         # Machines that were installed from one image share a machine id: a reboot needs the same name as well.
-        return f"runs on {handle.get('host', 'another machine')}, unknown here; {_ELSEWHERE}"
+        return reason(Code.ELSEWHERE, host=handle.get("host", "another machine"), container=False)
     if not _is_another_boot(handle) and handle.get("pid_ns") != here.pid_namespace:
-        return f"runs in another container of {handle.get('host', 'this machine')}, unknown here; {_ELSEWHERE}"
-    return ""
+        return reason(Code.ELSEWHERE, host=handle.get("host", "this machine"), container=True)
+    return NO_REASON
 
 
-def _read_exit(attempt: LiveAttempt, name: str = "exit.json") -> Observation | None:
+def _read_exit(attempt: LiveAttempt, name: str = EXIT) -> Observation | None:
     """Read exit.json; None if it is absent, not whole, or of another attempt."""
     try:
         text = read_regular(Path(attempt.folder) / name, _LARGEST_EXIT_JSON + 1)
@@ -360,10 +350,10 @@ def _read_exit(attempt: LiveAttempt, name: str = "exit.json") -> Observation | N
         failure = FailureClass.TIMEOUT
     elif code == 137 and isinstance(data.get("oom_kills"), int) and data["oom_kills"] > 0:
         failure = FailureClass.OUT_OF_MEMORY
-    reason = "the kernel killed it for its memory (exit code 137)" if failure is FailureClass.OUT_OF_MEMORY else ""
+    why = reason(Code.OUT_OF_MEMORY, exit_code=code) if failure is FailureClass.OUT_OF_MEMORY else NO_REASON
     return Observation(
         Sighting.ENDED, exit_code=code, started_at=from_text(data.get("started_at")),
-        ended_at=from_text(data.get("ended_at")), elapsed_s=elapsed, failure=failure, reason=reason,
+        ended_at=from_text(data.get("ended_at")), elapsed_s=elapsed, failure=failure, reason=why,
     )  # fmt: skip
 
 

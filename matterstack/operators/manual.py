@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import LiveAttempt, Observation, Sighting, Submission
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import to_text
 from matterstack.operators.answers import (
@@ -30,11 +31,11 @@ from matterstack.operators.answers import (
     read_task,
     times_of,
 )
-from matterstack.operators.asking import INSTRUCTIONS, NO_FOLDER, FileOperator, instructions, require_task, terms_of
+from matterstack.operators.asking import NO_FOLDER, FileOperator, instructions, require_task, terms_of
 from matterstack.operators.claims import take_claim
 from matterstack.run_root.files import write_beside
+from matterstack.run_root.layout import INSTRUCTIONS, STATUS
 
-STATUS = "status.json"
 _HOW = [
     "This is run on a machine that MatterStack does not reach. `command.sh` in this folder is the command; it reads its inputs",
     "by the paths above. `parcel export` packs all of it, so that nothing has to be looked for.", "",
@@ -52,24 +53,23 @@ class ManualOperator(FileOperator):
     def answer(self, attempt: LiveAttempt) -> Observation | None:
         return _status(attempt, time.time())
 
-    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> str:
+    def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Reason:
         return handed(terms)
 
     def withdraw(self, attempt: LiveAttempt) -> Observation:
         take_claim(Path(attempt.folder), "cancel")
-        out = handed(decode(attempt.handle))
-        reason = f"{out}; what comes back is not taken any more" if out else "it was taken back"
-        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=reason)
+        why = reason(Code.WITHDRAWN, what="parcel", handed=handed(decode(attempt.handle)) or None)
+        return Observation(Sighting.ENDED, failure=FailureClass.CANCELLED, reason=why)
 
 
-def handed(terms: Mapping[str, Any]) -> str:
-    """Say who took the work, and when; "" before somebody did."""
+def handed(terms: Mapping[str, Any]) -> Reason:
+    """Return who took the work, and when; no reason before somebody did."""
     parcel = terms.get("parcel")
     if not isinstance(parcel, dict):
-        return ""
+        return NO_REASON
     if terms.get("returned_at"):
-        return f"came back in a parcel at {str(terms['returned_at'])[:16].replace('T', ' ')} UTC"
-    return f"handed over to {printable(parcel.get('by'), 60)} at {str(parcel.get('at'))[:16].replace('T', ' ')} UTC"
+        return reason(Code.CAME_BACK, at=str(terms["returned_at"]))
+    return reason(Code.HANDED_OVER, by=printable(parcel.get("by"), 60), at=str(parcel.get("at")))
 
 
 def _status(attempt: LiveAttempt, now: float) -> Observation | None:
@@ -92,25 +92,25 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
     code = exit_code_of(STATUS, answer)
     if status == "FAILED":
         failure = FailureClass.TIMEOUT if answer.get("failure") == "timeout" else FailureClass.EXIT_CODE
-        why = answer.get("error") or (f"exit code {code}" if code is not None else "without saying why")
-        reason = printable(f"{STATUS} says FAILED: {why}")
+        error = printable(answer["error"]) if answer.get("error") else None
+        why = reason(Code.STATUS_FAILED, file=STATUS, error=error, exit_code=code)
         return Observation(
             Sighting.ENDED,
             exit_code=code,
             failure=failure,
-            reason=reason,
+            reason=why,
             response=record,
             started_at=started,
             ended_at=at,
         )
     if code not in (None, 0):
-        raise BadAnswer(f"{STATUS} says COMPLETED, and exit code {code}")
+        raise BadAnswer(f"{STATUS} says COMPLETED but gives exit code {code}")
     if "returned_at" not in decode(attempt.handle) and _still_written(folder, task, seen, now):
         raise NotYet
     return Observation(
         Sighting.ENDED,
         exit_code=code,
-        reason=f"{STATUS} says COMPLETED",
+        reason=reason(Code.STATUS_COMPLETED, file=STATUS),
         response=record,
         started_at=started,
         ended_at=at,

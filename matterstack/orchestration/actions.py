@@ -1,4 +1,4 @@
-"""What people do to a run: pause, resume, cancel, rerun, refresh.
+"""What people do to a run: pause, resume, cancel, rerun, refresh. Each is events through the same door as a step's.
 
 Each waits up to 30 s for the lock, which a loop gives up between its steps.
 """
@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matterstack.core.board import Board, state_of_run
+from matterstack.core.events import Cancelled, Event, Paused, Resumed, RetriesReset, SourceChanged, Uncancelled, Wished
 from matterstack.core.graph import build, descendants
 from matterstack.core.model import TaskChange
+from matterstack.core.reasons import Code, reason
+from matterstack.core.recorded import RunRow, TaskRow
 from matterstack.core.selection import select_tasks
-from matterstack.core.states import ACTIVE, LIVE, TaskState
+from matterstack.core.states import ACTIVE, TaskState
 from matterstack.errors import MatterStackError, RunRootError, UsageError
-from matterstack.orchestration.frontier import settle_frontier
-from matterstack.orchestration.run_lifecycle import Step, open_ledger, open_to_write, state_of_run
+from matterstack.orchestration.session import open_ledger, open_to_write
+from matterstack.orchestration.step import Step
 from matterstack.run_root import layout
 from matterstack.run_root.files import digest_of_listing, sha256_of
 from matterstack.run_root.layout import require_run_root
 from matterstack.run_root.source import finish_staged_source, stage_source
-from matterstack.storage.state_store import RunRow, SQLiteStateStore, TaskRow
+from matterstack.run_root.verify import digest_or_none
+from matterstack.storage.state_store import SQLiteStateStore
 
 PATIENCE_S = 30.0
 
@@ -30,47 +35,54 @@ FindFiles = Callable[[Path, str], list[str]]
 
 
 def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) -> int:
-    """Pause or resume a run, or tasks of it; what runs goes on. Gives how many changed (of a run: 1).
+    """Pause or resume a run, or tasks of it; what runs goes on. Return how many changed (of a run: 1).
 
     Raises UsageError for a run that is over.
     """
     path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S) as store:
-        chosen = select_tasks(store.task_ids(), patterns) if patterns else None
-        state = state_of_run(store, store.counts())
+        board = Board(store)
+        state = state_of_run(board.run, board.buckets())
+        chosen = select_tasks(store.task_ids(), patterns) if patterns else []
         if state.is_over and not resume:
             raise UsageError(f"{path} is {state}: there is nothing left to pause")
-        with store.transaction():
-            return store.set_paused(not resume, chosen, time.time())
+        kind = Resumed if resume else Paused
+        if not patterns:
+            return store.append([kind()] if board.run.paused is resume else [], time.time())
+        changed = tuple(row.task_id for row in store.tasks(chosen) if row.paused is resume)
+        store.append([kind(changed)] if changed else [], time.time())
+        return len(changed)
 
 
 @dataclass(frozen=True)
-class Cancelled:
+class CancelReport:
     not_started: list[str]
     ended: list[str]
     still_alive: list[str]
     settled: int  # tasks that had ended before
 
 
-def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
+def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
     """Cancel a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
     path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
         waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
         live = [row for row in rows if row.state in ACTIVE]
-        now = time.time()
-        with store.transaction():
-            if not patterns and (waiting or live):
-                store.set_cancelled(True, now)
-            changes = [(None, TaskChange(row.task_id, TaskState.CANCELLED, "cancelled")) for row in waiting]
-            made = store.apply(changes, now)
-            for row in live:
-                store.wish(row.task_id, row.attempts, "cancel", now)
-            settle_frontier(store, made, now, unresolved=False)
-        alive = _carry_out_wishes(path, store, live)
+        step = Step(path, store)
+        events: list[Event] = []
+        if not patterns and (waiting or live) and not store.run().cancelled:
+            events.append(Cancelled())
+        if live:
+            events.append(Wished(tuple((row.task_id, row.attempts) for row in live), "cancel"))
+        decider = step.decider()
+        why = reason(Code.CANCELLED)
+        made = decider.change_tasks(waiting, [TaskChange(row.task_id, TaskState.CANCELLED, why) for row in waiting])
+        decider.settle(made, unlooked=False)
+        store.append([*events, *decider.plan.events], step.now)
+        alive = _carry_out_wishes(step, store, live)
         names = [row.task_id for row in live]
-        return Cancelled(
+        return CancelReport(
             [row.task_id for row in waiting],
             [name for name in names if name not in alive],
             sorted(alive),
@@ -78,25 +90,25 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> Cancelled:
         )
 
 
-def _carry_out_wishes(root: Path, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
-    """End attempts that carry a wish and record their ends; give the tasks whose attempts are still alive."""
+def _carry_out_wishes(step: Step, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
+    """End attempts that carry a wish and record their ends; return the tasks whose attempts are still alive."""
     wanted = {row.task_id for row in live}
     if not wanted:
         return set()
-    Step(root, store).end_wished()
-    return {row.task_id for row in store.live_attempts() if row.task_id in wanted and row.state in LIVE}
+    step.end_wished()
+    return {row.task_id for row in store.live_attempts() if row.task_id in wanted}
 
 
 @dataclass(frozen=True)
-class Rerun:
+class RerunReport:
     tasks: list[str]
     reopened: list[str]  # BLOCKED or SKIPPED below, or ended before
     ended: list[str]  # what ran and was ended first
     still_alive: list[str]
 
 
-def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False) -> Rerun:
-    """Make tasks PENDING again, their retries counted anew; a later step starts them as new attempts.
+def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False) -> RerunReport:
+    """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
 
     BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
     ended first. Old attempts and their files stay.
@@ -108,26 +120,30 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
         chosen = select_tasks(store.task_ids(), patterns)
         below = descendants(build(store.all_edges()), chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
-        reopened = [
+        others = store.tasks(below - {row.task_id for row in again})
+        reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+        live = [row for row in again if row.state in ACTIVE and row.task_id in set(chosen)]
+        step = Step(path, store)
+        events: list[Event] = [Uncancelled()] if store.run().cancelled else []
+        if live:
+            events.append(Wished(tuple((row.task_id, row.attempts) for row in live), "rerun"))
+        if tried := tuple(row.task_id for row in again if row.tries):
+            events.append(RetriesReset(tried))
+        settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
+        # What waits below may have been READY, or watch a task that settles anew: the next step looks again.
+        waiting = [
             row
-            for row in store.tasks(below - {row.task_id for row in again})
-            if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)
+            for row in (*others, *again)
+            if row.state in (TaskState.PENDING, TaskState.READY) and row.retry_at is None and row.task_id in below
         ]
-        now = time.time()
-        with store.transaction():
-            store.set_cancelled(False, now)
-            live = [row for row in again if row.state in ACTIVE and row.task_id in set(chosen)]
-            for row in live:
-                store.wish(row.task_id, row.attempts, "rerun", now)
-            settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
-            store.apply([(None, TaskChange(row.task_id, TaskState.PENDING)) for row in [*settled, *reopened]], now)
-            for row in again:
-                store.reset_tries(row.task_id, now)
-            store.look_again(below, now)
-        alive = _carry_out_wishes(path, store, live)
+        open_ = [*settled, *reopened, *waiting]
+        decider = step.decider()
+        decider.change_tasks(open_, [TaskChange(row.task_id, TaskState.PENDING) for row in open_])
+        store.append([*events, *decider.plan.events], step.now)
+        alive = _carry_out_wishes(step, store, live)
         below_again = [row for row in again if row.task_id not in set(chosen) and row.state.is_settled]
         ended = [row.task_id for row in live if row.task_id not in alive]
-        return Rerun(chosen, [row.task_id for row in [*below_again, *reopened]], ended, sorted(alive))
+        return RerunReport(chosen, [row.task_id for row in [*below_again, *reopened]], ended, sorted(alive))
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
     run = store.run()
     home = folder if folder is not None else _find_home(root, run)
     recorded = store.sources()
-    matched = {file for pattern in store.campaign(run.campaign_version).files for file in find(home, pattern)}
+    matched = {file for pattern in store.newest_campaign().files for file in find(home, pattern)}
     changes = []
     for file in sorted(set(recorded) | matched):
         try:
@@ -180,7 +196,7 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
             continue
         except OSError as error:
             raise RunRootError(f"{home / file}: cannot be read: {error.strerror}") from None
-        ours = _digest_or_none(root / "source" / file)
+        ours = digest_or_none(root / "source" / file)
         if file in recorded and ours not in (None, recorded[file], after):
             # Somebody corrected the copy within the run: that is a person's work, and is not overwritten.
             changes.append(SourceChange(file, "edited", recorded[file], ours))
@@ -188,13 +204,6 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
             kind = "changed" if file in recorded else "new"
             changes.append(SourceChange(file, kind, recorded.get(file), after))
     return Refreshed(tuple(changes), home, _campaign_changed(root, home), False, run.source_digest)
-
-
-def _digest_or_none(path: Path) -> str | None:
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
 
 
 def _find_home(root: Path, run: RunRow) -> Path:
@@ -221,9 +230,9 @@ def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[So
         staged = stage_source(root, found.folder, [change.path for change in wanted])
         sources = {**store.source_sizes(), **staged}
         digest = digest_of_listing({file: sha for file, (sha, _) in sources.items()})
-        with store.transaction():
-            store.replace_sources(sources, digest, time.time(), files={change.path: change.after for change in wanted})
-        finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()}, store.tables())
+        taken = {change.path: list(sources[change.path]) for change in wanted}
+        store.append([SourceChanged(digest, taken)], time.time())
+        finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()})
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.recorded import AttemptRow
 from matterstack.operators.answers import decode
-from matterstack.storage.state_store import AttemptRow
 from matterstack.views.reading import reading
 
 

@@ -6,7 +6,6 @@ ledger, in the handle of each attempt."""
 from __future__ import annotations
 
 import io
-import json
 import os
 import secrets
 import shlex
@@ -14,23 +13,27 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from matterstack.core.model import AttemptChange
+from matterstack.core.events import ParcelPacked
+from matterstack.core.kinds import MANUAL, Kind
+from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.states import AttemptState, TaskState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines, parse_memory
 from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.hints import Hint
 from matterstack.operators.answers import decode, printable, read_task
-from matterstack.operators.manual import STATUS, handed
-from matterstack.orchestration.run_lifecycle import open_to_write
+from matterstack.operators.manual import handed
+from matterstack.orchestration.session import open_to_write
 from matterstack.people.answer import user
 from matterstack.run_root.files import sha256_of
-from matterstack.run_root.layout import attempt_folder, require_run_root
-from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
+from matterstack.run_root.layout import STATUS, attempt_folder, require_run_root
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.text.reasons import sentence
 
 PATIENCE_S = 30.0
 _DRIVER = Path(__file__).parent.parent / "operators" / "parcel_run.sh"
@@ -90,13 +93,14 @@ def export_parcel(
         try:
             with _Parcel(beside, target.name, name) as made:
                 _fill(made, path, store, rows, info, array=array)
-            with store.transaction():
-                store.apply([(_taken(row, info, target), None) for row in rows], now)
+            packed = ParcelPacked(
+                {"id": parcel, "by": who, "at": str(info["at"]), "file": target.name}, tuple(row.key for row in rows)
+            )
+            store.append([packed], now)
             try:
                 _place(beside, target)
-            except OSError:  # nobody has it: let it not count as handed over
-                with store.transaction():
-                    store.apply([(_as_before(row), None) for row in rows], now)
+            except OSError:  # nobody has it: it must not count as handed over
+                store.append([replace(packed, undone=True)], now)
                 raise
         except OSError as error:
             if isinstance(error, MatterStackError):
@@ -123,45 +127,39 @@ def _place(beside: Path, target: Path) -> None:
             raise
 
 
-def _as_before(row: AttemptRow) -> AttemptChange:
-    return AttemptChange(row.task_id, row.attempt, row.state, reason=row.reason, handle=row.handle)
-
-
 def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, again: bool) -> list[AttemptRow]:
-    operators = store.campaign(store.run().campaign_version).operators
     waiting = {
         row.task_id: row
         for row in store.live_attempts()
-        if row.state is AttemptState.WAITING and row.wish is None and operators[row.operator].kind == "manual"
+        if row.state is AttemptState.WAITING and row.wish is None and _kind(store, row) is MANUAL
         and not (root / attempt_folder(row.task_id, row.attempt) / STATUS).exists()
     }  # fmt: skip
     chosen = select_tasks(store.task_ids(), patterns) if patterns else list(waiting)
     for task_id in chosen:
         if task_id not in waiting:
             (row,) = store.tasks([task_id])
-            kind = operators[row.operator].kind
-            answered = row.state is TaskState.WAITING
-            what = f"has its {STATUS} already" if answered else f"is {row.state} and waits for nobody"
-            what = what if kind == "manual" else f"is of kind {kind}"
+            kind = _kind(store, row)
+            what = (
+                f"already has its {STATUS}"
+                if row.state is TaskState.WAITING
+                else f"is {row.state} and waits for nobody"
+            )
+            what = what if kind is MANUAL else f"is of kind {kind.name}"
             raise UsageError(f"{task_id} {what}; only waiting tasks of kind manual go into a parcel")
     taken = {task_id: None for task_id in chosen if handed(decode(waiting[task_id].handle))}
     if taken and not again and (patterns or len(taken) == len(chosen)):
         one = next(iter(taken))
-        first = handed(decode(waiting[one].handle))
+        first = sentence(handed(decode(waiting[one].handle)), root)
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
         raise UsageError(f"{one}{more} was {first}; --again packs it once more, if that parcel is lost")
     rows = [waiting[task_id] for task_id in chosen if again or task_id not in taken]
     if not rows:
-        raise UsageError(f"{root}: no task of kind manual waits; `matterstack inbox {root}` lists what does")
+        raise UsageError(f"{root}: no task of kind manual waits; {Hint('inbox', root)} lists what does")
     return rows
 
 
-def _taken(row: AttemptRow, info: Mapping[str, Any], file: Path) -> AttemptChange:
-    terms = decode(row.handle)
-    before = terms["parcels"] if isinstance(terms.get("parcels"), list) else []
-    parcel = {"id": info["parcel"], "by": info["by"], "at": info["at"], "file": file.name}
-    new = {**terms, "parcel": parcel, "parcels": [*before, parcel]}
-    return AttemptChange(row.task_id, row.attempt, AttemptState.WAITING, reason=handed(new), handle=json.dumps(new))
+def _kind(store: SQLiteStateStore, row: AttemptRow | TaskRow) -> Kind:
+    return store.campaign(row.campaign_version).operators[row.operator].row
 
 
 class _Parcel:
@@ -223,16 +221,16 @@ def _fill(
     *,
     array: bool,
 ) -> None:
-    tasks = {row: _task_of(root, row) for row in rows}
+    tasks = [(row, _task_of(root, row)) for row in rows]
     folders = [attempt_folder(row.task_id, row.attempt) for row in rows]
-    header = _sbatch(str(info["run"]["name"]), [task["resources"] for task in tasks.values()]) if array else ""
+    header = _sbatch(str(info["run"]["name"]), [task["resources"] for _, task in tasks]) if array else ""
     made.text("run.sh", _DRIVER.read_text(encoding="utf-8").replace("@SBATCH@", header), 0o755)
     made.text("tasks.txt", "".join(f"{folder}\n" for folder in folders))
     made.text("parcel.json", dump_json_lines(info))
     made.text("README.txt", _readme(info, tasks, array=array))
     for path in store.sources():
         made.path(root, f"source/{path}")
-    for (row, task), folder in zip(tasks.items(), folders, strict=True):
+    for (row, task), folder in zip(tasks, folders, strict=True):
         made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task))
         made.text(f"{folder}/{_ENVIRONMENT}", _environment(task))
         made.path(root, folder)
@@ -287,8 +285,8 @@ def _sbatch(name: str, resources: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"#SBATCH {line}\n" for line in lines)
 
 
-def _readme(info: Mapping[str, Any], tasks: Mapping[AttemptRow, Mapping[str, Any]], *, array: bool) -> str:
-    names = sorted({origin for task in tasks.values() for origin in task["asked"].get("env_from", {}).values()})
+def _readme(info: Mapping[str, Any], tasks: Sequence[tuple[AttemptRow, Mapping[str, Any]]], *, array: bool) -> str:
+    names = sorted({origin for _, task in tasks for origin in task["asked"].get("env_from", {}).values()})
     lines = [
         f"Parcel {info['parcel']} of the run {info['run']['id']}, packed by {info['by']} at {info['at'][:16]} UTC.", "",
         f"It holds {len(tasks)} calculations. To run them, sh, tar and the coreutils are needed (and what the calculations",
@@ -311,7 +309,7 @@ def _readme(info: Mapping[str, Any], tasks: Mapping[AttemptRow, Mapping[str, Any
         "status.json says how it went. One that fails is a result as well: pack it too. instructions.md has what its author",
         "wants to tell you.", "",
     ]  # fmt: skip
-    for row, task in tasks.items():
+    for row, task in tasks:
         first = str(task["asked"].get("instructions") or "").strip().partition("\n")[0]
         needs = ", ".join(f"{name} {value}" for name, value in task["resources"].items())
         first = "; ".join(filter(None, (needs, first)))

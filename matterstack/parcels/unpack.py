@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import lzma
 import os
 import re
@@ -17,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from matterstack.core.model import AttemptChange
-from matterstack.core.states import AttemptState
-from matterstack.core.times import to_text
+from matterstack.core.events import Key, ParcelReturned
+from matterstack.core.recorded import AttemptRow
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.operators.answers import (
     LARGEST,
@@ -31,13 +29,13 @@ from matterstack.operators.answers import (
     printable,
     read_task,
 )
-from matterstack.operators.manual import STATUS, handed
-from matterstack.orchestration.run_lifecycle import open_to_write
+from matterstack.orchestration.session import open_to_write
 from matterstack.parcels.pack import _GIVEN, PATIENCE_S
 from matterstack.run_root.attempts import recorded_digests
 from matterstack.run_root.files import sha256_of, sync
-from matterstack.run_root.layout import attempt_folder, require_run_root
-from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
+from matterstack.run_root.layout import STATUS, attempt_folder, require_run_root
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.text.reasons import sentence
 
 
 @dataclass
@@ -71,7 +69,7 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
     except OSError as error:
         raise RunRootError(f"{file}: cannot be read: {error.strerror or error}") from None
     except _DAMAGED:
-        raise UsageError(f"{file} is no parcel, or damaged") from None
+        raise UsageError(f"{file} is not a parcel, or is damaged") from None
     try:
         with tar, open_to_write(path, wait_s=PATIENCE_S) as store:
             return _Import(path, store, tar, str(file)).take()
@@ -117,17 +115,16 @@ class _Import:
             shutil.rmtree(left)
         packed = self._packed(prefix)
         staging = self.root / f".parcel-{secrets.token_hex(4)}"
-        changes = []
+        taken: list[Key] = []
         try:
             for item in info["tasks"]:
                 row = self._take_one(prefix, str(item.get("task")), item.get("attempt"), out, staging, packed)
                 if row is not None:
-                    changes.append((_returned(row, self.now), None))
+                    taken.append(row.key)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        if changes:
-            with self.store.transaction():
-                self.store.apply(changes, self.now)
+        if taken:
+            self.store.append([ParcelReturned(out.parcel, tuple(taken))], self.now)
         return out
 
     def _packed(self, prefix: str) -> set[str]:
@@ -140,7 +137,7 @@ class _Import:
         """Find parcel.json, wherever in the file its folder lies; give (prefix, content)."""
         found = sorted((name for name in self.members if PurePosixPath(name).name == "parcel.json"), key=len)
         if not found:
-            raise UsageError(f"{self.file} is no parcel: it holds no parcel.json")
+            raise UsageError(f"{self.file} is not a parcel: it holds no parcel.json")
         try:
             info = parse_json("parcel.json", self._read(found[0], _LARGEST_NOTE))
         except BadAnswer as error:
@@ -154,7 +151,7 @@ class _Import:
         member = self.members[name]
         opened = self.tar.extractfile(member) if member.isreg() and member.size <= most else None
         if opened is None:
-            raise UsageError(f"{self.file}: {name} is no file, or too large")
+            raise UsageError(f"{self.file}: {name} is not a file, or is too large")
         return opened.read()
 
     def _take_one(
@@ -169,15 +166,19 @@ class _Import:
             return None
         folder, self.task = attempt_folder(task_id, row.attempt), task_id
         if not row.state.is_live and "returned_at" not in terms:
-            how = row.reason or str(row.state)
-            out.remarks.append(f"{task_id}: attempt {row.attempt} is {row.state} ({how}); what came back is not taken")
+            how = sentence(row.reason, self.root) or str(row.state)
+            out.remarks.append(
+                f"{task_id}: attempt {row.attempt} is {row.state} ({how}); what came back is not accepted"
+            )
             return None
         if not row.state.is_live or (self.root / folder / STATUS).exists():
             out.before.append(task_id)
             return None
         inside = self.of_attempt.get(f"{prefix}{folder}", {})
         if STATUS not in inside and folder in packed:
-            out.refused.append(f"{task_id}: was packed, and is not there: the file is damaged; pack and carry it again")
+            out.refused.append(
+                f"{task_id}: was packed but is missing: the file is damaged; pack it and bring it back again"
+            )
             return None
         if STATUS not in inside:
             out.missing.append(task_id)
@@ -204,7 +205,7 @@ class _Import:
         for name, member in inside.items():
             self._extract(name, member, inside, home, out)
         if not inside[STATUS].isreg() or inside[STATUS].size > LARGEST:
-            raise BadAnswer(f"{STATUS} is no file, or larger than {LARGEST} bytes")
+            raise BadAnswer(f"{STATUS} is not a file, or is larger than {LARGEST} bytes")
         status = parse_json(STATUS, (home / STATUS).read_bytes())
         attempt = int(folder.rpartition("-")[2])
         if not isinstance(status, dict) or (status.get("task", task_id), status.get("attempt", attempt)) != (
@@ -216,7 +217,7 @@ class _Import:
         exit_code_of(STATUS, status)
         listed = recorded_digests(home)
         if not listed and by_run_sh:
-            raise BadAnswer("its checksums are not there: the file is damaged; pack and carry it again")
+            raise BadAnswer("its checksums are missing: the file is damaged; pack it and bring it back again")
         if not listed:
             out.remarks.append(f"{task_id}: came back without checksums")
         for name, digest in listed.items():
@@ -224,7 +225,7 @@ class _Import:
             if not found.is_file():
                 raise BadAnswer(f"{name} is in its checksums and not in the parcel")
             if sha256_of(found) != digest:
-                raise BadAnswer(f"{name} is damaged: its checksum is another")
+                raise BadAnswer(f"{name} is damaged: its checksum does not match")
         files = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
         ours = self.root / folder
         inputs, outputs = self._given(ours)
@@ -232,7 +233,7 @@ class _Import:
             if not (ours / name).exists() or _same(home / name, ours / name) or name in inputs & outputs:
                 continue
             if name not in _GIVEN and name not in inputs:
-                raise BadAnswer(f"{name} is in the run already, and is another file")
+                raise BadAnswer(f"{name} already exists in the run with different content")
             if name != "claim":
                 out.remarks.append(f"{task_id}: {name} was changed there; the run keeps its own")
         for name in sorted(files, key=lambda name: name == STATUS):
@@ -268,7 +269,7 @@ class _Import:
                 return
             member = target
         if not member.isreg() and not member.islnk():
-            out.remarks.append(f"{self.task}: {name} is no file; left out")
+            out.remarks.append(f"{self.task}: {name} is not a file; left out")
             return
         try:
             opened = self.tar.extractfile(member)  # of a hard link: that of the file in the parcel which it names
@@ -280,11 +281,6 @@ class _Import:
         with open(home / name, "wb") as file:
             shutil.copyfileobj(opened, file)
             os.fchmod(file.fileno(), 0o755 if member.mode & 0o100 else 0o644)
-
-
-def _returned(row: AttemptRow, now: float) -> AttemptChange:
-    terms = {**decode(row.handle), "returned_at": to_text(now)}
-    return AttemptChange(row.task_id, row.attempt, AttemptState.WAITING, reason=handed(terms), handle=json.dumps(terms))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -8,24 +8,25 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.kinds import EXPERIMENT, HUMAN, MANUAL
+from matterstack.core.model import OperatorSpec
+from matterstack.core.recorded import AttemptRow
 from matterstack.core.selection import one_task
 from matterstack.core.states import AttemptState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
 from matterstack.errors import RunRootError, UsageError
+from matterstack.hints import Hint
 from matterstack.operators.answers import LARGEST, BadAnswer, NotYet, check_data, read_answer, read_task
-from matterstack.operators.asking import RESPONSE
-from matterstack.operators.experiment import RESULT
 from matterstack.run_root.files import write_once
-from matterstack.run_root.layout import attempt_folder
-from matterstack.storage.state_store import AttemptRow, SQLiteStateStore
+from matterstack.run_root.layout import RESPONSE, RESULT, attempt_folder
+from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.views.reading import reading
 
 
@@ -54,41 +55,38 @@ def find_question(root: str | Path, task: str) -> Question:
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
-        kind = store.campaign(row.campaign_version).operators[row.operator].kind
+        spec = store.campaign(row.campaign_version).operators[row.operator]
         attempts = store.attempts(task_id)
-        _require_waiting(path, store, task_id, kind, attempts)
+        _require_waiting(path, store, task_id, spec, attempts)
         attempt = attempts[-1].attempt
     folder = path / attempt_folder(task_id, attempt)
     found = read_task(folder)
     if found is None:
-        raise RunRootError(f"{folder / 'task.json'}: is missing or not whole; restore it from git, or rerun the task")
+        raise RunRootError(f"{folder / 'task.json'}: is missing or incomplete; restore it from git, or rerun the task")
     question = Question(path, task_id, attempt, folder, found["asked"])
     _require_no_answer(question)
     return question
 
 
 def _require_waiting(
-    root: Path, store: SQLiteStateStore, task_id: str, kind: str, attempts: Sequence[AttemptRow]
+    root: Path, store: SQLiteStateStore, task_id: str, spec: OperatorSpec, attempts: Sequence[AttemptRow]
 ) -> None:
     (row,) = store.tasks([task_id])
-    where, task = shlex.quote(str(root)), shlex.quote(task_id)
-    if kind != "human":
+    if spec.row is not HUMAN:
         instead = {
-            "manual": f"; `matterstack parcel export {where} {task} -o work.tar.gz` packs it",
-            "experiment": f"; an instrument answers with {RESULT}",
-        }
-        raise UsageError(
-            f"{task_id} is carried out by an operator of kind {kind}, not by a person{instead.get(kind, '')}"
-        )
+            MANUAL: f"; {Hint('parcel export', root, task_id, '-o work.tar.gz')} packs it",
+            EXPERIMENT: f"; an instrument answers with {RESULT}",
+        }.get(spec.row, "")
+        raise UsageError(f"{task_id} is carried out by an operator of kind {spec.kind}, not by a person{instead}")
     if attempts and attempts[-1].state is AttemptState.WAITING:
         if attempts[-1].wish is not None:
-            raise UsageError(f"{task_id} is being cancelled; it takes no answer any more")
+            raise UsageError(f"{task_id} is being cancelled; it no longer accepts answers")
         return
     if attempts and not attempts[-1].state.is_live and attempts[-1].response is not None:
         record = json.loads(attempts[-1].response)
-        said = f"it was answered by {record.get('by')} at {str(record.get('at'))[:16].replace('T', ' ')}"
-        raise UsageError(f"{task_id} is {row.state}: {said}; `matterstack rerun {where} {task}` asks again")
-    raise UsageError(f"{task_id} is {row.state} and asks nothing now; `matterstack explain {where} {task}` says why")
+        by = f"it was answered by {record.get('by')} at {str(record.get('at'))[:16].replace('T', ' ')}"
+        raise UsageError(f"{task_id} is {row.state}: {by}; {Hint('rerun', root, task_id)} asks again")
+    raise UsageError(f"{task_id} is {row.state} and asks nothing now; {Hint('explain', root, task_id)} says why")
 
 
 def _require_no_answer(question: Question) -> None:
@@ -100,8 +98,8 @@ def _require_no_answer(question: Question) -> None:
         found = None
     who = f" by {found[0].get('by')}" if found is not None and found[0].get("by") else ""
     raise UsageError(
-        f"{question.task_id} is answered{who} already, in {question.answer_path}; the next step reads it "
-        f"(`matterstack step {shlex.quote(str(question.root))}`)"
+        f"{question.task_id} is already answered{who}, in {question.answer_path}; the next step reads it "
+        f"({Hint('step', question.root)})"
     )
 
 
@@ -133,7 +131,7 @@ def respond(question: Question, *, data: Any, by: str, comment: str | None = Non
     }  # fmt: skip
     text = dump_json_lines(answer)
     if find_question(question.root, question.task_id).attempt != question.attempt:  # much may happen while one types
-        raise UsageError(f"{question.task_id} was asked again meanwhile; answer that")
+        raise UsageError(f"{question.task_id} has been asked again; answer the new question")
     try:
         if len(text.encode()) > LARGEST:
             raise UsageError(f"{question.task_id}: an answer of {len(text)} bytes; at most {LARGEST}")

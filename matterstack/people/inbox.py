@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import OperatorSpec, Sighting
+from matterstack.core.reasons import Code, Reason, includes
+from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.errors import MatterStackError
+from matterstack.hints import Hint
 from matterstack.operators.answers import deadline_passed, decode, read_task
-from matterstack.operators.experiment import REQUEST
-from matterstack.run_root.layout import attempt_folder
-from matterstack.storage.state_store import AttemptRow
-from matterstack.views.explain import look_now
+from matterstack.run_root.layout import REQUEST, attempt_folder
+from matterstack.text.reasons import sentence
+from matterstack.views.explain import how_to_answer, look_now
 from matterstack.views.reading import reading
 
 log = logging.getLogger("matterstack")
@@ -40,9 +42,17 @@ class Waiting:
     overdue: bool
     answered: bool  # the answer is there, the next step reads it
     reason: str  # who has taken it, since when it is overdue
+    only_overdue: bool  # the reason says nothing else
     summary: str  # the first line of the instructions
     folder: str  # below the run root
-    command: str  # what to type
+    hint: Hint | None  # what to do; None where an instrument answers
+
+    @property
+    def command(self) -> str:
+        """What to type."""
+        if self.hint is not None:
+            return self.hint.command
+        return f"cat {shlex.quote(str(self.root / self.folder / REQUEST))}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +65,7 @@ class Waiting:
 
 
 def inbox(roots: Iterable[str | Path]) -> list[Waiting]:
-    """Give what waits for people, labs and closed clusters in these runs, the oldest first."""
+    """Return what waits for people, labs and closed clusters in these runs, the oldest first."""
     found: list[Waiting] = []
     wanted = list(roots)
     for root in wanted:
@@ -70,47 +80,36 @@ def inbox(roots: Iterable[str | Path]) -> list[Waiting]:
 
 def _of_run(root: str | Path) -> list[Waiting]:
     with reading(root) as (path, store):
-        run = store.run()
-        operators = store.campaign(run.campaign_version).operators
+        run_id = store.run().run_id
         waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
-        return [_waiting(path, run.run_id, operators[row.operator], row) for row in waiting]
+        specs = [store.campaign(row.campaign_version).operators[row.operator] for row in waiting]
+        return [_waiting(path, run_id, spec, row) for spec, row in zip(specs, waiting, strict=True)]
 
 
 def _waiting(root: Path, run_id: str, spec: OperatorSpec, row: AttemptRow) -> Waiting:
-    kind = spec.kind
-    folder = attempt_folder(row.task_id, row.attempt)
+    folder = attempt_folder(*row.key)
     task = read_task(root / folder)
     asked: Mapping[str, Any] = task["asked"] if task is not None else {}
     terms = decode(row.handle)
     seen = look_now(root, spec, row)
     answered = seen is not None and seen.sighting is Sighting.ENDED
-    reason = row.reason if seen is None else seen.reason
+    now = row.reason if seen is None else seen.why
+    text = sentence(now, root)
     if answered and seen is not None and seen.failure is FailureClass.BAD_RESPONSE:
-        reason = f"the answer cannot be taken: {seen.reason}"
+        text = f"the answer cannot be accepted: {text}"
     elif row.wish is not None:
-        reason = f"is being cancelled; {reason}"
+        text = f"is being cancelled; {text}"
     elif asked.get("refused"):
-        reason = "; ".join(filter(None, (reason, f"asked again: {asked['refused']}")))
+        text = "; ".join(filter(None, (text, f"asked again: {asked['refused']}")))
+    taken = isinstance(terms.get("parcel"), dict)
+    hint = Hint("step", root) if answered else how_to_answer(spec, root, row.task_id, taken=taken)
     return Waiting(
-        root, run_id, row.task_id, row.attempt, kind, row.operator, row.created_at,
+        root, run_id, row.task_id, row.attempt, spec.kind, row.operator, row.created_at,
         from_text(terms.get("deadline_at")), terms.get("on_deadline"), deadline_passed(terms, time.time()), answered,
-        reason, str(asked.get("instructions") or "").strip().partition("\n")[0], folder,
-        _command(root, folder, kind, row, answered=answered, taken=isinstance(terms.get("parcel"), dict)),
+        text, _says_only_overdue(now) and not asked.get("refused") and row.wish is None,
+        str(asked.get("instructions") or "").strip().partition("\n")[0], folder, hint,
     )  # fmt: skip
 
 
-def _command(root: Path, folder: str, kind: str, row: AttemptRow, *, answered: bool, taken: bool) -> str:
-    where, task = shlex.quote(str(root)), shlex.quote(row.task_id)
-    if answered:
-        return f"matterstack step {where}"
-    if kind == "human":
-        return f"matterstack respond {where} {task}"
-    if kind == "manual":
-        return (
-            f"matterstack parcel import {where} FILE" if taken else f"matterstack parcel export {where} -o work.tar.gz"
-        )
-    return (
-        f"cat {shlex.quote(str(root / folder / REQUEST))}"
-        if kind == "experiment"
-        else f"matterstack explain {where} {task}"
-    )
+def _says_only_overdue(found: Reason) -> bool:
+    return found.code is not Code.ALSO and includes(found, Code.OVERDUE)

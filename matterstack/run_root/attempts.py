@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.values import dump_json_lines
-from matterstack.run_root.files import digest_of_listing, open_regular, sha256_of, write_beside
+from matterstack.run_root.files import digest_of_listing, open_regular, read_regular, sha256_of, write_beside
 from matterstack.run_root.layout import DIGESTS, METRICS
 
 _LARGEST_METRICS = 1 << 20
@@ -118,26 +119,29 @@ def recorded_digests(folder: Path) -> dict[str, str]:
     return out
 
 
-def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, Reason]:
     """Read metrics.json: a flat object of numbers, texts and booleans. Gives (metrics, remark)."""
     path = folder / METRICS
     try:
-        with open_regular(path) as file:
-            text = file.read(_LARGEST_METRICS + 1)
+        text = read_regular(path, _LARGEST_METRICS + 1)
         if len(text) > _LARGEST_METRICS:
-            return None, f"metrics.json is ignored: larger than {_LARGEST_METRICS} bytes"
+            return _ignored(f"larger than {_LARGEST_METRICS} bytes")
         data = json.loads(text)
         json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is JSON but no text that could be kept
     except FileNotFoundError:
-        return None, ""
+        return None, NO_REASON
     except (OSError, ValueError, RecursionError) as error:
-        return None, f"metrics.json is ignored: {str(error).splitlines()[0][:100]}"
+        return _ignored(str(error).splitlines()[0][:100])
     if not isinstance(data, dict):
-        return None, "metrics.json is ignored: not an object"
+        return _ignored("not an object")
     bad = next((key for key, value in data.items() if isinstance(value, list | dict)), None)
     if bad is not None:
-        return None, f"metrics.json is ignored: '{bad}' is not a single value"
-    return {key: _finite(value) for key, value in data.items()}, ""
+        return _ignored(f"'{bad}' is not a single value")
+    return {key: _finite(value) for key, value in data.items()}, NO_REASON
+
+
+def _ignored(why: str) -> tuple[None, Reason]:
+    return None, reason(Code.METRICS_IGNORED, why=why)
 
 
 def _finite(value: Any) -> Any:

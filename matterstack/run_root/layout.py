@@ -11,6 +11,25 @@ JOURNAL = "journal.jsonl"
 CAMPAIGN = "campaign.yaml"
 OPERATORS = "operators.yaml"
 RUN = "run.json"
+LOCK = "run.lock"
+SOURCE, TASKS, RESULTS = "source", "tasks", "results"  # folders
+EXPANDED = "expanded"  # campaigns and instances as they were expanded, each file named by its sha256
+
+# In an attempt's folder.
+TASK = "task.json"
+COMMAND = "command.sh"
+CLAIM = "claim"
+STDOUT, STDERR = "stdout.log", "stderr.log"
+EXIT = "exit.json"
+DEFECT = "defect.txt"
+INSTRUCTIONS = "instructions.md"
+RESPONSE_SCHEMA = "response_schema.json"
+RESPONSE = "response.json"
+STATUS = "status.json"
+REQUEST = "experiment_request.json"
+RESULT = "experiment_result.json"
+HEARTBEAT = "heartbeat.json"
+CANCEL = "cancel.json"
 DIGESTS = "outputs.sha256"
 METRICS = "metrics.json"
 GITIGNORE = "/state.sqlite*\n/run.lock\n/.parcel-*\n/tasks/**/.exit.json\n"  # the last are there for a moment

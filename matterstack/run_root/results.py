@@ -9,49 +9,68 @@ from contextlib import suppress
 from pathlib import Path
 
 from matterstack.core.model import OutputFile, ResolvedOutput
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.run_root.files import read_regular, write_beside
 from matterstack.run_root.layout import GITIGNORE, attempt_folder
 
 
 def publish(
     root: Path, task_id: str, attempt: int, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]
-) -> list[str]:
-    """Point results/ to the outputs of a successful attempt; give a remark for each that could not be linked.
+) -> Reason:
+    """Point results/ to the outputs of a successful attempt; return which could not be linked and why.
 
-    A link of an older attempt to an optional output that this one did not write goes.
+    A link of an older attempt to an optional output that this one did not write is removed.
     """
-    remarks = _unlink_absent(root, task_id, {item.path for item in declared} - {item.path for item in outputs})
-    folder = attempt_folder(task_id, attempt)
-    for output in outputs:
-        path = output.path.rstrip("/")
-        link = root / "results" / path
-        target = "../" * (path.count("/") + 1) + f"{folder}/{output.file.rstrip('/')}"
-        try:
-            if os.path.islink(link) and os.readlink(link) == target:
-                continue
-            in_the_way = what_is_in_the_way(root, link)
-            if in_the_way:
-                remarks.append(f"results/{path} was not linked: {in_the_way}; move it away")
-                continue
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(link) and not os.path.islink(link):
-                remarks.append(f"results/{path} was not linked: something that is no link stands there")
-                continue
-            beside = link.with_name(f".{link.name[:200]}.{os.getpid()}")
-            with suppress(FileNotFoundError):
-                beside.unlink()
-            beside.symlink_to(target)
-            os.replace(beside, link)
-        except OSError as error:
-            remarks.append(f"results/{path} was not linked: {error.strerror or error}")
-    return remarks
+    absent = {item.path for item in declared} - {item.path for item in outputs}
+    failed = [{"path": path, "why": why, "old": True} for path in absent if (why := _unlink(root, task_id, path))]
+    failed += [
+        {"path": output.path.rstrip("/"), "why": why}
+        for output in outputs
+        if (why := _link(root, attempt_folder(task_id, attempt), output))
+    ]
+    return reason(Code.LINKS, links=failed) if failed else NO_REASON
+
+
+def _link(root: Path, folder: str, output: OutputFile) -> str:
+    """Swap one link; return why that failed, "" if it did not."""
+    path = output.path.rstrip("/")
+    link = root / "results" / path
+    target = "../" * (path.count("/") + 1) + f"{folder}/{output.file.rstrip('/')}"
+    try:
+        if os.path.islink(link) and os.readlink(link) == target:
+            return ""
+        in_the_way = what_is_in_the_way(root, link)
+        if in_the_way:
+            return f"{in_the_way}; move it away"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(link) and not os.path.islink(link):
+            return "something that is not a link is in its place; move it away"
+        beside = link.with_name(f".{link.name[:200]}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            beside.unlink()
+        beside.symlink_to(target)
+        os.replace(beside, link)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _unlink(root: Path, task_id: str, output_path: str) -> str:
+    """Remove a link of an older attempt; return why that failed, "" if it did not."""
+    link = root / "results" / output_path.rstrip("/")
+    try:
+        if os.path.islink(link) and f"tasks/{task_id}/attempt-" in os.readlink(link):
+            link.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def what_is_in_the_way(root: Path, link: Path) -> str:
     """Say what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
     for folder in [folder for folder in link.parents if folder.is_relative_to(root / "results")]:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            return f"{folder.relative_to(root)} is {'a link' if folder.is_symlink() else 'no folder'}"
+            return f"{folder.relative_to(root)} is {'a link' if folder.is_symlink() else 'not a folder'}"
     return ""
 
 
@@ -83,16 +102,3 @@ def _gitignore_line(path: str) -> str:
     """Give the line that ignores this one path. Source: gitignore(5)."""
     text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?")
     return "/" + re.sub(r" +\Z", lambda match: "\\ " * len(match[0]), text)
-
-
-def _unlink_absent(root: Path, task_id: str, paths: Iterable[str]) -> list[str]:
-    remarks = []
-    for name in paths:
-        path = name.rstrip("/")
-        link = root / "results" / path
-        try:
-            if os.path.islink(link) and f"tasks/{task_id}/attempt-" in os.readlink(link):
-                link.unlink()
-        except OSError as error:
-            remarks.append(f"results/{path} of an older attempt was not removed: {error.strerror}")
-    return remarks

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matterstack.run_root.files import sha256_of
-from matterstack.run_root.layout import KEPT_TABLES, STAGING
+from matterstack.run_root.layout import STAGING
 
 
 def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, tuple[str, int]]:
@@ -31,21 +31,13 @@ def stage_source(root: Path, folder: Path, files: Iterable[str]) -> dict[str, tu
     return copy_source(folder, files, staging)
 
 
-def finish_staged_source(root: Path, recorded: Mapping[str, str], tables: Iterable[str]) -> None:
-    """Move staged files into place if the ledger has recorded them, and drop the others.
-
-    The first version of a table of the campaign is kept: a ledger can only be rebuilt with it.
-    """
-    known = set(tables)
+def finish_staged_source(root: Path, recorded: Mapping[str, str]) -> None:
+    """Move staged files into place if the ledger has recorded them, and drop the others."""
     staging = root / "source" / STAGING
     for path, digest in recorded.items():
         staged = staging / path
         if staged.is_file() and sha256_of(staged) == digest:
             target = root / "source" / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            kept = root / "source" / KEPT_TABLES / path
-            if path in known and not kept.exists() and target.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                os.link(target, kept)
             os.replace(staged, target)
     shutil.rmtree(staging, ignore_errors=True)

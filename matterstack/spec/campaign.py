@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from matterstack.core.kinds import kind_of
 from matterstack.core.model import (
-    BUILT_IN_KINDS,
-    PEOPLE_KINDS,
     Campaign,
     DependencyRule,
     InputSpec,
@@ -29,8 +28,8 @@ from matterstack.template.shell import check_command, has_pipe
 
 Path = tuple[str | int, ...]
 
-PEOPLE_KEYS = (
-    "when", "bundle", "instructions", "response_schema", "result_schema", "deadline", "on_deadline", "default",
+ASKED_KEYS = (
+    "instructions", "response_schema", "result_schema", "deadline", "on_deadline", "default",
     "responders",
 )  # fmt: skip
 _OPERATOR_KEYS = ("kind", "max_active", "slots", "setup", "env", "resources", "params")
@@ -211,10 +210,11 @@ class Builder:
         """Give a task with the defaults that hold for it: people, labs and parcels inherit no resources or retries."""
         kinds = self.kinds_of(data.get("operator", defaults.get("operator", "local")))
         own = {key: value for key, value in defaults.items() if key not in ("resources", "retries")}
-        if kinds and kinds <= set(PEOPLE_KINDS):
+        asking = {kind for kind in kinds if kind_of(kind).asks}
+        if kinds and kinds == asking:
             return self._merged_task(name, data, own)
         spec = self._merged_task(name, data, defaults)
-        if len(own) == len(defaults) or not kinds & set(PEOPLE_KINDS):
+        if len(own) == len(defaults) or not asking:
             return spec
         return replace(spec, for_people=self._merged_task(name, data, own))
 
@@ -264,7 +264,9 @@ class Builder:
             },
             matrix=data.get("matrix"),
             label=data.get("label"),
-            people={key: value(key) for key in PEOPLE_KEYS if key in data or key in defaults},
+            when=value("when"),
+            bundle=value("bundle"),
+            asked={key: value(key) for key in ASKED_KEYS if key in data or key in defaults},
         )
         self._check_forms(spec, path, data)
         if isinstance(command, list) and as_text(command[0]).strip() == "":
@@ -273,7 +275,7 @@ class Builder:
             self.add((*path, "command"), "is empty")
         for key, convert in (("memory", parse_memory), ("time", parse_time)):
             self._convert(convert, spec.resources.get(key), (*path, "resources", key))
-        self._convert(parse_time, spec.people.get("deadline"), (*path, "deadline"))
+        self._convert(parse_time, spec.asked.get("deadline"), (*path, "deadline"))
         lines = [command] if isinstance(command, str) and not self.has_problem((*path, "command")) else []
         if spec.shell == "sh" and not any("pipefail" in line for line in spec.setup) and any(map(has_pipe, lines)):
             cure = "write `shell: bash`, or take the pipe apart"
@@ -403,7 +405,7 @@ class Builder:
     def _may_answer(self, task: str) -> bool:
         defaults = self.root.get("defaults", {})
         kinds = self.kinds_of(self.root["tasks"][task].get("operator", defaults.get("operator", "local")))
-        return any(kind in ("human", "experiment") or kind not in BUILT_IN_KINDS for kind in kinds)
+        return any(kind_of(kind).answers for kind in kinds)
 
     def _check_field(self, path: Path, names: tuple[str, ...]) -> None:
         """Report a field that the schema of the answer does not have."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from matterstack.core.model import BUILT_IN_KINDS, PEOPLE_KINDS, Campaign, Instance, OperatorSpec, Resources, TaskSpec
+from matterstack.core.kinds import BUILT_IN, EXPERIMENT, HUMAN
+from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, TaskSpec
 from matterstack.core.resources import most_cpu_seconds, parse_resources
 from matterstack.core.selection import matches
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import SchemaError, check_schema, schema_violation
 from matterstack.core.values import format_memory, parse_time
-from matterstack.errors import TemplateError
+from matterstack.errors import TemplateError, ValueRefused
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion, is_pattern
 from matterstack.template.attempt import (
@@ -30,10 +31,6 @@ from matterstack.template.language import evaluate, is_template, parse, referenc
 
 _MOST_SAMPLES = 500  # of one task
 _MOST_PATTERNS = 1000  # of a campaign, compared with every output that nobody uses
-# `core.launch` and `core.resources` put the key, and what is below it, before their messages.
-_NAMED_KEY = re.compile(
-    r"((?:env|params|setup|command|instructions|resources|retries|deadline|when|re\w+_schema)(?:\.\w+)*): "
-)
 _EARLY = frozenset(["params", "matrix", "task"])
 
 Where = tuple[str | int, ...]
@@ -46,15 +43,15 @@ def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], 
     templated = any(is_template(name) for name in used)
     for name, operator in campaign.operators.items():
         place: Where = ("operators", name, "kind")
-        if operator.kind not in kinds and operator.kind not in BUILT_IN_KINDS:
-            near = did_you_mean(operator.kind, (*BUILT_IN_KINDS, *kinds))
+        if operator.kind not in kinds and operator.kind not in BUILT_IN:
+            near = did_you_mean(operator.kind, (*BUILT_IN, *kinds))
             builder.add(place, f"there is no operator of kind '{operator.kind}'{near}")
         elif operator.kind not in kinds and (name in used or templated):
             message = f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet"
             builder.add(place, message, severity="error" if to_run else "warning")
     severity = "error" if to_run else "warning"
     for spec in campaign.tasks.values():
-        if "bundle" in spec.people:
+        if spec.bundle is not None:
             message = "this version of MatterStack cannot run 'bundle' yet"
             builder.add(("tasks", spec.name, "bundle"), message, severity=severity)
 
@@ -89,8 +86,8 @@ def _has_early_templates(campaign: Campaign, task: str) -> bool:
     values = [
         spec.resources,
         operator.resources if operator else {},
-        spec.people.get("deadline"),
-        spec.people.get("when"),
+        spec.asked.get("deadline"),
+        spec.when,
     ]
     return any(True for _ in references(values))
 
@@ -113,7 +110,7 @@ def _samples(instances: list[Instance]) -> Iterator[Instance]:
 def _check_early(campaign: Campaign, instance: Instance, late_keys: set[str], builder: Builder) -> bool:
     """Report a resource, retry rule, deadline or condition of an instance that cannot be; say if all are fine."""
     operator = campaign.operators[instance.operator]
-    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance)
     key = "resources"
     try:
@@ -123,13 +120,13 @@ def _check_early(campaign: Campaign, instance: Instance, late_keys: set[str], bu
         if not late_keys & {"retries", "params"}:
             resolve_retries(spec, early)
         key = "deadline"
-        deadline = spec.people.get("deadline")
+        deadline = spec.asked.get("deadline")
         if deadline is not None and not late_keys & {"deadline", "params"}:
             parse_time(resolve_early(deadline, spec, early))
         key = "when"
         _check_when(spec, early)
     except (TemplateError, ValueError) as error:
-        _report(instance, key, str(error), builder)
+        _report(instance, key, error, builder)
         return False
     return True
 
@@ -138,19 +135,19 @@ def _check_whole(campaign: Campaign, instance: Instance, builder: Builder) -> bo
     try:
         render_attempt(campaign, instance, 1, RunFacts("run", "run"), _sample_inputs(instance), [])
     except (TemplateError, ValueError) as error:
-        _report(instance, "", str(error), builder)
+        _report(instance, "", error, builder)
         return False
     return True
 
 
-def _report(instance: Instance, key: str, message: str, builder: Builder) -> None:
-    named = _NAMED_KEY.match(message)
-    if named:
-        message, place = message[named.end() :], tuple(named[1].split(".", 1))
-    else:
-        place = (key,) if key else ()
+def _report(instance: Instance, key: str, error: Exception, builder: Builder) -> None:
+    """Report an error of one instance where its key is written; ``key`` is what was looked at, if it does not say."""
+    message: str = str(error)
+    keys: tuple[str, ...] = (key,) if key else ()
+    if isinstance(error, TemplateError | ValueRefused) and error.keys:
+        message, keys = error.what, (error.keys[0], ".".join(error.keys[1:])) if error.keys[1:] else error.keys
     of = f"{instance.task_id}: " if instance.matrix else ""
-    builder.add(("tasks", instance.group, *place), f"{of}{message}")
+    builder.add(("tasks", instance.group, *keys), f"{of}{message}")
 
 
 def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
@@ -162,7 +159,7 @@ def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
 
 
 def _check_when(spec: TaskSpec, early: Mapping[str, Any]) -> None:
-    condition = spec.people.get("when")
+    condition = spec.when
     hole = whole(condition) if condition is not None else None
     if hole is None or any(reference[0] not in _EARLY for reference in references(condition)):
         return
@@ -183,31 +180,31 @@ def _sample_inputs(instance: Instance) -> dict[str, Any]:
 
 def _check_people(campaign: Campaign, spec: TaskSpec, instance: Instance, builder: Builder) -> None:
     """Report keys for people and labs that contradict each other or that nobody reads."""
-    kind = campaign.operators[instance.operator].kind
-    keys, where = spec.people, ("tasks", spec.name)
+    kind = campaign.operators[instance.operator].row
+    keys, where = spec.asked, ("tasks", spec.name)
     written = builder.root["tasks"][spec.name]
 
     def warn(key: str, message: str) -> None:
         if key in written:  # a default holds for whom it concerns
             builder.add((*where, key), message, severity="warning")
 
-    if kind in BUILT_IN_KINDS and kind not in PEOPLE_KINDS:
+    if not kind.reads_request:
         for key in ("response_schema", "result_schema", "deadline", "on_deadline", "default", "responders"):
-            warn(key, f"is for people and laboratories; operator '{instance.operator}' is of kind {kind}")
+            warn(key, f"is for people and laboratories; operator '{instance.operator}' is of kind {kind.name}")
         return
-    if kind == "human":
+    if kind is HUMAN:
         warn("result_schema", "is for laboratories; a person's answer has a `response_schema`")
         if not keys.get("instructions") and not spec.description:
             message = "says nothing to the person who is asked; write `instructions`"
             builder.add(where, message, at_key=True, severity="warning")
-    elif kind == "experiment":
+    elif kind is EXPERIMENT:
         warn("response_schema", "is for people; what an instrument gives has a `result_schema`")
     if "deadline" not in keys:
         warn("on_deadline", "has no effect without a `deadline`")
-    if keys.get("on_deadline") == "default" and kind in ("manual", "experiment"):
+    if keys.get("on_deadline") == "default" and not kind.can_default:
         builder.add(
             (*where, "on_deadline"),
-            f"'default' is an answer of a person; operator '{instance.operator}' is of kind {kind}",
+            f"'default' is an answer of a person; operator '{instance.operator}' is of kind {kind.name}",
         )
     if keys.get("responders") == []:
         builder.add((*where, "responders"), "is empty: nobody could answer")
@@ -345,7 +342,7 @@ def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str
     of_values: dict[str, float | None] = {}
     for instance in expansion.instances:
         operator = campaign.operators[instance.operator]
-        if operator.kind in PEOPLE_KINDS:
+        if operator.row.asks:
             continue
         key = (instance.group, instance.operator)
         if key not in of_task or _has_early_templates(campaign, instance.group):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.graph import Graph, build, find_cycles
+from matterstack.core.kinds import HUMAN
 from matterstack.core.model import (
-    KINDS_WITH_COMMAND,
     Campaign,
     Edge,
     Instance,
@@ -76,7 +76,7 @@ def late_names(spec: TaskSpec) -> Late:
     found: dict[tuple[str, str], list[str]] = {}
     parts: dict[str, Any] = {
         "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
-        "resources": spec.resources, "retries": spec.retries_written, **spec.people,
+        "resources": spec.resources, "retries": spec.retries_written, "when": spec.when, **spec.asked,
     }  # fmt: skip
     for key, value in parts.items():
         for reference in references(value):
@@ -339,13 +339,13 @@ class Expander:
             self.builder.add((*where, "priority"), f"expected a whole number (at most 1000000000), got {priority}")
             priority = 0
         draft.priority = int(priority or 0)
-        kind = self.campaign.operators[draft.operator].kind
-        if spec.command is None and kind in KINDS_WITH_COMMAND:
+        kind = self.campaign.operators[draft.operator].row
+        if spec.command is None and kind.runs_command:
             self.builder.add(
-                where, f"'command' is missing (operator '{draft.operator}' is of kind {kind})", at_key=True
+                where, f"'command' is missing (operator '{draft.operator}' is of kind {kind.name})", at_key=True
             )
-        elif spec.command is not None and kind in ("human", "experiment"):
-            who = "a person" if kind == "human" else "an instrument"
+        elif spec.command is not None and not kind.runs_command and not kind.plug_in:
+            who = kind.whom
             self.builder.add((*where, "command"), f"{who} runs no command; use `instructions`", at_key=True)
 
     def scope(self, draft: _Draft) -> dict[str, Any]:
@@ -370,7 +370,7 @@ class Expander:
             files.add(file.rstrip("/"))
             self.outputs.add(path, (draft, name))
             draft.outputs[name] = ResolvedOutput(path, file, spec.optional)
-        if self.campaign.operators[draft.operator].kind == "human" and "response" not in draft.spec.outputs:
+        if self.campaign.operators[draft.operator].row is HUMAN and "response" not in draft.spec.outputs:
             path = f"responses/{draft.task_id}.json"  # where people's answers appear
             self.outputs.add(path, (draft, "response"))
             draft.outputs["response"] = ResolvedOutput(path, "response.json")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.graph import shape
-from matterstack.core.model import RUNNABLE_KINDS, Campaign, LoadedCampaign
+from matterstack.core.kinds import RUNNABLE
+from matterstack.core.model import Campaign, LoadedCampaign
 from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
@@ -44,7 +45,7 @@ def load_campaign(
     *,
     operators: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    installed_kinds: Iterable[str] = RUNNABLE_KINDS,
+    installed_kinds: Iterable[str] = RUNNABLE,
     to_run: bool = False,
     folder: Path | None = None,
     only_files: frozenset[str] | None = None,

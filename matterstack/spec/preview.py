@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.kinds import LOCAL
 from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
 from matterstack.core.selection import WILDCARD
 from matterstack.core.suggestions import did_you_mean
@@ -46,7 +47,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     """
     campaign = loaded.campaign
     operator = campaign.operators[instance.operator]
-    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance)
     outputs = {other.task_id: other.outputs for other in loaded.instances}
     inputs = {name: _paths(item, instance, outputs) for name, item in instance.inputs.items()}
@@ -59,8 +60,8 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
         "outputs": {name: {"file": item.file, "path": item.path, "optional": item.optional}
                     for name, item in instance.outputs.items()},
     }  # fmt: skip
-    if "when" in spec.people:
-        out["when"] = spec.people["when"]
+    if spec.when is not None:
+        out["when"] = spec.when
     if any(keys != ["when"] for keys in late.values()):
         out |= {"unresolved": [f"{root}.{task}" for root, task in late], "command": spec.command, "script": None}
         out |= {"env": dict(spec.env), "resources": dict(spec.resources), "instructions": None}
@@ -77,7 +78,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     env: dict[str, Any] = {**rendered.env, **{name: {"from_env": origin} for name, origin in rendered.env_from.items()}}
     env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / "source")}
     env |= {"MATTERSTACK_TASK": instance.task_id, "MATTERSTACK_ATTEMPT": "1"}
-    if operator.kind == "local":
+    if operator.row is LOCAL:
         env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(rendered.resources.cpus)))
     out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv[:-1])}
     out |= {"env": env, "resources": dict(rendered.resources.as_written)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[st
             continue
         if problem.file != document.file or len(parts) < 3 or parts[0] != "tasks" or not isinstance(tasks, Mapping):
             return None
-        unknown = len(parts) == 3 and problem.message.startswith(("unknown key", f"'{parts[2]}' is reserved"))
+        unknown = len(parts) == 3 and problem.unknown_key
         if not isinstance(tasks.get(parts[1]), Mapping) or not (unknown or parts[2] in _HARMLESS):
             return None
         paths.append(("tasks", parts[1], parts[2]))
@@ -130,13 +131,14 @@ def check_operators(document: Document) -> list[Problem]:
 
 def _check(document: Document, value: Any, entry: str, prefix: tuple[str | int, ...]) -> list[Problem]:
     problems = []
-    for path, message, at_key in find_errors(_all_schemas(), entry, value):
-        key = str(path[-1]) if path else ""
-        if message.startswith("unknown key") and key in RESERVED:
+    for path, found, at_key, unknown in find_errors(_all_schemas(), entry, value):
+        key, message = str(path[-1]) if path else "", found
+        if unknown and key in RESERVED:
             message = f"'{key}' is reserved for a later version of MatterStack"
-        elif message.startswith("unknown key") and (*prefix, *path)[:-1] == ("defaults",) and key in _OF_TASKS_ALONE:
-            message = f"'{key}' is a task's own; it cannot stand in defaults"
-        problems.append(document.problem((*prefix, *path), message, at_key=at_key))
+        elif unknown and (*prefix, *path)[:-1] == ("defaults",) and key in _OF_TASKS_ALONE:
+            message = f"'{key}' belongs to a single task and is not allowed in defaults"
+        problem = document.problem((*prefix, *path), message, at_key=at_key)
+        problems.append(replace(problem, unknown_key=unknown))
     return problems
 
 

@@ -1,41 +1,80 @@
 """`journal.jsonl`: one line for each event of the ledger, append-only; the mirror that git keeps.
 
-The ledger commits first, then its events are appended here and synced, before anything is handed over. So a kill
-leaves the journal short by the events of one commit, perhaps with a torn last line: `mend` completes it from the
-ledger. A journal that is *ahead* of the ledger is never a crash: the ledger is an old or foreign one.
+A line is an event with its envelope: number, time, epoch, the home that wrote it, and the digest of the line before. The
+chain makes an edit, a cut in the middle and a branch visible to whoever reads the file.
+
+The ledger commits first, then its lines are appended here and synced, before anything is handed over. So a kill leaves the
+journal short by the lines of one commit, perhaps with a torn last line: `complete` repairs that from the ledger. A journal
+that is *ahead* of the ledger is never a crash: the ledger is an old or foreign one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from matterstack.core.events import KINDS, Adopted, Event
+from matterstack.core.times import from_text, to_text
 from matterstack.errors import JournalError
+from matterstack.hints import Hint
 from matterstack.run_root.files import open_regular, read_regular
 
-_TAIL = 1 << 16
-PUT_BACK = (
-    "put back the two that belong together, or move the wrong one away, and `matterstack doctor --fix` makes it from "
-    "the other"
-)
+_ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
+BEGINNING = "0" * 32  # stands for the digest of the line before the first
 
 
-class Event(NamedTuple):
-    """A row of the ledger's table `events`; ``data`` is a JSON object as text."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event with its envelope; ``at`` is in POSIX seconds, ``prev`` the digest of the line before."""
 
     seq: int
-    at: str
+    at: float
     epoch: int
-    kind: str
-    data: str
+    home: str
+    prev: str
+    event: Event
 
     def line(self) -> str:
-        """Give the line of the journal, without its newline."""
-        head = f'{{"seq": {self.seq}, "at": "{self.at}", "epoch": {self.epoch}, "kind": "{self.kind}"'
-        return head + (f", {self.data[1:]}" if self.data != "{}" else "}")
+        """Return the line of the journal, without its newline."""
+        data = {
+            "seq": self.seq, "at": to_text(self.at), "epoch": self.epoch, "home": self.home, "prev": self.prev,
+            "kind": self.event.kind, **self.event.to_json(),
+        }  # fmt: skip
+        return json.dumps(data, ensure_ascii=False)
+
+
+def digest_of(line: str) -> str:
+    """Return what the next line names as the digest of this one."""
+    return hashlib.sha256(line.encode("utf-8", errors="surrogateescape")).hexdigest()[:32]
+
+
+def parse(line: str) -> Entry:
+    """Undo `Entry.line`. Raises ValueError, in words, for a line that no `Entry` writes."""
+    try:
+        data = json.loads(line)
+        at = from_text(data["at"])
+        if at is None or not isinstance(data["seq"], int):
+            raise ValueError("is not an event")
+        kind = KINDS.get(data["kind"])
+        if kind is None:
+            raise ValueError(f"is an event of the unknown kind {str(data['kind'])[:60]!r}; use a newer MatterStack")
+        event = kind.from_json({key: value for key, value in data.items() if key not in _ENVELOPE})
+        return Entry(data["seq"], at, data["epoch"], data["home"], data["prev"], event)
+    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
+        raise ValueError("is not an event") from None
+
+
+def seq_of(line: str) -> int | None:
+    """Return the number of a line, None for one that has none."""
+    try:
+        seq = json.loads(line)["seq"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return seq if isinstance(seq, int) else None
 
 
 class Journal:
@@ -43,32 +82,69 @@ class Journal:
         self.path = path
         self._end: int | None = None  # where this process's next line belongs
 
-    def read(self) -> list[Event]:
-        """Give all events, without a torn last line. Raises JournalError for a file that is no whole journal."""
+    def _fix(self) -> Hint:
+        return Hint("doctor", self.path.parent, rest="--fix")
+
+    def put_back(self) -> str:
+        """Return what to do where journal and ledger contradict each other."""
+        return f"put back the two that belong together, or move the wrong one away, and {self._fix()} makes it from the other"
+
+    # --- reading ---
+
+    def lines(self) -> list[str]:
+        """Return all lines, without a torn last one. Raises JournalError if the file cannot be read."""
         try:
             data = read_regular(self.path)
         except FileNotFoundError:
             raise JournalError(f"{self.path} is missing; restore it from git or a backup") from None
         except OSError as error:
             raise JournalError(f"{self.path}: cannot be read: {error.strerror}") from None
-        events = []
-        for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-            event = _event_of(line.removesuffix(b"\r"))  # as some editors end lines
-            if event is None or event.seq != number:
-                what = "is no event" if event is None else f"is event {event.seq}, not {number}"
-                raise JournalError(f"{self.path}:{number}: {what}; restore the file from git or a backup")
-            events.append(event)
-        return events
+        text = data.decode("utf-8", errors="surrogateescape")
+        return [line.removesuffix("\r") for line in text.split("\n")[:-1]]  # as some editors end lines
 
-    def append(self, events: Iterable[Event]) -> None:
-        """Write lines behind the last one that this process knows of, and sync them."""
-        data = "".join(event.line() + "\n" for event in events).encode()
+    def read(self) -> list[Entry]:
+        """Return all events, checked as a chain. Raises JournalError for a file that is not a whole journal."""
+        return list(self.check(self.lines()))
+
+    def check(self, lines: Iterable[str]) -> Iterator[Entry]:
+        """Yield the events of lines. Raises JournalError where a line was edited, left out or added."""
+        prev, number = BEGINNING, 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = parse(line)
+            except ValueError as error:
+                raise self._broken(number, str(error)) from None
+            if entry.seq != number:
+                raise self._broken(number, f"is event {entry.seq}, not {number}")
+            if entry.prev != prev:
+                raise self._broken(
+                    number, "does not follow from the line before: one of the two was edited or replaced"
+                )
+            prev = digest_of(line)
+            yield entry
+
+    def _broken(self, number: int, what: str) -> JournalError:
+        return JournalError(f"{self.path}:{number}: {what}; restore the file from git or a backup")
+
+    def stamp(self) -> list[int]:
+        """Return (size, time of the last change in ns), by which a change from outside is noticed; [] without a file."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return []
+        return [found.st_size, found.st_mtime_ns]
+
+    # --- writing ---
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Write lines behind the last one that this process knows of, and sync them. Raises OSError."""
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
         if not data:
             return
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666)
         try:
             # At its place, not at the file's end: a process that slept between its commit and this, while another took
-            # the lock over and completed the journal from the ledger, writes the same bytes where they stand already.
+            # the lock over and completed the journal from the ledger, writes the same bytes where they already are.
             position = os.fstat(fd).st_size if self._end is None else self._end
             while data:
                 written = os.pwrite(fd, data, position)
@@ -78,28 +154,26 @@ class Journal:
         finally:
             os.close(fd)
 
-    def mend(self, last_seq: int, event: Callable[[int], Event | None], after: Callable[[int], list[Event]]) -> int:
-        """Bring the journal up to the ledger's ``last_seq``; give the number of lines that were missing.
+    def complete(self, last_seq: int, line: Callable[[int], str | None], after: Callable[[int], list[str]]) -> int:
+        """Bring the journal up to the ledger's ``last_seq``; return the number of lines that were missing.
 
-        ``event`` gives one event of the ledger, ``after`` those behind a number. Raises JournalError if the
-        journal knows events that the ledger does not, or other ones.
+        ``line`` gives one line of the ledger, ``after`` those behind a number. Raises JournalError if the journal
+        has events that the ledger does not have, or other ones; OSError.
         """
         tail, torn_at = self._tail()
-        found = _seq_of(tail) if tail is not None else 0
+        found = seq_of(tail) if tail is not None else 0
         if found is None:
-            raise JournalError(f"{self.path}: its last line is no event; restore the file from git or a backup")
+            raise JournalError(f"{self.path}: its last line is not an event; restore the file from git or a backup")
         if found > last_seq:
             self._stop_if_adopted(last_seq)
             raise JournalError(
                 f"{self.path} knows event {found}, the ledger only {last_seq}: state.sqlite is an old or foreign "
-                "one; put the newer ledger back, or move it away and run `matterstack doctor --fix`"
+                f"one; put the newer ledger back, or move it away and run {self._fix()}"
             )
-        if tail is not None:
-            ours = event(found)
-            if ours is None or ours.line() != tail:
-                raise JournalError(
-                    f"{self.path} and state.sqlite are of different histories (event {found}); {PUT_BACK}"
-                )
+        if tail is not None and line(found) != tail:
+            raise JournalError(
+                f"{self.path} and state.sqlite have different histories (event {found}); {self.put_back()}"
+            )
         if torn_at is not None:
             # A torn line is the head of an event that the ledger holds; it is written again, whole, below.
             os.truncate(self.path, torn_at)
@@ -108,23 +182,36 @@ class Journal:
         self.append(missing)
         return len(missing)
 
-    def _stop_if_adopted(self, last_seq: int) -> None:
-        """Raise JournalError in plainer words if what the ledger does not know begins a life of the run elsewhere."""
-        for event in self.read()[last_seq:]:
-            if event.kind == "adopted":
-                data = json.loads(event.data)
+    def compare(self, after: Callable[[int], list[str]]) -> None:
+        """Compare every whole line with the ledger's. Raises JournalError for the first that differs."""
+        if not self.path.exists():
+            return
+        ours = after(0)
+        for number, (theirs, own) in enumerate(zip(self.lines(), ours, strict=False), start=1):
+            if theirs != own:
                 raise JournalError(
-                    f"{self.path}: the run was adopted by {data.get('host')}:{data.get('path')} at {event.at[:19]} UTC; "
-                    "it goes on there, and this home of it stops (`matterstack adopt` takes it back)"
+                    f"{self.path}:{number}: differs from the ledger: it was edited, or belongs to another history; "
+                    f"{self.put_back()}"
+                )
+
+    def _stop_if_adopted(self, last_seq: int) -> None:
+        """Raise JournalError in plainer words if what the ledger does not know is that the run goes on elsewhere."""
+        for line in self.lines()[last_seq:]:
+            entry = parse_or_none(line)
+            if entry is not None and isinstance(entry.event, Adopted):
+                raise JournalError(
+                    f"{self.path}: the run was adopted by {entry.event.host}:{entry.event.path} at "
+                    f"{to_text(entry.at)[:19]} UTC; it goes on there, and this home of it stops "
+                    f"({Hint('adopt', self.path.parent)} takes it back)"
                 )
 
     def _tail(self) -> tuple[str | None, int | None]:
-        """Give the last whole line, and where a torn one behind it begins."""
+        """Return the last whole line, and where a torn one behind it begins."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
             return None, None
-        length = _TAIL
+        length = 1 << 16
         with open_regular(self.path) as file:
             while True:
                 start = max(0, size - length)
@@ -138,30 +225,11 @@ class Journal:
         torn_at = start + end + 1 if start + end + 1 < size else None
         if end < 0:
             return None, torn_at if size else None
-        return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="replace"), torn_at
+        return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="surrogateescape"), torn_at
 
 
-def _event_of(line: bytes) -> Event | None:
-    """Undo `Event.line`; None for a line that no `Event` writes."""
+def parse_or_none(line: str) -> Entry | None:
     try:
-        text = line.decode()
-        head = json.loads(text)
-        event = Event(head["seq"], head["at"], head["epoch"], head["kind"], "{}")
-        if text != event.line():
-            event = event._replace(data="{" + text[len(event.line()) + 1 :])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return parse(line)
+    except ValueError:
         return None
-    return event if event.line() == text and isinstance(event.seq, int) else None
-
-
-def _seq_of(line: str) -> int | None:
-    try:
-        seq = json.loads(line)["seq"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return seq if isinstance(seq, int) else None
-
-
-def encode(data: dict[str, Any]) -> str:
-    """Give the JSON text of an event's data; empty values are left out."""
-    return json.dumps({k: v for k, v in data.items() if v is not None and v != ""}, ensure_ascii=False)

@@ -3,61 +3,90 @@
 An entry is never edited once released; a change is a new entry. Its statements run one by one inside one
 transaction, since `executescript` would commit first. No feature of SQLite newer than 3.26 (2018) is used: that is
 what long-lived clusters have.
+
+Version 2 made events the only way to change a ledger. What version 1 held is not altered but translated into events
+(`storage.version_1`), which fill the new tables.
 """
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x4D53544B  # "MSTK"
+_LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
+
+_COUNTED = "{row}.state, {row}.soft, {row}.paused, {row}.retry_at IS NOT NULL, " + (
+    "{row}.state = 'PENDING' AND {row}.watch IS NULL AND {row}.retry_at IS NULL"
+)
+
+
+def _counting(row: str, change: str) -> str:
+    return (
+        f"INSERT INTO task_counts VALUES ({_COUNTED.format(row=row)}, {change}) "
+        f"ON CONFLICT (state, soft, paused, waits, unlooked) DO UPDATE SET tasks = tasks + ({change});"
+    )
+
+
+SCHEMA_2: tuple[str, ...] = (
+    "CREATE TABLE schema_info (version INTEGER NOT NULL, written_by TEXT NOT NULL)",
+    """CREATE TABLE run (
+        run_id TEXT PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, created_at TEXT NOT NULL,
+        epoch INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
+        campaign_path TEXT NOT NULL, source_digest TEXT NOT NULL,
+        home_id TEXT NOT NULL, home_inode INTEGER NOT NULL, home_host TEXT NOT NULL, home_path TEXT NOT NULL)""",
+    """CREATE TABLE campaign_versions (
+        version INTEGER PRIMARY KEY, digest TEXT NOT NULL, created_at TEXT NOT NULL, definition TEXT NOT NULL)""",
+    # `reason` of tasks and attempts, and `unlinked`, are a code with values as JSON; "" where there is none.
+    """CREATE TABLE tasks (
+        task_id TEXT PRIMARY KEY, position INTEGER NOT NULL, group_name TEXT NOT NULL, label TEXT NOT NULL,
+        campaign_version INTEGER NOT NULL REFERENCES campaign_versions, matrix TEXT NOT NULL,
+        operator TEXT NOT NULL, priority INTEGER NOT NULL, inputs TEXT NOT NULL, outputs TEXT NOT NULL,
+        state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', soft INTEGER NOT NULL DEFAULT 0,
+        cause TEXT, watch TEXT, retry_at REAL, paused INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, result INTEGER)""",
+    "CREATE INDEX tasks_by_group ON tasks (group_name, state)",
+    "CREATE INDEX tasks_ready ON tasks (operator, priority DESC, position) WHERE state = 'READY'",
+    "CREATE INDEX tasks_watching ON tasks (watch) WHERE watch IS NOT NULL",
+    "CREATE INDEX tasks_retrying ON tasks (retry_at) WHERE retry_at IS NOT NULL",
+    """CREATE INDEX tasks_unlooked ON tasks (position)
+        WHERE state = 'PENDING' AND watch IS NULL AND retry_at IS NULL""",
+    """CREATE TABLE task_counts (
+        state TEXT NOT NULL, soft INTEGER NOT NULL, paused INTEGER NOT NULL, waits INTEGER NOT NULL,
+        unlooked INTEGER NOT NULL, tasks INTEGER NOT NULL,
+        PRIMARY KEY (state, soft, paused, waits, unlooked)) WITHOUT ROWID""",
+    f"CREATE TRIGGER task_counted AFTER INSERT ON tasks BEGIN {_counting('NEW', '1')} END",
+    f"""CREATE TRIGGER task_recounted AFTER UPDATE OF state, soft, paused, watch, retry_at ON tasks
+        BEGIN {_counting("OLD", "-1")} {_counting("NEW", "1")} END""",
+    f"CREATE TRIGGER task_uncounted AFTER DELETE ON tasks BEGIN {_counting('OLD', '-1')} END",
+    """CREATE TABLE edges (
+        upstream TEXT NOT NULL, downstream TEXT NOT NULL REFERENCES tasks, entry TEXT NOT NULL,
+        PRIMARY KEY (downstream, upstream, entry)) WITHOUT ROWID""",
+    "CREATE INDEX edges_by_upstream ON edges (upstream)",
+    """CREATE TABLE attempts (
+        task_id TEXT NOT NULL REFERENCES tasks, attempt INTEGER NOT NULL, state TEXT NOT NULL,
+        operator TEXT NOT NULL, campaign_version INTEGER NOT NULL REFERENCES campaign_versions,
+        handle TEXT NOT NULL DEFAULT '', wish TEXT, wished_at REAL,
+        created_at REAL NOT NULL, started_at REAL, ended_at REAL, exit_code INTEGER, failure TEXT,
+        reason TEXT NOT NULL DEFAULT '', counts INTEGER NOT NULL DEFAULT 0, unclaimed INTEGER NOT NULL DEFAULT 0,
+        awaited INTEGER NOT NULL DEFAULT 0, unlinked TEXT NOT NULL DEFAULT '', parcelled INTEGER NOT NULL DEFAULT 0,
+        cpus INTEGER NOT NULL DEFAULT 1, memory INTEGER, time_s REAL, source_digest TEXT NOT NULL,
+        metrics TEXT, response TEXT, PRIMARY KEY (task_id, attempt))""",
+    f"CREATE INDEX attempts_live ON attempts (operator) WHERE state IN {_LIVE}",
+    "CREATE INDEX attempts_awaited ON attempts (task_id) WHERE awaited = 1",  # LOST, and nothing was handed over since
+    "CREATE INDEX attempts_unlinked ON attempts (task_id) WHERE unlinked <> ''",
+    "CREATE INDEX attempts_parcelled ON attempts (created_at) WHERE parcelled = 1",
+    """CREATE TABLE attempt_inputs (
+        task_id TEXT NOT NULL, attempt INTEGER NOT NULL, upstream TEXT NOT NULL, upstream_attempt INTEGER NOT NULL,
+        PRIMARY KEY (task_id, attempt, upstream)) WITHOUT ROWID""",
+    "CREATE INDEX attempt_inputs_by_upstream ON attempt_inputs (upstream)",
+    """CREATE TABLE outputs (
+        task_id TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL, path TEXT NOT NULL,
+        file TEXT NOT NULL, size INTEGER, sha256 TEXT, PRIMARY KEY (task_id, attempt, name)) WITHOUT ROWID""",
+    "CREATE TABLE source_files (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE events (seq INTEGER PRIMARY KEY, line TEXT NOT NULL)",  # as in the journal
+)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (  # 1: the first
-        "CREATE TABLE schema_info (version INTEGER NOT NULL, written_by TEXT NOT NULL)",
-        """CREATE TABLE run (
-            run_id TEXT PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, created_at TEXT NOT NULL,
-            epoch INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, cancelled INTEGER NOT NULL DEFAULT 0,
-            campaign_version INTEGER NOT NULL, campaign_path TEXT NOT NULL, source_digest TEXT NOT NULL,
-            home_inode INTEGER NOT NULL, home_host TEXT NOT NULL, home_path TEXT NOT NULL)""",
-        """CREATE TABLE campaign_versions (
-            version INTEGER PRIMARY KEY, digest TEXT NOT NULL, created_at TEXT NOT NULL, definition TEXT NOT NULL)""",
-        """CREATE TABLE tasks (
-            task_id TEXT PRIMARY KEY, position INTEGER NOT NULL, group_name TEXT NOT NULL, label TEXT NOT NULL,
-            campaign_version INTEGER NOT NULL REFERENCES campaign_versions, matrix TEXT NOT NULL,
-            operator TEXT NOT NULL, priority INTEGER NOT NULL, inputs TEXT NOT NULL, outputs TEXT NOT NULL,
-            state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', soft INTEGER NOT NULL DEFAULT 0,
-            cause TEXT, watch TEXT, retry_at REAL, paused INTEGER NOT NULL DEFAULT 0,
-            tries INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, result INTEGER)""",
-        "CREATE INDEX tasks_by_state ON tasks (state)",
-        "CREATE INDEX tasks_by_group ON tasks (group_name, state)",
-        "CREATE INDEX tasks_ready ON tasks (operator, priority DESC, position) WHERE state = 'READY'",
-        "CREATE INDEX tasks_watching ON tasks (watch) WHERE watch IS NOT NULL",
-        "CREATE INDEX tasks_retrying ON tasks (retry_at) WHERE retry_at IS NOT NULL",
-        """CREATE INDEX tasks_unresolved ON tasks (position)
-            WHERE state = 'PENDING' AND watch IS NULL AND retry_at IS NULL""",
-        """CREATE TABLE edges (
-            upstream TEXT NOT NULL, downstream TEXT NOT NULL REFERENCES tasks, entry TEXT NOT NULL,
-            PRIMARY KEY (downstream, upstream, entry)) WITHOUT ROWID""",
-        "CREATE INDEX edges_by_upstream ON edges (upstream)",
-        """CREATE TABLE attempts (
-            task_id TEXT NOT NULL REFERENCES tasks, attempt INTEGER NOT NULL, state TEXT NOT NULL,
-            operator TEXT NOT NULL, handle TEXT NOT NULL DEFAULT '', wish TEXT, wished_at REAL,
-            created_at REAL NOT NULL, started_at REAL, ended_at REAL, exit_code INTEGER, failure TEXT,
-            reason TEXT NOT NULL DEFAULT '', counts INTEGER NOT NULL DEFAULT 0, cpus INTEGER NOT NULL DEFAULT 1,
-            memory INTEGER, time_s REAL, source_digest TEXT NOT NULL, metrics TEXT, response TEXT,
-            PRIMARY KEY (task_id, attempt))""",
-        """CREATE INDEX attempts_live ON attempts (operator)
-            WHERE state IN ('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')""",
-        """CREATE TABLE attempt_inputs (
-            task_id TEXT NOT NULL, attempt INTEGER NOT NULL, upstream TEXT NOT NULL, upstream_attempt INTEGER NOT NULL,
-            PRIMARY KEY (task_id, attempt, upstream)) WITHOUT ROWID""",
-        "CREATE INDEX attempt_inputs_by_upstream ON attempt_inputs (upstream)",
-        """CREATE TABLE outputs (
-            task_id TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL, path TEXT NOT NULL,
-            file TEXT NOT NULL, size INTEGER, sha256 TEXT, PRIMARY KEY (task_id, attempt, name)) WITHOUT ROWID""",
-        "CREATE TABLE source_files (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID",
-        """CREATE TABLE events (
-            seq INTEGER PRIMARY KEY, at TEXT NOT NULL, epoch INTEGER NOT NULL, kind TEXT NOT NULL,
-            data TEXT NOT NULL)""",
-    ),
+    (),  # 1: its tables are dropped by version 2, which never makes them
+    SCHEMA_2,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from filelock import FileLock, Timeout
 from matterstack.core.times import to_text
 from matterstack.errors import RunLockedError, RunRootError
 from matterstack.run_root.files import place_of, read_regular
+from matterstack.run_root.layout import LOCK, RUN
 
 log = logging.getLogger("matterstack")
 
-LOCK_FILE = "run.lock"
-_WAITING_ROOM = "run.json"  # those who wait for the lock hold a shared flock on it; a loop gives way to them
+LOCK_FILE = LOCK
+_WAITING_ROOM = RUN  # those who wait for the lock hold a shared flock on it; a loop gives way to them
 
 
 def boot_id() -> str:
@@ -78,11 +80,19 @@ def _acquire(root: Path, wait_s: float) -> FileLock:
     return lock
 
 
+@dataclass
+class Held:
+    """A lock that is held: ``before`` is what its file said of the last holder, ``note`` is added when it is released."""
+
+    before: Mapping[str, Any]
+    note: dict[str, Any] = field(default_factory=dict)
+
+
 @contextmanager
 def run_lock(
     root: Path, *, wait_s: float = 0.0, check: Callable[[Mapping[str, Any]], None] | None = None
-) -> Iterator[Mapping[str, Any]]:
-    """Hold the lock of a run root, waiting at most ``wait_s``; give what its file said of the last holder.
+) -> Iterator[Held]:
+    """Hold the lock of a run root, waiting at most ``wait_s``.
 
     ``check`` gets what the file said of its last holder, before this one is written, and may raise. Raises
     RunLockedError with the holder if it is not free by then.
@@ -90,7 +100,7 @@ def run_lock(
     if not root.is_dir():
         raise RunRootError(f"{root}: no such folder")
     if (root / LOCK_FILE).exists() and not (root / LOCK_FILE).is_file():
-        raise RunRootError(f"{root / LOCK_FILE} is no regular file; move it away")
+        raise RunRootError(f"{root / LOCK_FILE} is not a regular file; move it away")
     lock = _acquire(root, wait_s)
     try:
         # Once: if the file is deleted while this process sleeps, the next one at its place is another's.
@@ -118,16 +128,17 @@ def run_lock(
         "since": to_text(time.time()),
         "boot": boot_id(),
     }
+    held = Held(before)
     try:
         try:
             _write_holder(fd, holder)
         except OSError as error:
             raise RunRootError(f"{root / LOCK_FILE}: cannot be written: {error.strerror}") from None
         log.info("lock taken: %s", root / LOCK_FILE)
-        yield before
+        yield held
     finally:
         try:
-            _write_holder(fd, {**holder, "released": to_text(time.time())})
+            _write_holder(fd, {**holder, **held.note, "released": to_text(time.time())})
         except OSError as error:
             log.warning("%s: %s", root / LOCK_FILE, error.strerror)
         os.close(fd)

@@ -21,7 +21,6 @@ from matterstack.template.language import evaluate, is_template, references, who
 
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
-_OWN_KINDS = ("local", "slurm")  # which ask nobody
 
 # Answers and metrics by root and task: {"response": {task: data}, "metrics": {task: values}}; ABSENT of a task that
 # has none, because it was skipped or failed.
@@ -54,7 +53,7 @@ def _naming(*keys: str) -> Iterator[None]:
     try:
         yield
     except TemplateError as error:
-        raise TemplateError(f"{'.'.join(keys)}: {error}") from None
+        raise TemplateError(error.what, (*keys, *error.keys)) from None
 
 
 def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def render_attempt(
     templates name. Raises TemplateError, and ValueError for a resource out of range.
     """
     operator = campaign.operators[instance.operator]
-    spec = campaign.tasks[instance.group].for_kind(operator.kind)
+    spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance, attempt, late)
     resources = parse_resources(
         escalate(asked_resources(spec, operator, early), resolve_retries(spec, early), failures)
@@ -118,13 +117,13 @@ def render_attempt(
     with _naming("command"):
         command = _command(spec, scope)
     script, argv = _script(spec, instance, attempt, setup, command)
-    asked = _asked(spec, early, scope) if operator.kind not in _OWN_KINDS else {}
+    asked = _asked(spec, early, scope) if operator.row.reads_request else {}
     return Rendered(command, script, argv, env, env_from, resources, params, asked)
 
 
 def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:
     """Give what people and labs are asked; a key that the task does not have is left out."""
-    keys = spec.people
+    keys = spec.asked
     asked: dict[str, Any] = {key: keys[key] for key in ("default", "responders", "on_deadline") if key in keys}
     with _naming("instructions"):
         text = render_text(keys.get("instructions", ""), scope, join_lists=True)
@@ -143,7 +142,7 @@ def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -
 
 def condition_names(spec: TaskSpec) -> set[str]:
     """Give the answers and metrics that a task's `when` names, also through its own params, as `response.TASK`."""
-    condition = spec.people.get("when")
+    condition = spec.when
     values = [condition, *(spec.params.get(r[1]) for r in references(condition) if r[0] == "params" and len(r) > 1)]
     return {f"{r[0]}.{r[1]}" for r in references(values) if r[0] in ("response", "metrics") and len(r) > 1}
 
@@ -161,8 +160,8 @@ def meets_condition(
 def check_condition(campaign: Campaign, instance: Instance, attempt: int, run: RunFacts, late: LateValues) -> bool:
     """Evaluate the `when` of an instance. Raises TemplateError if it gives neither true nor false, ValueError."""
     operator = campaign.operators[instance.operator]
-    spec = campaign.tasks[instance.group].for_kind(operator.kind)
-    condition = spec.people.get("when")
+    spec = campaign.tasks[instance.group].for_operator(operator)
+    condition = spec.when
     hole = whole(condition) if condition is not None else None
     if hole is None:
         return True

@@ -6,27 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.reasons import also
+from matterstack.core.recorded import AttemptRow
 from matterstack.core.selection import one_task
 from matterstack.core.times import to_text
 from matterstack.errors import UsageError
+from matterstack.hints import Hint
 from matterstack.run_root.layout import attempt_folder
-from matterstack.storage.state_store import AttemptRow
+from matterstack.text.reasons import sentence
 from matterstack.views.reading import reading
 
 
 def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
     """Give a task's id and its attempts, oldest first, as `attempts --json` prints them."""
-    with reading(root) as (_, store):
+    with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
-        return task_id, [_attempt_json(row) for row in store.attempts(task_id)]
+        return task_id, [_attempt_json(path, row) for row in store.attempts(task_id)]
 
 
-def _attempt_json(row: AttemptRow) -> dict[str, Any]:
+def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
     return {
         "attempt": row.attempt,
         "state": str(row.state),
         "class": str(row.failure) if row.failure else None,
-        "reason": row.reason,
+        "reason": sentence(also(row.reason, row.unlinked), root),
         "exit_code": row.exit_code,
         "operator": row.operator,
         "created_at": to_text(row.created_at),
@@ -47,7 +50,7 @@ def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, s
         task_id = one_task(store.task_ids(), task)
         rows = store.attempts(task_id)
         if not rows:
-            raise UsageError(f"{task_id} has no attempt yet; `matterstack explain {path} {task_id}` says why")
+            raise UsageError(f"{task_id} has no attempt yet; {Hint('explain', path, task_id)} says why")
         numbers = {row.attempt: row for row in rows}
         number = attempt if attempt is not None else rows[-1].attempt
         if number not in numbers:

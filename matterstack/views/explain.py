@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import PEOPLE_KINDS, Observation, OperatorSpec, Sighting
+from matterstack.core.board import Board
+from matterstack.core.kinds import EXPERIMENT, HUMAN, MANUAL
+from matterstack.core.model import LiveAttempt, Observation, OperatorSpec, Sighting
+from matterstack.core.plan import Notice
+from matterstack.core.readiness import TaskStanding, Upstream, settle
+from matterstack.core.reasons import Code, Reason, includes
+from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
+from matterstack.core.slots import Slots
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.values import format_duration
+from matterstack.hints import Hint
 from matterstack.operators.answers import decode
 from matterstack.operators.registry import make_operator
-from matterstack.orchestration.handover import Slots
-from matterstack.orchestration.run_lifecycle import Operators, as_live
-from matterstack.run_root.layout import attempt_folder
-from matterstack.storage.state_store import AttemptRow, SQLiteStateStore, TaskRow
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.workshop import RunWorkshop
+from matterstack.run_root.layout import DEFECT, EXIT, STDERR, STDOUT, attempt_folder
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.text.reasons import minute, sentence
 from matterstack.views.reading import reading
 
-log = logging.getLogger("matterstack")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a task is not COMPLETED: its last cause, where to look, and what to type next."""
+    """Why a task is not COMPLETED: its root cause, where to look, and what to do next."""
 
     task_id: str
     state: TaskState
     reason: str
-    path: str | None  # below the run root
-    command: str | None
-    to_correct: bool = False  # a failure to be corrected before the command helps
+    path: str | None = None  # below the run root
+    hint: Hint | None = None
+    to_correct: bool = False  # a failure to be corrected before the hint helps
+    stale: bool = False  # COMPLETED, of older results than there are
+    paused: bool = False  # the task, by itself
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "id": self.task_id, "state": str(self.state), "reason": self.reason, "path": self.path,
-            "command": self.command,
+            "id": self.task_id, "state": str(self.state), "reason": f"stale: {self.reason}" if self.stale else self.reason,
+            "path": self.path, "command": self.hint.command if self.hint is not None else None,
         }  # fmt: skip
 
 
 def explain(root: str | Path, patterns: Iterable[str] = (), *, shown_root: str | None = None) -> list[Explanation]:
-    """Explain every task that is not COMPLETED, or the named ones whatever their state."""
+    """Explain every task that is not COMPLETED, or the named ones whatever their state.
+
+    ``shown_root`` is how the user named the run. Raises UsageError for a name that is not a task's.
+    """
     with reading(root) as (path, store):
         return _Explainer(path, store, shown_root or str(root)).explain(list(patterns))
+
+
+# A failure of these classes is not cured by a corrected file of the campaign: nothing of it was run.
+_NOT_RUN = (
+    FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED, FailureClass.DEADLINE,
+    FailureClass.BAD_RESPONSE,
+)  # fmt: skip
 
 
 class _Explainer:
@@ -57,8 +75,8 @@ class _Explainer:
         self.rows = {row.task_id: row for row in store.tasks()}
         self.last = store.last_attempts()
         self.stale = store.stale()
-        self.operators = Operators(store, self.run)
-        self.shown_root = shlex.quote(shown_root)
+        self.pool = Pool(store)
+        self.shown_root = shown_root
         self.now = time.time()
 
     def explain(self, patterns: list[str]) -> list[Explanation]:
@@ -68,15 +86,21 @@ class _Explainer:
             wanted = [row.task_id for row in self.rows.values() if row.state is not TaskState.COMPLETED]
         return [self._one(self.rows[task_id]) for task_id in wanted]
 
-    def _type(self, command: str, task_id: str, rest: str = "") -> str:
-        return f"matterstack {command} {self.shown_root} {shlex.quote(task_id)}{rest}"
+    def _hint(self, verb: str, task_id: str | None = None, rest: str = "") -> Hint:
+        return Hint(verb, self.shown_root, task_id, rest)
+
+    def _text(self, found: Reason) -> str:
+        return sentence(found, self.shown_root)
+
+    def _spec(self, row: TaskRow) -> OperatorSpec:
+        return self.store.campaign(row.campaign_version).operators[row.operator]
 
     def _one(self, row: TaskRow) -> Explanation:
-        state = row.state
-        if state in (TaskState.PENDING, TaskState.READY) and (self.run.paused or row.paused):
-            what = f"matterstack resume {self.shown_root}" + (f" {shlex.quote(row.task_id)}" if row.paused else "")
-            whose = "the task" if row.paused else "the run"
-            return Explanation(row.task_id, TaskState.PENDING, f"{whose} is paused", None, what)
+        if row.state in (TaskState.PENDING, TaskState.READY) and (self.run.paused or row.paused):
+            whose, task = ("the task", row.task_id) if row.paused else ("the run", None)
+            return Explanation(
+                row.task_id, TaskState.PENDING, f"{whose} is paused", hint=self._hint("resume", task), paused=row.paused
+            )
         handlers = {
             TaskState.FAILED: self._failed,
             TaskState.BLOCKED: self._below,
@@ -86,86 +110,94 @@ class _Explainer:
             TaskState.READY: self._ready,
             TaskState.COMPLETED: self._completed,
         }
-        return handlers.get(state, self._live)(row)
+        return handlers.get(row.state, self._live)(row)
+
+    # --- what ended ---
 
     def _log_of(self, task_id: str) -> str | None:
+        """Return where to look: the traceback of a defect, the errors that were printed, or the attempt's folder."""
         attempt = self.last.get(task_id)
         if attempt is None:
             return None
         folder = attempt_folder(task_id, attempt.attempt)
-        for name in ("defect.txt", "stderr.log"):
+        for name in (DEFECT, STDERR):
             if (self.root / folder / name).exists():
                 return f"{folder}/{name}"
-        return folder
+        return folder if (self.root / folder).exists() else None
 
     def _failed(self, row: TaskRow) -> Explanation:
-        reason = row.reason + (" (allowed)" if row.soft else "")
-        log, command = self._log_of(row.task_id), self._type("rerun", row.task_id)
-        return Explanation(row.task_id, row.state, reason, log, command, self._can_be_corrected(row))
+        why = self._text(row.reason) + (" (allowed)" if row.soft else "")
+        hint = self._hint("rerun", row.task_id)
+        return Explanation(row.task_id, row.state, why, self._log_of(row.task_id), hint, self._can_be_corrected(row))
 
     def _can_be_corrected(self, row: TaskRow) -> bool:
-        """Say whether a corrected file of the campaign could help: not where nothing was run."""
+        """Return whether a corrected file of the campaign could help."""
         last = self.last.get(row.task_id)
-        in_vain = (
-            FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED,
-            FailureClass.DEADLINE, FailureClass.BAD_RESPONSE,
-        )  # fmt: skip
-        kind = self.store.campaign(row.campaign_version).operators[row.operator].kind
-        if kind in ("human", "experiment"):
+        if not self._spec(row).row.corrected_by_refresh or row.soft:
             return False
-        return not row.soft and last is not None and last.failure not in in_vain
+        return last is not None and last.failure not in _NOT_RUN
 
     def _below(self, row: TaskRow) -> Explanation:
         cause = self.rows.get(row.cause or "")
+        own = self._text(row.reason)
         if cause is None:
-            return Explanation(row.task_id, row.state, row.reason, None, None)
-        if cause.state is TaskState.FAILED:
-            softly = " (allowed)" if cause.soft else ""
-            reason = f"{cause.task_id} failed{softly}, {cause.reason}"
+            return Explanation(row.task_id, row.state, own)
+        failed = cause.state is TaskState.FAILED
+        if failed:
+            why = f"{cause.task_id} failed{' (allowed)' if cause.soft else ''}, {self._text(cause.reason)}"
         elif cause.state is TaskState.CANCELLED:
-            reason = f"{cause.task_id} was cancelled"
+            why = f"{cause.task_id} was cancelled"
         else:
-            reason = f"{cause.task_id} is {cause.state}: {cause.reason}"
-        if row.reason and not row.reason.startswith((f"{cause.task_id} ",)) and "is blocked" not in row.reason:
-            reason = f"{row.reason}; {reason}"
-        to_correct = cause.state is TaskState.FAILED and self._can_be_corrected(cause)
-        log = self._log_of(cause.task_id) if cause.state is TaskState.FAILED else None
-        return Explanation(row.task_id, row.state, reason, log, self._type("rerun", cause.task_id), to_correct)
+            why = f"{cause.task_id} is {cause.state}: {self._text(cause.reason)}"
+        # That something upstream failed or is blocked is said better by the root cause.
+        if own and row.reason.code is not Code.UPSTREAM:
+            why = f"{own}; {why}"
+        log = self._log_of(cause.task_id) if failed else None
+        hint = self._hint("rerun", cause.task_id)
+        return Explanation(row.task_id, row.state, why, log, hint, failed and self._can_be_corrected(cause))
 
     def _cancelled(self, row: TaskRow) -> Explanation:
-        return Explanation(row.task_id, row.state, "by a person", None, self._type("rerun", row.task_id))
+        return Explanation(row.task_id, row.state, "by a person", hint=self._hint("rerun", row.task_id))
+
+    def _completed(self, row: TaskRow) -> Explanation:
+        if row.task_id in self.stale:
+            hint = self._hint("rerun", row.task_id)
+            return Explanation(row.task_id, row.state, self.stale[row.task_id], hint=hint, stale=True)
+        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded")
+
+    # --- what waits ---
 
     def _pending(self, row: TaskRow) -> Explanation:
         if row.retry_at is not None:
-            wait = format_duration(row.retry_at - self.now)
-            when = f"in {wait}" if row.retry_at > self.now else "at the next step"
-            return Explanation(
-                row.task_id, row.state, f"{row.reason}; due {when}", self._log_of(row.task_id),
-                f"matterstack step {self.shown_root}",
-            )  # fmt: skip
+            when = f"in {format_duration(row.retry_at - self.now)}" if row.retry_at > self.now else "at the next step"
+            why = f"{self._text(row.reason)}; due {when}"
+            return Explanation(row.task_id, row.state, why, self._log_of(row.task_id), self._hint("step"))
         if row.watch is None:
             row = self._looked_at(row)
         if row.watch is None:
-            return Explanation(
-                row.task_id, row.state, "the next step decides it", None, f"matterstack step {self.shown_root}"
-            )
-        last = self._last_cause(row)
+            return Explanation(row.task_id, row.state, "the next step decides it", hint=self._hint("step"))
+        last = self._root_cause(row)
         below = self._one(last)
         between = "" if row.watch == last.task_id else f"{row.watch}, which waits for "
-        reason = f"waits for {between}{last.task_id}, {below.state}: {below.reason}"
-        return Explanation(row.task_id, row.state, reason, below.path, below.command)
+        why = f"waits for {between}{last.task_id}, {below.state}: {below.reason}"
+        return Explanation(row.task_id, row.state, why, below.path, below.hint)
 
     def _looked_at(self, row: TaskRow) -> TaskRow:
-        """Give a task that no step has looked at yet with what it waits for."""
-        from matterstack.core.readiness import settle
-        from matterstack.orchestration.frontier import waiting_task
-
+        """Return a task that no step has looked at yet with what it waits for."""
         entries = self.store.entries([row.task_id])[row.task_id]
-        upstreams = self.store.upstreams(name for _, name in entries)
-        (change,) = settle([waiting_task(self.store, row, entries, upstreams)], upstreams)
+        upstreams = self._upstreams({name for _, name in entries})
+        unsettled = frozenset(name for name, upstream in upstreams.items() if upstream.unsettled)
+        workshop = RunWorkshop(self.store, Board(self.store), self.pool, RunFiles(self.root), self.now)
+        (change,) = settle([workshop.condition(row, entries, unsettled)], upstreams)
         return replace(row, watch=change.watch)
 
-    def _last_cause(self, row: TaskRow) -> TaskRow:
+    def _upstreams(self, names: set[str]) -> dict[str, Upstream]:
+        standings: dict[str, TaskStanding] = self.store.standings(names)
+        out = {name: Upstream.of_task(item) for name, item in standings.items()}
+        groups = names - set(standings)
+        return out | {name: Upstream.of_group(name, self.store.group(name, ()), ()) for name in groups}
+
+    def _root_cause(self, row: TaskRow) -> TaskRow:
         """Follow what is waited for to the task that does not itself wait for another."""
         seen = {row.task_id}
         while row.state is TaskState.PENDING and row.watch is not None and row.retry_at is None:
@@ -177,78 +209,79 @@ class _Explainer:
         return row
 
     def _ready(self, row: TaskRow) -> Explanation:
-        operator = self.operators[row.operator]
-        slots = Slots(operator.spec, operator, self.store.usage(row.operator))
-        if slots.active:
-            reason = f"ready; operator '{row.operator}' has {slots.describe()}"
-        else:
-            reason = "ready; the next step starts it"
-        return Explanation(row.task_id, row.state, reason, None, f"matterstack step {self.shown_root}")
+        capacity = self.pool.capacity(row.operator)
+        if isinstance(capacity, Notice):
+            return Explanation(row.task_id, row.state, self._text(capacity.reason))
+        slots = Slots(capacity, (item for item in self.store.live_attempts() if item.operator == row.operator))
+        why = (
+            f"ready; operator '{row.operator}' has {slots.describe()}"
+            if slots.active
+            else "ready; the next step starts it"
+        )
+        return Explanation(row.task_id, row.state, why, hint=self._hint("step"))
+
+    # --- what is alive ---
 
     def _live(self, row: TaskRow) -> Explanation:
         attempt = self.last[row.task_id]
         folder = attempt_folder(row.task_id, attempt.attempt)
         since = format_duration(self.now - (attempt.started_at or attempt.created_at))
         if attempt.state is AttemptState.SUBMITTING:
-            reason = "its hand-over was interrupted; the next step finds out whether it runs"
-            return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
-        if (self.root / folder / "exit.json").exists():
-            kept = attempt.reason.startswith("has ended")  # and cannot be recorded
-            how = attempt.reason if kept else "has ended; the next step records how"
-            reason = f"attempt {attempt.attempt} {how}"
-            return Explanation(row.task_id, row.state, reason, folder, f"matterstack step {self.shown_root}")
+            why = "its hand-over was interrupted; the next step finds out whether it runs"
+            return Explanation(row.task_id, row.state, why, folder, self._hint("step"))
+        if (self.root / folder / EXIT).exists():
+            kept = attempt.reason.code is Code.CANNOT_RECORD
+            how = self._text(attempt.reason) if kept else "has ended; the next step records how"
+            return Explanation(row.task_id, row.state, f"attempt {attempt.attempt} {how}", folder, self._hint("step"))
         if attempt.state is AttemptState.WAITING:
             return self._waits(row, attempt, folder)
         handle = decode(attempt.handle)
         where = f", pid {handle['pid']} on {handle.get('host', '?')}" if "pid" in handle else ""
-        more = f"; {attempt.reason}" if attempt.reason else ""
+        more = f"; {self._text(attempt.reason)}" if attempt.reason else ""
         wish = "; it is being cancelled" if attempt.wish else ""
-        reason = f"attempt {attempt.attempt} runs for {since}{where}{more}{wish}"
+        why = f"attempt {attempt.attempt} has been running for {since}{where}{more}{wish}"
         return Explanation(
-            row.task_id, row.state, reason, f"{folder}/stdout.log", self._type("logs", row.task_id, " --follow")
+            row.task_id, row.state, why, f"{folder}/{STDOUT}", self._hint("logs", row.task_id, "--follow")
         )
 
     def _waits(self, row: TaskRow, attempt: AttemptRow, folder: str) -> Explanation:
         """Say for whom a task waits, and how it is answered."""
-        kind = self.store.campaign(row.campaign_version).operators[row.operator].kind
-        whom = {"human": "a person", "manual": "a closed cluster", "experiment": "a laboratory"}.get(kind, kind)
+        spec = self._spec(row)
         handle = decode(attempt.handle)
-        reason = f"waits for {whom}, asked {format_duration(self.now - attempt.created_at)} ago"
-        seen = look_now(self.root, self.store.campaign(row.campaign_version).operators[row.operator], attempt)
-        if seen is not None and seen.sighting is Sighting.WAITING:
-            attempt = replace(attempt, reason=seen.reason)  # as of now, not of the last step
+        seen = look_now(self.root, spec, attempt)
+        # As of now, not of the last step.
+        reason_now = seen.why if seen is not None and seen.sighting is Sighting.WAITING else attempt.reason
+        why = f"waits for {spec.row.whom or spec.kind}, asked {format_duration(self.now - attempt.created_at)} ago"
         until = handle.get("deadline_at")
-        if until and "overdue" not in attempt.reason:
-            reason += f", until {str(until)[:16].replace('T', ' ')} UTC"
-        reason += f"; {attempt.reason}" if attempt.reason else ""
+        if until and not includes(reason_now, Code.OVERDUE):
+            why += f", due {minute(until)}"
+        why += f"; {self._text(reason_now)}" if reason_now else ""
         if seen is not None and seen.sighting is Sighting.ENDED:
             if seen.failure is FailureClass.BAD_RESPONSE:
-                what = f"{reason}; its answer cannot be taken: {seen.reason}; the next step asks again"
+                what = f"{why}; its answer cannot be accepted: {self._text(seen.why)}; the next step asks again"
             else:
-                what = f"{reason}; {seen.reason}; the next step records it"
-            return Explanation(row.task_id, row.state, what, folder, f"matterstack step {self.shown_root}")
+                what = f"{why}; {self._text(seen.why)}; the next step records it"
+            return Explanation(row.task_id, row.state, what, folder, self._hint("step"))
         if attempt.wish:
-            reason += "; it is being cancelled: the laboratory ends it with a result, by hand if it is gone for good"
-        taken = "parcel" in handle
-        commands = {
-            "human": self._type("respond", row.task_id),
-            "manual": f"matterstack parcel import {self.shown_root} FILE" if taken
-            else f"matterstack parcel export {self.shown_root} -o work.tar.gz",
-        }  # fmt: skip
-        files = {"experiment": "experiment_request.json"}
-        path = f"{folder}/{files.get(kind, 'instructions.md')}"
-        return Explanation(row.task_id, row.state, reason, path, commands.get(kind))
+            why += "; it is being cancelled: the laboratory ends it with a result, by hand if it is gone for good"
+        path = f"{folder}/{spec.row.asked_file}"
+        hint = how_to_answer(spec, self.shown_root, row.task_id, taken="parcel" in handle)
+        return Explanation(row.task_id, row.state, why, path, hint)
 
-    def _completed(self, row: TaskRow) -> Explanation:
-        if row.task_id in self.stale:
-            reason = f"stale: {self.stale[row.task_id]}"
-            return Explanation(row.task_id, row.state, reason, None, self._type("rerun", row.task_id))
-        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded", None, None)
+
+def how_to_answer(spec: OperatorSpec, run: str | Path, task_id: str, *, taken: bool) -> Hint | None:
+    """Return what a person does to answer, None where an instrument does; ``taken`` says that a parcel is out."""
+    if spec.row is HUMAN:
+        return Hint("respond", run, task_id)
+    if spec.row is MANUAL:
+        return Hint("parcel import", run, rest="FILE") if taken else Hint("parcel export", run, rest="-o work.tar.gz")
+    return None if spec.row is EXPERIMENT else Hint("explain", run, task_id)
 
 
 def look_now(root: Path, spec: OperatorSpec, row: AttemptRow) -> Observation | None:
     """Look at a waiting attempt as the next step will; None for operators that are not only files."""
-    if spec.kind not in PEOPLE_KINDS:
+    if not spec.row.asks:
         return None
-    operator = make_operator(spec)
-    return operator.observe([as_live(root, row)]).get((row.task_id, row.attempt))
+    folder = RunFiles(root).folder(row.key)
+    live = LiveAttempt(*row.key, folder, row.state, row.handle, row.time_s, row.started_at)
+    return make_operator(spec).observe([live]).get(row.key)

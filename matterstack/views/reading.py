@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matterstack.errors import LedgerMissingError, LedgerUnfinishedError
-from matterstack.orchestration.run_lifecycle import open_ledger
+from matterstack.orchestration.session import open_ledger
 from matterstack.run_root import layout
 from matterstack.run_root.layout import require_run_root
 from matterstack.storage.state_store import SQLiteStateStore
@@ -18,14 +18,14 @@ log = logging.getLogger("matterstack")
 
 @contextmanager
 def reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
+    """Yield run root and ledger. Raises UsageError for what is not a run root, LedgerError for a refused ledger."""
     path = require_run_root(Path(root))
-    with _open(path) as store:
-        store.db.execute("BEGIN")  # one snapshot for all that is read
+    with _open(path) as store, store.snapshot():
         yield path, store
 
 
 def _open(root: Path) -> SQLiteStateStore:
-    """Give the ledger, or the run as the journal tells it: a copy has no ledger, and a reader cannot roll one back."""
+    """Return the ledger, or the run as its journal says: a copy has no ledger, and a reader cannot roll one back."""
     try:
         return open_ledger(root, read_only=True)
     except (LedgerMissingError, LedgerUnfinishedError) as error:
@@ -33,8 +33,7 @@ def _open(root: Path) -> SQLiteStateStore:
             raise
         from matterstack.care.rebuild import memory_ledger
 
-        why = (
-            "there is no ledger here" if isinstance(error, LedgerMissingError) else "a killed step left a commit undone"
-        )
-        log.warning("%s: %s; this is read from %s", root, why, layout.JOURNAL)
+        missing = isinstance(error, LedgerMissingError)
+        why = "there is no ledger here" if missing else "a killed step left an unfinished commit"
+        log.warning("%s: %s; reading %s instead", root, why, layout.JOURNAL)
         return memory_ledger(root)

@@ -8,13 +8,13 @@ from typing import Any
 
 from matterstack.core.selection import select_tasks
 from matterstack.views.reading import reading
-from matterstack.views.status import _view
+from matterstack.views.status import view_of
 
 
 def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Give one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
     chosen_patterns = list(patterns)
-    with reading(root) as (_, store):
+    with reading(root) as (path, store):
         rows = store.tasks()
         if chosen_patterns:
             chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
@@ -25,7 +25,7 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
             out.append(
                 {
-                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(_view(run, row, {}).state),
+                    "task": row.task_id, "matrix": matrices[row.task_id], "state": str(view_of(path, run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
                 }
             )  # fmt: skip

@@ -186,7 +186,7 @@ def test_a_late_end_whose_output_cannot_be_read_leaves_what_is_recorded(bench):
 
     done = refused(bench.attempt("a") / "o", "EIO", "step", bench.root)
 
-    assert "a, attempt 1: has ended, and cannot be recorded: tasks/a/attempt-1/o" in done.stderr
+    assert "a, attempt 1: has ended but cannot be recorded yet: tasks/a/attempt-1/o" in done.stderr
     assert attempts(bench.root, "a") == before
     bench.step()
     assert bench.states() == {"a": "COMPLETED"}

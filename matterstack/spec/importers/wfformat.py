@@ -106,7 +106,7 @@ def read_wfformat(path: Path, folder: Path) -> Imported:
     document = _read(path)
     shown = [
         Problem(str(path), 0, 0, dotted(where), message)
-        for where, message, _ in find_errors(json.dumps([_SCHEMA]), "wfformat", document)
+        for where, message, *_ in find_errors(json.dumps([_SCHEMA]), "wfformat", document)
     ]
     if shown:
         raise CampaignError(shown[:20])

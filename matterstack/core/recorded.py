@@ -1,0 +1,87 @@
+"""What the ledger records, as values that decisions read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matterstack.core.readiness import TaskStanding
+from matterstack.core.reasons import Reason
+from matterstack.core.states import AttemptState, FailureClass, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    run_id: str
+    name: str
+    digest: str
+    created_at: str
+    paused: bool
+    cancelled: bool
+    campaign_path: str  # of the campaign file, relative to the run root
+    source_digest: str
+    home_id: str
+    home_path: str  # where the run root was made, or moved to
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    task_id: str
+    position: int
+    group: str
+    label: str
+    campaign_version: int
+    operator: str
+    priority: int
+    state: TaskState
+    reason: Reason
+    soft: bool
+    cause: str | None
+    watch: str | None
+    retry_at: float | None
+    paused: bool
+    tries: int  # failed attempts that count against the retries
+    attempts: int  # how many there are
+    result: int | None  # the newest successful attempt
+
+    @property
+    def standing(self) -> TaskStanding:
+        return TaskStanding(self.task_id, self.position, self.state, self.soft, self.cause)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    task_id: str
+    attempt: int
+    state: AttemptState
+    operator: str
+    campaign_version: int
+    handle: str
+    wish: str | None
+    wished_at: float | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    failure: FailureClass | None
+    reason: Reason
+    counts: bool
+    unlinked: Reason  # which links of results/ could not be set
+    cpus: int
+    memory: int | None
+    time_s: float | None
+    source_digest: str
+    response: str | None  # JSON of what a person or lab answered
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.task_id, self.attempt
+
+
+Bucket = tuple[TaskState, bool, bool, bool, bool]  # state, soft, paused, a retry is due later, nobody has looked at it
+
+
+def bucket_of(row: TaskRow) -> Bucket:
+    """Return the bucket in which a task is counted, as the triggers of the ledger do."""
+    waits = row.retry_at is not None
+    unlooked = row.state is TaskState.PENDING and row.watch is None and not waits
+    return row.state, row.soft, row.paused, waits, unlooked

@@ -1,0 +1,141 @@
+"""The files of a run root as a step uses them: every look at the disk and every write of a step is a method here.
+
+The simulator puts a pretended disk in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput
+from matterstack.core.reasons import Code, Reason, reason, said
+from matterstack.errors import TRANSIENT
+from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
+from matterstack.run_root.files import write_once
+from matterstack.run_root.layout import DEFECT, attempt_folder
+from matterstack.run_root.results import ignore_large, publish
+
+log = logging.getLogger("matterstack")
+
+Key = tuple[str, int]
+
+
+class RunFiles:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._absolute = str(root.resolve())
+
+    def folder(self, key: Key) -> str:
+        """Return the absolute path of an attempt's folder."""
+        return f"{self._absolute}/{attempt_folder(*key)}"
+
+    # --- looking ---
+
+    def evidence(
+        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], *, ours: bool
+    ) -> Evidence | Reason:
+        """Return what the files of an ended attempt show, or why that cannot be told just now."""
+        try:
+            return gather_evidence(Path(self.folder(key)), outputs, seen.files, ours=ours)
+        except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
+            what = str(error.filename or "the system").removeprefix(f"{self._absolute}/")
+            return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
+
+    def files_within(self, folder: str, pattern: str) -> list[str]:
+        """Return the files below a folder of the run root that a glob matches, sorted, relative to the run root."""
+        base = self.root / folder
+        wanted = f"{pattern}/*" if pattern.endswith("**") else pattern
+        found = (path for path in base.glob(wanted) if not _is_hidden(path.relative_to(base)))
+        return [path.relative_to(self.root).as_posix() for path in sorted(found) if path.is_file()]
+
+    def is_file(self, path: str) -> bool:
+        return (self.root / path).is_file()
+
+    def digest(self, folder: str, path: str) -> str:
+        """Return the sha256 of a file in an attempt's folder. Raises OSError."""
+        return digest_within(self.root / folder, self.root / path)
+
+    # --- writing ---
+
+    def make_folder(
+        self,
+        key: Key,
+        task: Mapping[str, Any],
+        script: str,
+        outputs: Iterable[ResolvedOutput],
+        copies: Mapping[str, Path],
+    ) -> Rejection | None:
+        """Make the folder of an attempt; return why it cannot be handed over, None if it can."""
+        folder = Path(self.folder(key))
+        real = os.path.realpath(folder.parent)
+        if real != str(folder.parent):  # from behind a link no relative path would lead where it should
+            where = folder.parent.relative_to(self._absolute)
+            return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
+        wrong = self._missing_input(key, folder, task)
+        if wrong is not None:
+            return wrong
+        try:
+            create_attempt_folder(folder, task, script, outputs, copies)
+        except OSError as error:
+            path = os.path.relpath(error.filename or folder, self.root)
+            later = error.errno in (*TRANSIENT, errno.EACCES, errno.EPERM)
+            return Rejection(said(f"{path} cannot be written: {error.strerror or error}"), retry_later=later)
+        return None
+
+    def _missing_input(self, key: Key, folder: Path, task: Mapping[str, Any]) -> Rejection | None:
+        """Return why an input is not there: a result may be deleted once it is recorded."""
+        for name, item in task["inputs"].items():
+            for file in item["files"]:
+                path = os.path.normpath(folder / file["path"])
+                shown = os.path.relpath(path, self._absolute)
+                try:
+                    mode = os.stat(path).st_mode
+                    how = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no longer a file"
+                except OSError as error:
+                    how = "is gone"
+                    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        return Rejection(said(f"{shown} cannot be read: {error.strerror}"), retry_later=True)
+                if how:
+                    return Rejection(
+                        reason(Code.INPUT_GONE, input=name, path=shown, how=how, task=key[0], upstream=file.get("task"))
+                    )
+        return None
+
+    def leave(self, key: Key, files: Mapping[str, str]) -> bool:
+        """Write files that an operator wants in an attempt's folder; return whether all are there with this content.
+
+        Raises OSError.
+        """
+        folder = Path(self.folder(key))
+        return all(write_once(folder / name, text, synced=False) for name, text in files.items())
+
+    def write_defect(self, key: Key, traceback: str) -> None:
+        """Keep the traceback of a defect where somebody will look for it, as far as that can be done."""
+        path = Path(self.folder(key)) / DEFECT
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(traceback, encoding="utf-8", errors="backslashreplace")
+
+    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]) -> Reason:
+        """Point results/ to the outputs of an attempt; return which could not be linked and why."""
+        return publish(self.root, *key, outputs, declared)
+
+    def keep_from_git(self, key: Key, files: Iterable[str], most: int) -> str:
+        """List files of an attempt above ``most`` bytes in .gitignore; return why that failed, "" if it did not."""
+        folder = attempt_folder(*key)
+        try:
+            ignore_large(self.root, [f"{folder}/{file}" for file in files], most)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,181 @@
+"""Making a run root: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from matterstack.core.events import RunCreated, TasksAdded
+from matterstack.core.model import LoadedCampaign, to_json
+from matterstack.core.readiness import initial_changes
+from matterstack.core.times import to_text
+from matterstack.core.values import dump_json, dump_json_lines
+from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.run_root import layout
+from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
+from matterstack.run_root.source import copy_source
+from matterstack.storage.apply import rows_of
+from matterstack.storage.expanded import write_expanded
+from matterstack.storage.journal import Journal
+from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.version import __version__
+
+log = logging.getLogger("matterstack")
+
+
+def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
+    """Make the run root of a campaign, whole or not at all; give its path.
+
+    It is built beside and moved in place. Raises UsageError if the folder exists and is not empty, RunLockedError
+    if a process works in it, RunRootError if it cannot be written.
+    """
+    root = root if root is not None else Path("runs") / campaign.campaign.name
+    _require_free(root)
+    try:
+        if root.exists():
+            _make_in(campaign, root)
+        else:
+            _make_beside(campaign, root)
+    except OSError as error:
+        if isinstance(error, MatterStackError):
+            raise
+        raise RunRootError(f"{root}: cannot be written: {error.strerror or error}") from None
+    log.info("run root made: %s", root)
+    return root
+
+
+def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
+    beside = root.parent / f".{root.name}.init-{secrets.token_hex(8)}"
+    root.parent.mkdir(parents=True, exist_ok=True)
+    beside.mkdir()
+    try:
+        _build(campaign, beside, root)
+        try:
+            os.rename(beside, root)
+        except OSError:
+            _require_free(root)
+            raise
+        sync(root.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _make_in(campaign: LoadedCampaign, root: Path) -> None:
+    """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
+    inside = root / f".init-{secrets.token_hex(8)}"
+    with run_lock(root):
+        try:
+            _require_free(root, locked=True)
+            _clear_killed_init(root)
+            inside.mkdir()
+            _build(campaign, inside, root)
+            for path in sorted(inside.iterdir(), key=lambda path: path.name == layout.RUN):
+                if path.name != LOCK_FILE:
+                    os.rename(path, root / path.name)
+            shutil.rmtree(inside, ignore_errors=True)
+            sync(root)
+        except BaseException:  # also Ctrl-C: without run.json at its place all goes back
+            if not (root / layout.RUN).exists():
+                with suppress(OSError):  # what stays is cleared by the next init
+                    _clear_killed_init(root)
+            raise
+        finally:
+            if not (root / layout.RUN).exists():
+                (root / LOCK_FILE).unlink(missing_ok=True)
+
+
+_OF_INIT = (
+    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, layout.EXPANDED, "source", "tasks", "results", ".gitignore",
+    ".gitattributes",
+)  # fmt: skip
+
+
+def _left_by_init(root: Path) -> tuple[list[Path], list[Path]] | None:
+    """Give what an `init` that was killed in this folder left: (its hidden folders, what it had moved out of them).
+
+    None if there is anything else. run.json is moved last, so without it there never was a run.
+    """
+    hidden = list(root.glob(".init-*"))
+    moved = [path for path in root.iterdir() if path not in hidden and path.name != LOCK_FILE]
+    known = all(path.name in _OF_INIT and not os.path.lexists(hidden[0] / path.name) for path in moved if hidden)
+    if moved and (len(hidden) != 1 or not known or not (hidden[0] / layout.RUN).exists()):
+        return None
+    return hidden, moved
+
+
+def _clear_killed_init(root: Path) -> None:
+    hidden, moved = _left_by_init(root) or ([], [])
+    for path in moved:
+        os.rename(path, hidden[0] / path.name)
+    for path in hidden:
+        shutil.rmtree(path)
+
+
+def _require_free(root: Path, *, locked: bool = False) -> None:
+    """Raise UsageError unless a run root can be made here, RunLockedError if a process is at it (``locked``: we are)."""
+    try:
+        if not root.exists() or (root.is_dir() and _left_by_init(root) is not None):
+            return
+    except OSError as error:
+        raise RunRootError(f"{root}: cannot be read: {error.strerror}") from None
+    if not locked and (root / LOCK_FILE).exists():
+        with run_lock(root):
+            pass
+    if (root / layout.RUN).exists():
+        raise UsageError(
+            f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder"
+        )
+    raise UsageError(f"{root} exists and is not empty; --root DIR takes another folder")
+
+
+def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
+    now = time.time()
+    run_id = f"{loaded.campaign.name}-{secrets.token_hex(4)}"
+    for name in ("source", "tasks", "results"):
+        (folder / name).mkdir()
+    write_beside(folder / layout.CAMPAIGN, loaded.text)
+    operators = "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
+    write_beside(folder / layout.OPERATORS, operators)
+    write_beside(folder / ".gitignore", layout.GITIGNORE)
+    write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
+    sources = copy_source(loaded.folder, loaded.files, folder / "source")
+    source_digest = digest_of_listing({path: digest for path, (digest, _) in sources.items()})
+    record = {
+        "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
+        "version": __version__, "set": loaded.overrides,
+    }  # fmt: skip
+    write_beside(folder / layout.RUN, dump_json_lines(record, exact=True))
+    write_released(folder, root)  # so that a ledger lost before the first step is known to have been here
+    definition = write_expanded(folder, dump_json(to_json(loaded.campaign), exact=True))
+    conditional = {name for name, task in loaded.campaign.tasks.items() if task.when is not None}
+    first = initial_changes(loaded.instances, conditional)
+    rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first)))
+    sync_files(folder)  # what the ledger will speak of must be there after a power cut
+    with SQLiteStateStore(folder / layout.LEDGER, create=True, journal=Journal(folder / layout.JOURNAL)) as store:
+        host, path = place_of(root)
+        created = RunCreated(
+            run=run_id, name=loaded.campaign.name, digest=loaded.digest, version=__version__, definition=definition,
+            created_at=to_text(now), campaign_path=_relative_path(loaded, root),
+            campaign_sha256=sha256_of(folder / layout.CAMPAIGN), operators_sha256=sha256_of(folder / layout.OPERATORS),
+            source_digest=source_digest, new_home=secrets.token_hex(4), host=host, path=path,
+            inode=store.path.stat().st_ino, set=json.loads(dump_json(loaded.overrides)),
+            sources={name: list(item) for name, item in sources.items()},
+        )  # fmt: skip
+        store.append([created, TasksAdded(1, rows, len(loaded.instances))], now)
+    sync(folder)
+
+
+def _relative_path(loaded: LoadedCampaign, root: Path) -> str:
+    path = os.path.relpath(loaded.folder.resolve() / loaded.file.name, root.resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path!r}: the path of the campaign is not UTF-8; rename the folder") from None
+    return path

@@ -1,0 +1,121 @@
+"""Holding a run: its lock, its ledger brought up to date, and what a killed command left, finished."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.events import Moved
+from matterstack.core.times import from_text
+from matterstack.errors import RunIsCopyError, RunRootError
+from matterstack.hints import Hint
+from matterstack.run_root import layout
+from matterstack.run_root.files import place_of
+from matterstack.run_root.layout import attempt_folder
+from matterstack.run_root.source import finish_staged_source
+from matterstack.run_root.verify import output_problem
+from matterstack.storage.journal import Journal
+from matterstack.storage.run_lock import boot_id, run_lock
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.storage.version_1 import KEPT_JOURNAL, set_aside_version_1
+
+log = logging.getLogger("matterstack")
+
+_BEFORE_A_REBOOT_S = 900.0  # whose results may not have reached the disk
+
+
+@contextmanager
+def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateStore]:
+    """Hold the run's lock and yield its ledger.
+
+    Raises RunLockedError if the lock is not free within ``wait_s``, RunIsCopyError for a copy or clone of a run
+    (the files of a copy may be read, only `adopt` makes it one that writes), LedgerError, RunRootError.
+    """
+    with (
+        run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root)) as lock,
+        open_ledger(root, trusted=lock.before.get("journal")) as store,
+    ):
+        rebooted = lock.before.get("boot") not in (None, "", boot_id())
+        if rebooted and lock.before.get("host") == socket.gethostname():
+            _check_what_a_reboot_may_have_lost(root, store, lock.before)
+        try:
+            yield store
+        finally:
+            # A journal that is still the same when the lock is taken next needs no look at all of its lines.
+            assert store.journal is not None
+            lock.note["journal"] = store.journal.stamp()
+
+
+def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, before: Mapping[str, Any]) -> None:
+    """Warn of outputs of the last minutes before a reboot that are not what was recorded: jobs do not sync theirs."""
+    last = from_text(before.get("released") or before.get("since")) or 0.0
+    for task_id, attempt, outputs in store.published_since(last - _BEFORE_A_REBOOT_S):
+        for output in outputs:
+            problem = output_problem(root, attempt_folder(task_id, attempt), output, digests=True)
+            if problem:
+                log.warning(
+                    "the machine was rebooted: %s/%s: %s (restore it from git or a backup, or %s)",
+                    attempt_folder(task_id, attempt), output.file, problem, Hint("rerun", root, task_id),
+                )  # fmt: skip
+
+
+def refuse_clone(root: Path, holder: Mapping[str, Any]) -> None:
+    """Raise RunIsCopyError if the ledger is missing and `run.lock` does not say that it was here."""
+    if os.path.lexists(root / layout.LEDGER):
+        return
+    if (holder.get("host"), holder.get("path")) != place_of(root):
+        raise is_a_copy(root)
+
+
+def is_a_copy(root: Path, home: str = "") -> RunIsCopyError:
+    return RunIsCopyError(
+        f"{root} is a copy of a run{home}. It can be read but not stepped. Once the original has stopped, "
+        f"{Hint('adopt', root)} makes this copy the one that runs"
+    )
+
+
+def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) -> SQLiteStateStore:
+    """Open the ledger of a run root; the writer's journal is brought up to date with it first.
+
+    ``trusted`` is what `Journal.stamp` gave when the last holder of the lock let it go: a journal that is still the
+    same needs no look at all of its lines.
+    """
+    path = root / layout.LEDGER
+    if read_only:
+        return SQLiteStateStore(path, read_only=True)
+    journal = Journal(root / layout.JOURNAL)
+    store = SQLiteStateStore(path, journal=journal)
+    try:
+        _require_home(root, store)
+        translated = set_aside_version_1(journal.path)
+        added = store.complete_journal(compare=not trusted or journal.stamp() != trusted)
+        if (root / "source" / layout.STAGING).is_dir():
+            finish_staged_source(root, store.sources())
+        if translated:
+            log.warning("%s: translated; the previous journal is saved as %s", journal.path, KEPT_JOURNAL)
+        elif added:
+            log.warning("%s: %d lines that a killed step left out were added", journal.path, added)
+    except OSError as error:
+        store.close()
+        raise RunRootError(f"{journal.path}: cannot be written: {error.strerror}") from None
+    except BaseException:  # also Ctrl-C: the ledger must not stay open
+        store.close()
+        raise
+    return store
+
+
+def _require_home(root: Path, store: SQLiteStateStore) -> None:
+    here = place_of(root)
+    inode, *home = store.home()
+    if not store.is_at_home(*here):
+        raise is_a_copy(root, f" at home on {home[0]} in {home[1]}")
+    found = store.path.stat().st_ino
+    if tuple(home) != here or inode != found:
+        # Else a copy put at the old place would be at home there as well.
+        store.moved = Moved(*here, found, store.campaign_path_from(here[1]))

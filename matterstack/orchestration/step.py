@@ -1,0 +1,318 @@
+"""One step of a run, in one direction: look, decide, commit, act, commit, report.
+
+Looking only reads; `core.plan.decide` is pure; nothing is done that was not committed before. A kill between any two of
+these leaves what the next step can carry on from (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from matterstack.core.board import Board, startable
+from matterstack.core.events import AttemptChanged, Event, Key, LinksChanged
+from matterstack.core.model import Evidence, Launch, Observation, OutputFile, Rejection, Sighting, Submission
+from matterstack.core.plan import ENDED, Decider, Notice, Outcome, Plan, Publication, decide, decide_outcomes
+from matterstack.core.reasons import Code, Reason, reason
+from matterstack.core.recorded import AttemptRow
+from matterstack.core.states import AttemptState
+from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
+from matterstack.operators.base import Operator
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
+from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.text.reasons import sentence
+
+log = logging.getLogger("matterstack")
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Acted:
+    """What came of acting on a plan."""
+
+    seen: dict[Key, Observation] = field(default_factory=dict)
+    outcomes: dict[Key, Outcome] = field(default_factory=dict)
+
+    @property
+    def freed(self) -> bool:
+        """Whether something ended of which a task may be handed over again in the same step."""
+        return any(item.sighting in (*ENDED, Sighting.NOT_STARTED) for item in self.seen.values())
+
+
+class Step:
+    """The parts of a step over an open ledger; commands of people use some of them.
+
+    ``check`` looks at the ledger before each commit and returns what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: SQLiteStateStore,
+        *,
+        pool: Pool | None = None,
+        files: RunFiles | None = None,
+        clock: Clock = time.time,
+        workshop: type[RunWorkshop] = RunWorkshop,
+    ) -> None:
+        self.root = root
+        self.store = store
+        self.pool = pool or Pool(store)
+        self.files = files or RunFiles(root)
+        self.workshop = workshop
+        self.now = clock()
+
+    def take(self) -> StepReport:
+        """Take the step. Raises RunRootError if the disk refuses everything that was to be handed over."""
+        plans: list[Plan] = []
+        board, acted = self._pass(plans)
+        if acted.freed and startable(board.buckets()):
+            # What was fenced or ended may run again at once: by a pass like any other.
+            board, again = self._pass(plans)
+            acted.outcomes.update(again.outcomes)
+        report = report_of(self.root, board, plans, self.pool.notices)
+        self._raise_if_all_is_refused(acted.outcomes)
+        return report
+
+    def preview(self) -> StepReport:
+        """Return what a step would do; it ends where anything would be written."""
+        board, plan, seen = self._decide()
+        running = [key for key, item in seen.items() if item.sighting is Sighting.RUNNING]
+        return report_of_dry_run(self.root, board, plan, running, self.pool.notices)
+
+    def decider(self) -> Decider:
+        """Return what a person's command decides with, over the ledger as it is."""
+        board = Board(self.store)
+        return Decider(board, self._workshop(board), self.now)
+
+    def end_wished(self) -> None:
+        """End the attempts that somebody wants ended, and record what is seen of them; nothing else happens."""
+        wished = [row for row in self.store.live_attempts() if row.wish]
+        seen = self.pool.ask(lambda operator, live: operator.cancel(live), wished, self._folders(wished))
+        self.record(seen)
+
+    def look(self) -> dict[Key, Observation]:
+        """Return what is seen of the live attempts; nothing is recorded."""
+        live = self.store.live_attempts()
+        return self.pool.observe(live, (), self._folders(live))
+
+    def record(self, seen: Mapping[Key, Observation]) -> None:
+        """Record what was seen of live attempts; nothing is handed over."""
+        board = Board(self.store)
+        evidence = self._gather(board.live, seen)
+        self._commit(decide_outcomes(board, self._workshop(board), seen, evidence, {}, self.now, unlooked=False))
+
+    # --- the way of a step ---
+
+    def _pass(self, plans: list[Plan]) -> tuple[Board, Acted]:
+        """Look, decide, commit, act, commit; return the ledger as it is then, and what came of acting."""
+        board, plan, _ = self._decide()
+        committed = self._commit(plan)
+        acted = self._act(plan)
+        plans.append(plan)
+        board = Board(self.store) if committed else board
+        if acted.seen or acted.outcomes:
+            evidence = self._gather(board.live, acted.seen)
+            second = decide_outcomes(board, self._workshop(board), acted.seen, evidence, acted.outcomes, self.now)
+            board = Board(self.store) if self._commit(second) else board
+            plans.append(second)
+        return board, acted
+
+    def _decide(self) -> tuple[Board, Plan, dict[Key, Observation]]:
+        board = Board(self.store)
+        awaited = self.store.awaited_attempts()
+        folders = self._folders([*board.live, *awaited])
+        seen = self.pool.observe(board.live, awaited, folders)
+        evidence = self._gather([*board.live, *awaited], seen)
+        plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now)
+        return board, plan, seen
+
+    def _workshop(self, board: Board) -> RunWorkshop:
+        return self.workshop(self.store, board, self.pool, self.files, self.now)
+
+    def _folders(self, rows: Iterable[AttemptRow]) -> dict[Key, str]:
+        return {row.key: self.files.folder(row.key) for row in rows}
+
+    def _gather(self, rows: Sequence[AttemptRow], seen: Mapping[Key, Observation]) -> dict[Key, Evidence | Reason]:
+        """Read the files of attempts that ended; nothing is written."""
+        evidence: dict[Key, Evidence | Reason] = {}
+        for row in rows:
+            found = seen.get(row.key)
+            if found is None or found.sighting not in ENDED or found.leave:
+                continue
+            good = found.sighting is Sighting.ENDED and found.is_good
+            ours = not self.store.campaign(row.campaign_version).operators[row.operator].row.asks
+            outputs = self.store.outputs_of(row.task_id) if good else {}
+            item = self.files.evidence(row.key, found, outputs, ours=ours)
+            evidence[row.key] = replace(item, response=found.response) if isinstance(item, Evidence) else item
+        return evidence
+
+    # --- commits ---
+
+    def _commit(self, plan: Plan) -> bool:
+        """Publish results, commit the events, keep tracebacks; return whether there was anything to record.
+
+        Links are swapped before the commit: one that is swapped too early is swapped again by the next step, one that
+        is swapped too late would be forgotten.
+        """
+        unlinked = {item.task_id: self._publish(item, plan) for item in plan.publications}
+        events: list[Event] = [
+            replace(event, unlinked=unlinked[event.task])
+            if isinstance(event, AttemptChanged) and event.state is AttemptState.COMPLETED
+            else event
+            for event in plan.events
+        ]
+        events += self._link_again({event.task for event in events if isinstance(event, AttemptChanged)})
+        written = self.store.append(events, self.now)
+        for key, text in plan.defects.items():
+            self.files.write_defect(key, text)
+        return written > 0
+
+    def _publish(self, item: Publication, plan: Plan) -> Reason:
+        key, declared = (item.task_id, item.attempt), self.store.outputs_of(item.task_id)
+        why = Reason()
+        if item.completed:
+            why = self.files.publish(key, item.outputs, declared.values())
+            if why:
+                plan.notices.append(Notice(item.task_id, reason(Code.RETRIED_LATER, because=why)))
+        names = [output.file for output in (item.outputs if item.completed else declared.values())]
+        error = self.files.keep_from_git(key, names, self.store.newest_campaign().git_max_size)
+        if error:
+            plan.notices.append(Notice(item.task_id, reason(Code.GITIGNORE_UNWRITABLE, error=error)))
+        return why
+
+    def _link_again(self, but: set[str]) -> Iterable[LinksChanged]:
+        """Set the links that an earlier step could not; a reason that stays the same is not recorded again."""
+        for row in self.store.unlinked():
+            published = self.store.published(row.task_id)
+            if row.task_id in but or published is None or published[0] != row.attempt:
+                continue
+            declared = self.store.outputs_of(row.task_id)
+            outputs = [OutputFile(n, declared[n].path, file, None, sha) for n, (file, sha) in published[1].items()]
+            why = self.files.publish(row.key, outputs, ())
+            if why != row.unlinked:
+                yield LinksChanged(*row.key, why)
+
+    # --- acting ---
+
+    def _act(self, plan: Plan) -> Acted:
+        acted = Acted()
+        folders = self._folders([*plan.fences, *(end.operator for end in plan.ends)])
+        acted.seen.update(self.pool.ask(lambda operator, live: operator.recover(live), plan.fences, folders))
+        self._end(plan, folders, acted)
+        for row, seen in plan.leave:
+            acted.seen[row.key] = self._leave(row, seen)
+        self._hand_over(cast("list[RenderedIntent]", plan.intents), plan, acted)
+        return acted
+
+    def _end(self, plan: Plan, folders: Mapping[Key, str], acted: Acted) -> None:
+        """End attempts, claiming them first. One whose time is over may have been answered until then: that counts."""
+        rows = [end.operator for end in plan.ends]
+        found = self.pool.ask(lambda operator, live: operator.cancel(live), rows, folders)
+        for end in plan.ends:
+            now = found.get(end.live.key)
+            if now is None:  # an answer is being written this moment, or it could not be told: the next step decides
+                continue
+            answered = end.instead is None or (now.sighting is Sighting.ENDED and now.is_good)
+            acted.seen[end.live.key] = now if answered or end.instead is None else end.instead
+
+    def _leave(self, row: AttemptRow, seen: Observation) -> Observation:
+        """Write the files that an operator wants there first; without them nothing is decided."""
+        try:
+            if self.files.leave(row.key, seen.leave):
+                return replace(seen, leave={})
+            why = reason(Code.OTHER_CONTENT, files=list(seen.leave))  # somebody was faster: the next step reads it
+        except OSError as error:
+            why = reason(Code.CANNOT_RECORD, what=", ".join(seen.leave), error=error.strerror or str(error))
+        return Observation(Sighting.UNKNOWN, reason=why)
+
+    def _hand_over(self, intents: Sequence[RenderedIntent], plan: Plan, acted: Acted) -> None:
+        batches: dict[tuple[int, str], list[Launch]] = {}
+        for intent in intents:
+            launch = self._prepare(intent)
+            if isinstance(launch, Rejection):
+                acted.outcomes[intent.key] = launch
+            else:
+                batches.setdefault((intent.version, intent.made.operator), []).append(launch)
+        by_key = {intent.key: intent for intent in intents}
+        for (version, name), launches in batches.items():
+            defect = self._submit(self.pool.of(version, name), name, launches, plan, acted)
+            if defect is not None:
+                unknown = [
+                    by_key[i.task_id, i.attempt] for i in launches if (i.task_id, i.attempt) not in acted.outcomes
+                ]
+                self._fence(unknown, *defect, acted)
+
+    def _prepare(self, intent: RenderedIntent) -> Launch | Rejection:
+        outputs = intent.instance.outputs.values()
+        wrong = self.files.make_folder(intent.key, intent.task_json, intent.rendered.script, outputs, intent.copies)
+        if wrong is not None:
+            return wrong
+        return Launch(
+            task_id=intent.key[0],
+            attempt=intent.key[1],
+            folder=self.files.folder(intent.key),
+            argv=intent.rendered.argv,
+            env=intent.env,
+            resources=intent.resources,
+            outputs=tuple(output.file for output in outputs),
+        )
+
+    def _submit(
+        self, operator: Operator, name: str, launches: Sequence[Launch], plan: Plan, acted: Acted
+    ) -> tuple[str, str] | None:
+        """Hand a batch over; return (error, traceback) if the operator raised what it should not."""
+        try:
+            outcomes = operator.submit(launches)
+        except OperatorUnavailable as error:
+            plan.notices.append(Notice("", reason(Code.HAND_OVER_UNKNOWN, operator=name, error=str(error))))
+            return None
+        except Exception as error:  # a defect of one operator: its attempts are fenced, the others go on
+            log.debug("operator '%s'", name, exc_info=True)
+            text = f"{type(error).__name__}: {error}"
+            plan.notices.append(Notice("", reason(Code.HAND_OVER_RAISED, operator=name, error=text)))
+            return text, traceback.format_exc()
+        for key, outcome in outcomes.items():
+            acted.outcomes[key] = _outcome(outcome)
+        return None
+
+    def _fence(self, intents: Sequence[RenderedIntent], error: str, text: str, acted: Acted) -> None:
+        """Fail attempts whose operator raised a defect, once it is certain that they never start."""
+        rows = [row for intent in intents if (row := self.store.attempt(*intent.key)) is not None]
+        seen = self.pool.ask(lambda operator, live: operator.recover(live), rows, self._folders(rows))
+        for row in rows:
+            if row.key in seen and seen[row.key].sighting is Sighting.NOT_STARTED:
+                self.files.write_defect(row.key, text)
+                acted.outcomes[row.key] = Rejection(
+                    reason(Code.DEFECT, during="the operator", error=error), is_defect=True
+                )
+
+    def _raise_if_all_is_refused(self, outcomes: Mapping[Key, Outcome]) -> None:
+        refused = [item for item in outcomes.values() if isinstance(item, Rejection) and item.retry_later]
+        if refused and len(refused) == len(outcomes):
+            why = sentence(refused[0].reason, self.root)
+            raise RunRootError(f"nothing could be handed over: {why}; the next step will retry")
+
+
+def _outcome(outcome: Submission | SubmissionRejected) -> Outcome:
+    if isinstance(outcome, Submission):
+        return outcome
+    return Rejection(reason(Code.REJECTED, text=str(outcome)), retry_later=outcome.retry_later)
+
+
+def take_step(root: Path, store: SQLiteStateStore, told: Collection[str] = ()) -> StepReport:
+    """Take a step and log its warnings; ``told`` are those of the step before, which a loop does not repeat."""
+    report = Step(root, store).take()
+    for warning in report.warnings:
+        if warning not in told:
+            log.warning("%s", warning)
+    return report

@@ -1,0 +1,280 @@
+"""What decisions ask about campaign and files: conditions, retries, and whole attempts rendered. Nothing here writes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matterstack.core.board import Board
+from matterstack.core.events import AttemptMade, Key, attempt_made
+from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, TaskSpec, to_json
+from matterstack.core.plan import Intent, Notice, Unlaunchable
+from matterstack.core.readiness import WaitingTask
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason
+from matterstack.core.recorded import TaskRow
+from matterstack.core.slots import Capacity
+from matterstack.core.states import FailureClass, TaskState
+from matterstack.core.times import from_text, to_text
+from matterstack.errors import MatterStackError, TemplateError
+from matterstack.operators.answers import decode
+from matterstack.operators.base import Operator
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.pool import Pool
+from matterstack.run_root.layout import attempt_folder
+from matterstack.storage.queries import Queries
+from matterstack.text.reasons import sentence
+
+if TYPE_CHECKING:
+    from matterstack.template.attempt import Rendered, RunFacts
+
+
+@dataclass(frozen=True)
+class RenderedIntent:
+    """An attempt to be handed over: what is recorded of it, and all that its folder will hold."""
+
+    made: AttemptMade
+    version: int  # of the campaign
+    instance: Instance
+    rendered: Rendered
+    env: Mapping[str, str]
+    task_json: Mapping[str, Any]
+    copies: Mapping[str, Path]
+
+    @property
+    def key(self) -> Key:
+        return self.made.key
+
+    @property
+    def resources(self) -> Resources:
+        return self.rendered.resources
+
+
+class MissingVariable(Exception):
+    """A variable that a task takes from the environment is not set."""
+
+
+class RunWorkshop:
+    def __init__(self, store: Queries, board: Board, pool: Pool, files: RunFiles, now: float) -> None:
+        self.store = store  # for what never changes: campaigns and instances
+        self.board = board  # for what does
+        self.run = board.run
+        self.pool = pool
+        self.files = files
+        self.now = now
+
+    # --- the campaign ---
+
+    def operator_spec(self, task: TaskRow) -> OperatorSpec:
+        return self.store.campaign(task.campaign_version).operators[task.operator]
+
+    def spec(self, task: TaskRow) -> TaskSpec:
+        return self.store.campaign(task.campaign_version).tasks[task.group].for_operator(self.operator_spec(task))
+
+    def asks(self, task: TaskRow) -> bool:
+        return self.operator_spec(task).row.asks
+
+    def retries(self, task: TaskRow, attempt: int) -> Retries | Reason:
+        spec = self.spec(task)
+        if not spec.retries_written:
+            return spec.retries
+        from matterstack.template.attempt import early_scope, resolve_retries
+
+        given, _ = self.board.given_values(task.task_id)
+        campaign = self.store.campaign(task.campaign_version)
+        try:
+            return resolve_retries(spec, early_scope(campaign, self.store.instance(task.task_id), attempt, given))
+        except (TemplateError, ValueError) as error:
+            return reason(Code.RETRIES_UNUSABLE, error=str(error))
+
+    def condition(self, task: TaskRow, entries: Sequence[tuple[str, str]], unsettled: frozenset[str]) -> WaitingTask:
+        campaign = self.store.campaign(task.campaign_version)
+        spec = campaign.tasks[task.group]
+        waiting = WaitingTask(task.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
+        if spec.when is None:
+            return waiting
+        from matterstack.template.attempt import condition_names, meets_condition
+
+        names = condition_names(spec)
+        named = frozenset(upstream for entry, upstream in waiting.entries if entry in names)
+        condition = None
+        if not named & unsettled:
+            given, _ = self.board.given_values(task.task_id)
+            instance = self.store.instance(task.task_id)
+            condition = meets_condition(campaign, instance, task.attempts + 1, self._facts(), given)
+        return replace(waiting, named=named, condition=condition, condition_text=spec.when)
+
+    def capacity(self, operator: str) -> Capacity | Notice:
+        return self.pool.capacity(operator)
+
+    def _facts(self) -> RunFacts:
+        from matterstack.template.attempt import RunFacts
+
+        return RunFacts(self.run.run_id, self.run.name)
+
+    # --- attempts ---
+
+    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
+        """Render an attempt of a READY task. One that cannot be rendered fails; an unreadable input only waits."""
+        operator = self.pool.usable(task.campaign_version, task.operator)
+        if operator is None:
+            return self.pool.notices.pop()
+        failure, why, defect = FailureClass.TEMPLATE, NO_REASON, ""
+        try:
+            return self._render(task, operator)
+        except MissingVariable as error:
+            failure, why = FailureClass.REJECTED, reason(Code.REJECTED, text=str(error))
+        except (TemplateError, ValueError) as error:
+            why = reason(Code.TEMPLATE, text=str(error))
+        except MatterStackError:  # the ledger or the run root itself: nothing may be decided on it
+            raise
+        except OSError as error:  # an input cannot be read just now: it stays READY
+            path = str(error.filename or "an input")
+            return Notice(task.task_id, reason(Code.INPUT_UNREADABLE, path=path, error=str(error.strerror)))
+        except Exception as error:  # a defect met at one task never stops the others; its traceback is kept
+            failure, defect = FailureClass.DEFECT, traceback.format_exc()
+            why = reason(Code.DEFECT, during="rendering", error=f"{type(error).__name__}: {error}")
+        key = (task.task_id, task.attempts + 1)
+        made = attempt_made(key, task.operator, "", Resources(), self.run.source_digest, {})
+        return Unlaunchable(made, failure, why, defect)
+
+    def _render(self, row: TaskRow, operator: Operator) -> RenderedIntent:
+        from matterstack.template.attempt import check_condition, params_for_scripts, render_attempt, source_path
+
+        instance = self.store.instance(row.task_id)
+        campaign = self.store.campaign(row.campaign_version)
+        attempt = row.attempts + 1
+        inputs = InputFinder(self.store, self.board, self.files, instance, source_path(row.task_id))
+        values = {name: inputs.resolve(item) for name, item in instance.inputs.items()}
+        failures = self.board.counted_failures(row.task_id, row.tries)
+        given, origins = self.board.given_values(row.task_id)
+        check_condition(campaign, instance, attempt, self._facts(), given)  # one that cannot be evaluated fails here
+        rendered = render_attempt(campaign, instance, attempt, self._facts(), values, failures, given)
+        env = self._env(rendered, row.task_id, attempt, elsewhere=operator.spec.row.elsewhere)
+        task_json = {
+            "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
+            "run": {"id": self.run.run_id, "name": self.run.name}, "operator": row.operator,
+            "command": rendered.command, "shell": list(rendered.argv[:-1]),
+            "matrix": instance.matrix, "params": params_for_scripts(campaign, rendered.params),
+            "inputs": {name: {"path": values[name], "files": inputs.files[name]} for name in instance.inputs},
+            "outputs": {name: to_json(item) for name, item in instance.outputs.items()},
+            "resources": rendered.resources.as_written,
+            "source": source_path(row.task_id), "source_digest": self.run.source_digest,
+            "env": sorted(env), "created_at": to_text(self.now),
+        }  # fmt: skip
+        if origins:
+            task_json["answers"] = {name: {"task": up, "attempt": number} for name, (up, number) in origins.items()}
+        if rendered.asked:
+            task_json["asked"] = self._asked(rendered, row, operator)
+        made = attempt_made(
+            (row.task_id, attempt), row.operator, operator.origin(), rendered.resources, self.run.source_digest,
+            _attempts_read(task_json),
+        )  # fmt: skip
+        return RenderedIntent(made, row.campaign_version, instance, rendered, env, task_json, inputs.copies)
+
+    def _asked(self, rendered: Rendered, row: TaskRow, operator: Operator) -> dict[str, Any]:
+        """Return what operators of people, labs and closed clusters make their files of.
+
+        Who is asked again for a bad answer is told why, and gets no more time.
+        """
+        kind = operator.spec.row
+        asked = dict(rendered.asked)
+        before = self.board.attempt(row.task_id, row.attempts)
+        if before is not None and before.failure not in (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT):
+            before = None
+        if before is not None:
+            asked["refused"] = f"attempt {before.attempt}: {sentence(before.reason)}"
+        if "deadline_s" in asked:
+            asked["deadline_at"] = to_text(self.now + asked.pop("deadline_s"))
+            if before is not None and from_text(decode(before.handle).get("deadline_at")) is not None:
+                asked["deadline_at"] = decode(before.handle)["deadline_at"]
+            asked.setdefault("on_deadline", "fail")
+        if kind.needs_token:
+            asked["token"] = secrets.token_hex(16)
+            asked["parameters"] = {name: rendered.params[name] for name in self.spec(row).params}
+        if kind.elsewhere:
+            asked["env"], asked["env_from"] = dict(rendered.env), dict(rendered.env_from)
+        return asked
+
+    def _env(self, rendered: Rendered, task_id: str, attempt: int, *, elsewhere: bool) -> dict[str, str]:
+        env = dict(rendered.env)
+        for name, origin in rendered.env_from.items():
+            if elsewhere:
+                env[name] = ""  # it is taken where the command runs
+                continue
+            if origin not in os.environ:
+                raise MissingVariable(f"the environment variable {origin} is not set where the step runs")
+            env[name] = os.environ[origin]
+        root = self.files.root.resolve()
+        return {
+            **env,
+            "MATTERSTACK_RUN": str(root),
+            "MATTERSTACK_SOURCE": str(root / "source"),
+            "MATTERSTACK_TASK": task_id,
+            "MATTERSTACK_ATTEMPT": str(attempt),
+        }
+
+
+def _attempts_read(task_json: Mapping[str, Any]) -> dict[str, int]:
+    files = [file for item in task_json["inputs"].values() for file in item["files"] if "task" in file]
+    return {found["task"]: found["attempt"] for found in (*files, *task_json.get("answers", {}).values())}
+
+
+class InputFinder:
+    """Finds the files behind an instance's inputs: of the attempts that made them, never a link in results/."""
+
+    def __init__(self, store: Queries, board: Board, files: RunFiles, instance: Instance, source: str) -> None:
+        self.board = board
+        self.disk = files
+        self.up = source.removesuffix("source")
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.copies: dict[str, Path] = {}
+        self._names = {id(item): name for name, item in instance.inputs.items()}
+        wanted = {source.task for item in instance.inputs.values() for source in item.sources if source.task}
+        standings = board.standings(wanted)
+        self._completed = {name for name, item in standings.items() if item.state is TaskState.COMPLETED}
+        self._sources = (
+            store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}
+        )
+
+    def resolve(self, item: ResolvedInput) -> str | list[str] | None:
+        """Return the path, the list of paths, or None for the file of a failed task; remember digests and origins.
+
+        Raises OSError for a file that cannot be read.
+        """
+        files: list[dict[str, Any]] = []
+        for source in item.sources:
+            if source.task is None:
+                digest = self._sources.get(source.path)
+                files.append({"path": f"{self.up}source/{source.path}", "sha256": digest})
+            else:
+                files += self._of_task(source.task, str(source.output), source.path, is_list=item.is_list)
+        self.files[self._names[id(item)]] = files
+        paths = [file["path"] for file in files]
+        if item.is_list:
+            return paths
+        if item.as_name is not None and paths:
+            self.copies[item.as_name] = self.disk.root / paths[0].removeprefix(self.up)
+            return item.as_name
+        return paths[0] if paths else None
+
+    def _of_task(self, task_id: str, output: str, inside: str, *, is_list: bool) -> list[dict[str, Any]]:
+        found = self.board.published(task_id) if task_id in self._completed else None
+        if found is None or output not in found[1]:
+            return []
+        attempt, outputs = found
+        file, digest = outputs[output]
+        folder = attempt_folder(task_id, attempt)
+        base = f"{folder}/{file.rstrip('/')}"
+        origin = {"task": task_id, "attempt": attempt, "output": output}
+        if not inside:
+            return [{"path": self.up + base, "sha256": digest, **origin}]
+        if is_list:
+            paths = self.disk.files_within(base, inside)
+        else:
+            paths = [path for path in (f"{base}/{inside}",) if self.disk.is_file(path)]
+        return [{"path": self.up + path, "sha256": self.disk.digest(folder, path), **origin} for path in paths]

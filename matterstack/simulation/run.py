@@ -1,0 +1,246 @@
+"""A run in the pretended world: the real step, ledger, journal lines and decisions over a disk in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.events import AttemptMade, Event, RunCreated, TasksAdded, attempt_made
+from matterstack.core.model import (
+    Campaign,
+    Evidence,
+    Instance,
+    Observation,
+    OperatorSpec,
+    OutputFile,
+    Rejection,
+    ResolvedOutput,
+    Resources,
+    to_json,
+)
+from matterstack.core.plan import Intent, Notice, Unlaunchable
+from matterstack.core.readiness import initial_changes
+from matterstack.core.reasons import Code, Reason, reason, said
+from matterstack.core.recorded import TaskRow
+from matterstack.core.states import FailureClass
+from matterstack.core.values import dump_json
+from matterstack.errors import JournalError, RunRootError
+from matterstack.operators.base import Operator
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.report import StepReport
+from matterstack.orchestration.step import Step
+from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
+from matterstack.simulation.operators import SimulatedOperator, SimulatedPerson
+from matterstack.simulation.world import Folder, World
+from matterstack.storage.apply import rows_of
+from matterstack.storage.expanded import digest_of_text
+from matterstack.storage.journal import Journal
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.template.attempt import Rendered
+
+Key = tuple[str, int]
+ROOT = Path("simulated")
+
+
+class SimulatedJournal(Journal):
+    """A journal in memory; a kill may tear its last line."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(ROOT / "journal.jsonl")
+        self.world = world
+        self._position: int | None = None
+
+    def append(self, lines: Sequence[str]) -> None:
+        self.world.before("journal")
+        # At its place, as on a real disk: a process that slept writes the same lines where they already are.
+        start = len(self.world.journal) if self._position is None else self._position
+        self.world.torn = ""
+        for number, line in enumerate(lines):
+            self.world.torn = line[: len(line) // 2]
+            self.world.before("journal line")
+            self.world.torn = ""
+            self.world.journal[start + number : start + number + 1] = [line]
+        self._position = start + len(lines)
+
+    def complete(self, last_seq: int, line: Any, after: Any) -> int:
+        known = len(self.world.journal)
+        if known > last_seq:
+            self._stop_if_adopted(last_seq)
+            raise JournalError(f"the journal knows event {known}, the ledger only {last_seq}")
+        if known and line(known) != self.world.journal[-1]:
+            raise JournalError("journal and ledger have different histories")
+        self.world.torn = ""
+        self._position = known
+        missing = after(known) if known < last_seq else []
+        self.append(missing)
+        return len(missing)
+
+    def lines(self) -> list[str]:
+        return list(self.world.journal)
+
+
+class SimulatedStore(SQLiteStateStore):
+    """A ledger whose commits the world can break."""
+
+    world: World
+
+    def write(self, timed: Iterable[tuple[float, int, Event]]) -> list[str]:
+        lines = super().write(timed)
+        self.world.before("commit")
+        return lines
+
+
+class SimulatedFiles(RunFiles):
+    def __init__(self, world: World) -> None:
+        super().__init__(ROOT)
+        self.world = world
+
+    def folder(self, key: Key) -> str:
+        return f"{key[0]}.{key[1]}"
+
+    def evidence(
+        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], *, ours: bool
+    ) -> Evidence | Reason:
+        chance, moment = self.world.chance, int(self.world.now)
+        if chance.happens(0.03, "cannot be read", key, moment):
+            return reason(Code.CANNOT_RECORD, what="outputs", error="Input/output error")
+        if chance.happens(0.05, "no outputs", key) and outputs:
+            return Evidence(missing=tuple(item.file for item in outputs.values()))
+        found = tuple(OutputFile(name, item.path, item.file, 1, "0" * 64) for name, item in outputs.items())
+        return Evidence(outputs=found)
+
+    def make_folder(
+        self,
+        key: Key,
+        task: Mapping[str, Any],
+        script: str,
+        outputs: Iterable[ResolvedOutput],
+        copies: Mapping[str, Path],
+    ) -> Rejection | None:
+        self.world.before("folder")
+        if key in self.world.folders:  # a step that took over has claimed it
+            return Rejection(said("File exists"))
+        self.world.folders[key] = Folder(whole=False)
+        try:
+            self.world.before("task.json")
+        except OSError as error:
+            return Rejection(said(str(error)), retry_later=True)
+        self.world.folders[key].whole = True
+        return None
+
+    def leave(self, key: Key, files: Mapping[str, str]) -> bool:
+        self.world.before("leave")
+        return all(self.world.folders[key].files.setdefault(name, text) == text for name, text in files.items())
+
+    def write_defect(self, key: Key, traceback: str) -> None:
+        self.world.folders.setdefault(key, Folder(whole=False)).defect = traceback
+
+    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]) -> Reason:
+        failed = []
+        for output in outputs:
+            try:
+                self.world.before("link")
+                self.world.results[output.path] = key
+            except OSError as error:
+                failed.append({"path": output.path, "why": str(error)})
+        return reason(Code.LINKS, links=failed) if failed else Reason()
+
+    def keep_from_git(self, key: Key, files: Iterable[str], most: int) -> str:
+        return ""
+
+
+class SimulatedWorkshop(RunWorkshop):
+    """Renders nothing: in this world commands are only numbers."""
+
+    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
+        key = (task.task_id, task.attempts + 1)
+        chance = self.pool_world.chance
+        if chance.happens(0.01, "template", key):
+            made = attempt_made(key, task.operator, "", Resources(), "", {})
+            return Unlaunchable(made, FailureClass.TEMPLATE, reason(Code.TEMPLATE, text="no such answer"))
+        if chance.happens(0.02, "input unreadable", key, int(self.now)):
+            return Notice(task.task_id, reason(Code.INPUT_UNREADABLE, path="x", error="Input/output error"))
+        resources = Resources(cpus=chance.number(1, 3, "cpus", task.task_id))
+        made = self._made(key, task, resources)
+        rendered = Rendered("true", "", ("sh", "command.sh"), {}, {}, resources, {}, {})
+        instance = self.store.instance(task.task_id)
+        return RenderedIntent(made, task.campaign_version, instance, rendered, {}, {}, {})
+
+    @property
+    def pool_world(self) -> World:
+        files = self.files
+        assert isinstance(files, SimulatedFiles)
+        return files.world
+
+    def _made(self, key: Key, task: TaskRow, resources: Resources) -> AttemptMade:
+        entries = self.store.entries([task.task_id])[task.task_id]
+        read = {name for entry, name in entries if entry.startswith("inputs.")}
+        found = {name: self.board.published(name) for name in read}
+        inputs = {name: item[0] for name, item in found.items() if item is not None}
+        return attempt_made(key, task.operator, "{}", resources, "", inputs)
+
+
+class SimulatedRun:
+    """A run and its home. The database is its disk: it survives the process that is killed."""
+
+    def __init__(self, world: World, home: str = "home-1") -> None:
+        self.world = world
+        self.home = home
+        self._known = False  # its database was opened before
+        self.campaigns: dict[int, Campaign] = {}
+        self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change
+        self.reruns = False  # somebody has run tasks again: what is below may be older than what it needs
+        self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+    def create(self, campaign: Campaign, instances: Sequence[Instance]) -> None:
+        definition = dump_json(to_json(campaign), exact=True)
+        conditional = {name for name, task in campaign.tasks.items() if task.when is not None}
+        rows = "".join(f"{row}\n" for row in rows_of(instances, initial_changes(instances, conditional)))
+        self.world.expanded |= {digest_of_text(definition): definition, digest_of_text(rows): rows}
+        created = RunCreated(
+            run="simulated-0", name="simulated", digest="", version="", definition=digest_of_text(definition),
+            created_at="2026-01-01T00:00:00.000000Z", campaign_path="", campaign_sha256="", operators_sha256="",
+            source_digest="", new_home=self.home, host="host", path="/simulated", inode=1,
+        )  # fmt: skip
+        self.open().append([created, TasksAdded(1, digest_of_text(rows), len(instances))], self.world.now)
+
+    def empty(self) -> SimulatedStore:
+        """Return the ledger without its journal, for a clone to be filled."""
+        read = self.world.expanded.__getitem__
+        store = SimulatedStore.over(self.db, ROOT / "state.sqlite", read, known=self._known)
+        self._known = True
+        store.world = self.world
+        store.keep_campaigns(self.campaigns)
+        return store
+
+    def open(self) -> SimulatedStore:
+        """Return the ledger as a process that begins finds it, its journal completed. Raises JournalError."""
+        store = self.empty()
+        store.journal = SimulatedJournal(self.world)
+        try:
+            store.complete_journal(compare=False)
+        except OSError as error:
+            raise RunRootError(f"{store.journal.path}: cannot be written: {error.strerror}") from None
+        return store
+
+    def process(self) -> Step:
+        """Return a step as a new process takes it."""
+        store = self.open()
+        files = SimulatedFiles(self.world)
+        pool = Pool(store, self.make)
+        return Step(ROOT, store, pool=pool, files=files, clock=lambda: self.world.now, workshop=SimulatedWorkshop)
+
+    def step(self) -> StepReport:
+        return self.process().take()
+
+    def make(self, spec: OperatorSpec) -> Operator:
+        kind = SimulatedPerson if spec.row.asks else SimulatedOperator
+        return kind(spec, self.world)
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.db.close()

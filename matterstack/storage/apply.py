@@ -1,0 +1,270 @@
+"""What each event does to the ledger: one function for each kind, the only code that writes its tables.
+
+Used alike by a step, a person's command, a migration and the replay of a journal, so that a ledger made from the journal
+is the same by construction. An event holds all that its function needs; only `TasksAdded` and `RunCreated` name a file of
+expanded/, which ``read`` returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from matterstack.core import events as e
+from matterstack.core.model import Instance, TaskChange, inputs_to_json, to_json
+from matterstack.core.reasons import Code, Reason, reason, reason_to_json
+from matterstack.core.states import ATTEMPT_MOVES, AttemptState
+from matterstack.core.times import from_text, to_text
+from matterstack.core.values import dump_json
+from matterstack.errors import LedgerError
+from matterstack.storage.journal import Entry
+
+if TYPE_CHECKING:
+    import sqlite3
+
+Read = Callable[[str], str]  # sha256 of a file of expanded/ -> its text
+
+
+def apply(db: sqlite3.Connection, entry: Entry, read: Read) -> None:
+    """Write what an event changed, within the open transaction.
+
+    Raises LedgerError for an event that does not fit the ledger: of a task it does not have, or an illegal move.
+    """
+    _FUNCTIONS[entry.event.kind](db, entry, entry.event, read)
+
+
+def text_of(found: Reason) -> str:
+    """Return a reason as the ledger stores it."""
+    return json.dumps(reason_to_json(found), ensure_ascii=False) if found else ""
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def _run_created(db: sqlite3.Connection, entry: Entry, event: e.RunCreated, read: Read) -> None:
+    db.execute(
+        "INSERT INTO run (run_id, name, digest, created_at, epoch, campaign_path, source_digest, home_id, home_inode, "
+        "home_host, home_path) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (event.run, event.name, event.digest, event.created_at, entry.epoch, event.campaign_path, event.source_digest,
+         event.new_home, event.inode, event.host, event.path),
+    )  # fmt: skip
+    db.execute(
+        "INSERT INTO campaign_versions VALUES (1, ?, ?, ?)", (event.digest, event.created_at, read(event.definition))
+    )
+    _put_sources(db, event.sources)
+
+
+def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read: Read) -> None:
+    position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
+    rows = [json.loads(line) for line in read(event.rows).splitlines()]
+    db.executemany(
+        "INSERT INTO tasks (position, campaign_version, task_id, group_name, label, matrix, operator, priority, inputs, "
+        "outputs, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ((number, event.campaign_version, *row[:10]) for number, row in enumerate(rows, start=position)),
+    )
+    db.executemany(
+        "INSERT INTO edges VALUES (?, ?, ?)", ((upstream, row[0], how) for row in rows for upstream, how in row[10])
+    )
+
+
+def rows_of(instances: Iterable[Instance], first: Iterable[TaskChange]) -> Iterator[str]:
+    """Yield the lines of a file that `TasksAdded` names: an instance with its first state, as a JSON list."""
+    for item, change in zip(instances, first, strict=True):
+        row = [
+            item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
+            json.dumps(inputs_to_json(item.inputs), ensure_ascii=False),
+            json.dumps(to_json(item.outputs), ensure_ascii=False), str(change.state), change.watch,
+            [[edge.upstream, edge.entry] for edge in item.edges],
+        ]  # fmt: skip
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def _paused(db: sqlite3.Connection, entry: Entry, event: e.Paused | e.Resumed, read: Read) -> None:
+    paused = isinstance(event, e.Paused)
+    if event.tasks:
+        _update(db, "UPDATE tasks SET paused = ? WHERE task_id = ?", ((paused, task) for task in event.tasks))
+    else:
+        db.execute("UPDATE run SET paused = ?", (paused,))
+
+
+def _cancelled(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -> None:
+    db.execute("UPDATE run SET cancelled = ?", (isinstance(event, e.Cancelled),))
+
+
+def _source_changed(db: sqlite3.Connection, entry: Entry, event: e.SourceChanged, read: Read) -> None:
+    db.execute("UPDATE run SET source_digest = ?", (event.source_digest,))
+    _put_sources(db, event.sources)
+
+
+def _put_sources(db: sqlite3.Connection, sources: Any) -> None:
+    rows = ((path, digest, size) for path, (digest, size) in sources.items())
+    db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?)", rows)
+
+
+def _moved(db: sqlite3.Connection, entry: Entry, event: e.Moved | e.Adopted | e.Rebuilt, read: Read) -> None:
+    home = event.new_home if isinstance(event, e.Adopted) else entry.home
+    db.execute(
+        "UPDATE run SET home_id = ?, home_inode = ?, home_host = ?, home_path = ?, campaign_path = ?",
+        (home, event.inode, event.host, event.path, event.campaign_path),
+    )
+
+
+def _nothing(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -> None:
+    """It is on record; no table says it."""
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, read: Read) -> None:
+    change = event.change
+    values = (change.state, text_of(change.reason), change.soft, change.cause, change.watch, change.retry_at)
+    _update(db, _CHANGE_TASK, ((*values, task) for task in event.tasks))
+
+
+_CHANGE_TASK = "UPDATE tasks SET state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ? WHERE task_id = ?"
+
+
+def _retries_reset(db: sqlite3.Connection, entry: Entry, event: e.RetriesReset, read: Read) -> None:
+    _update(db, "UPDATE tasks SET tries = 0 WHERE task_id = ?", ((task,) for task in event.tasks))
+
+
+def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Update one row for each; raise LedgerError if one of them does not exist."""
+    given = list(rows)
+    if db.executemany(statement, given).rowcount != len(given):
+        raise LedgerError("an event names a task or attempt that the ledger does not have")
+
+
+# --- attempts -------------------------------------------------------------------------------------------------------
+
+
+def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, read: Read) -> None:
+    found = db.execute("SELECT attempts, campaign_version FROM tasks WHERE task_id = ?", (event.task,)).fetchone()
+    if found is None or found[0] + 1 != event.attempt:
+        raise LedgerError(f"{event.task}: attempt {event.attempt} does not follow attempt {found and found[0]}")
+    db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
+    db.execute(
+        "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
+        "time_s, source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?, ?)",
+        (event.task, event.attempt, event.operator, found[1], event.handle, entry.at, event.cpus, event.memory,
+         event.time_s, event.source_digest),
+    )  # fmt: skip
+    db.executemany(
+        "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",
+        ((*event.key, upstream, number) for upstream, number in event.inputs.items()),
+    )
+    db.execute(
+        "UPDATE tasks SET state = 'SUBMITTED', reason = '', soft = 0, cause = NULL, watch = NULL, retry_at = NULL, "
+        "attempts = ? WHERE task_id = ?",
+        (event.attempt, event.task),
+    )
+
+
+def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChanged, read: Read) -> None:
+    row = db.execute("SELECT state FROM attempts WHERE task_id = ? AND attempt = ?", event.key).fetchone()
+    if row is None:
+        raise LedgerError(f"an event names {event.task}, attempt {event.attempt}, which the ledger does not have")
+    before = AttemptState(row[0])
+    if event.state is not before and event.state not in ATTEMPT_MOVES[before]:
+        raise LedgerError(f"{event.task}, attempt {event.attempt}: {before} -> {event.state} is not a legal move")
+    completed = event.state is AttemptState.COMPLETED
+    db.execute(
+        "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
+        "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), ended_at = COALESCE(?, ended_at), "
+        "counts = ?, unclaimed = ?, awaited = ?, unlinked = ?, metrics = COALESCE(?, metrics), "
+        "response = COALESCE(?, response) WHERE task_id = ? AND attempt = ?",
+        (event.state, event.failure, text_of(event.reason), event.handle, event.exit_code, from_text(event.started_at),
+         from_text(event.ended_at), event.counts, event.unclaimed, event.state is AttemptState.LOST,
+         text_of(event.unlinked), dump_json(event.metrics) if event.metrics else None,
+         dump_json(event.response) if event.response else None, *event.key),
+    )  # fmt: skip
+    if event.counts and before is not AttemptState.LOST:  # one that was lost has counted already
+        db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (event.task,))
+    if completed:
+        db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (event.attempt, event.task))
+        db.executemany(
+            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(*event.key, item.name, item.path, item.file, item.size, item.sha256) for item in event.outputs],
+        )
+    if event.becomes is not None:
+        change = event.becomes
+        values = (change.state, text_of(change.reason), change.soft, change.cause, change.watch, change.retry_at)
+        db.execute(_CHANGE_TASK, (*values, event.task))
+
+
+def _links_changed(db: sqlite3.Connection, entry: Entry, event: e.LinksChanged, read: Read) -> None:
+    _update(
+        db,
+        "UPDATE attempts SET unlinked = ? WHERE task_id = ? AND attempt = ?",
+        [(text_of(event.reason), event.task, event.attempt)],
+    )
+
+
+def _wished(db: sqlite3.Connection, entry: Entry, event: e.Wished, read: Read) -> None:
+    _update(
+        db,
+        "UPDATE attempts SET wish = ?, wished_at = COALESCE(wished_at, ?) WHERE task_id = ? AND attempt = ?",
+        ((event.wish, entry.at, *key) for key in event.attempts),
+    )
+
+
+def _parcel_packed(db: sqlite3.Connection, entry: Entry, event: e.ParcelPacked, read: Read) -> None:
+    for key in event.attempts:
+        terms = _terms(db, key)
+        before = [item for item in terms.get("parcels", []) if item != event.parcel]
+        parcels = before if event.undone else [*before, dict(event.parcel)]
+        terms = {**terms, "parcel": parcels[-1], "parcels": parcels} if parcels else {
+            name: value for name, value in terms.items() if name not in ("parcel", "parcels")
+        }  # fmt: skip
+        last = terms.get("parcel")
+        why = reason(Code.HANDED_OVER, by=last["by"], at=last["at"]) if last else Reason()
+        _put_terms(db, key, terms, why)
+
+
+def _parcel_returned(db: sqlite3.Connection, entry: Entry, event: e.ParcelReturned, read: Read) -> None:
+    at = to_text(entry.at)
+    for key in event.attempts:
+        _put_terms(db, key, {**_terms(db, key), "returned_at": at}, reason(Code.CAME_BACK, at=at))
+
+
+def _terms(db: sqlite3.Connection, key: e.Key) -> dict[str, Any]:
+    row = db.execute("SELECT handle FROM attempts WHERE task_id = ? AND attempt = ?", key).fetchone()
+    if row is None:
+        raise LedgerError(f"an event names {key[0]}, attempt {key[1]}, which the ledger does not have")
+    try:
+        terms = json.loads(row[0] or "{}")
+    except ValueError:
+        terms = {}
+    return terms if isinstance(terms, dict) else {}
+
+
+def _put_terms(db: sqlite3.Connection, key: e.Key, terms: dict[str, Any], why: Reason) -> None:
+    db.execute(
+        "UPDATE attempts SET handle = ?, reason = ?, parcelled = ? WHERE task_id = ? AND attempt = ?",
+        (json.dumps(terms, ensure_ascii=False), text_of(why), bool(terms.get("parcels")), *key),
+    )
+
+
+_FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
+    e.RunCreated.kind: _run_created,
+    e.TasksAdded.kind: _tasks_added,
+    e.Paused.kind: _paused,
+    e.Resumed.kind: _paused,
+    e.Cancelled.kind: _cancelled,
+    e.Uncancelled.kind: _cancelled,
+    e.SourceChanged.kind: _source_changed,
+    e.Moved.kind: _moved,
+    e.Adopted.kind: _moved,
+    e.Rebuilt.kind: _moved,
+    e.Translated.kind: _nothing,
+    e.TasksChanged.kind: _tasks_changed,
+    e.RetriesReset.kind: _retries_reset,
+    e.AttemptMade.kind: _attempt_made,
+    e.AttemptChanged.kind: _attempt_changed,
+    e.LinksChanged.kind: _links_changed,
+    e.Wished.kind: _wished,
+    e.ParcelPacked.kind: _parcel_packed,
+    e.ParcelReturned.kind: _parcel_returned,
+}

@@ -1,0 +1,77 @@
+"""Whether a ledger can be what it says: SQLite's own checks look at its form alone, so all that it holds is read."""
+
+from __future__ import annotations
+
+from matterstack.core.recorded import bucket_of
+from matterstack.errors import LedgerDamagedError
+from matterstack.storage.journal import parse
+from matterstack.storage.rows import ATTEMPT_COLUMNS, Undecodable, attempt_row, plain
+from matterstack.storage.state_store import SQLiteStateStore
+
+_OBJECTS = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+
+
+def integrity_problem(store: SQLiteStateStore) -> str:
+    """Return what is wrong with a ledger, "" for nothing. Raises LedgerError where the file cannot even be read."""
+    with store.guard():
+        if store.db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+            return "its integrity check fails"
+        row = store.db.execute("PRAGMA foreign_key_check").fetchone()
+        if row is not None:
+            return f"a row of {row[0]} refers to nothing"
+        problem = _missing_object(store) or _wrong_type(store)
+        if problem:
+            return problem
+        try:
+            return _content_problem(store)
+        except Undecodable as error:
+            return str(error)
+        except LedgerDamagedError as error:
+            return error.what
+
+
+def _missing_object(store: SQLiteStateStore) -> str:
+    with SQLiteStateStore.in_memory(store.path) as ours:
+        lost = set(ours.db.execute(_OBJECTS)) - set(store.db.execute(_OBJECTS))
+    if not lost:
+        return ""
+    kind, name = min(lost)
+    return f"{kind} {name} is missing"
+
+
+def _wrong_type(store: SQLiteStateStore) -> str:
+    columns = store.db.execute(
+        "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+    ).fetchall()
+    for table, column, kind in columns:
+        fits = "'integer', 'real'" if kind == "REAL" else f"'{kind.lower()}'"
+        row = store.db.execute(
+            f"SELECT {column} FROM {table} WHERE typeof({column}) NOT IN ({fits}, 'null') LIMIT 1"
+        ).fetchone()
+        if row is not None:
+            return f"{table}.{column} holds {str(row[0])[:60]!r}"
+    return ""
+
+
+def _content_problem(store: SQLiteStateStore) -> str:
+    store.run()
+    counted: dict[object, int] = {}
+    for row in store.tasks():
+        counted[bucket_of(row)] = counted.get(bucket_of(row), 0) + 1
+        campaign, item = store.campaign(row.campaign_version), store.instance(row.task_id)
+        if row.group not in campaign.tasks or row.operator not in campaign.operators:
+            return f"no task '{row.group}' or operator '{row.operator}' is in its campaign"
+        known = store.published(row.task_id)
+        if known is not None and not set(known[1]) <= set(item.outputs):
+            return f"{row.task_id} has an output that its campaign does not know"
+    if counted != store.buckets():
+        return "its counts of tasks are not those of its tasks"
+    for attempt in store.db.execute(f"SELECT {ATTEMPT_COLUMNS}, metrics FROM attempts"):
+        plain(attempt_row(attempt[:-1]).response)
+        plain(attempt[-1])
+    for number, line in enumerate(store.lines_after(0), start=1):
+        try:
+            parse(line)
+        except ValueError as error:
+            return f"event {number} {error}"
+    return ""

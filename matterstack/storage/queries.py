@@ -1,0 +1,424 @@
+"""What is read from the ledger. Every statement looks rows up by an index that what changed, or what is live, bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from matterstack.core.model import ABSENT, Campaign, Instance, OutputFile, ResolvedOutput, campaign_from_json
+from matterstack.core.readiness import GroupSummary, TaskStanding
+from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow
+from matterstack.core.states import FailureClass, TaskState
+from matterstack.core.values import load_json
+from matterstack.storage.rows import (
+    ATTEMPT_COLUMNS,
+    TASK_COLUMNS,
+    Undecodable,
+    attempt_row,
+    data_of,
+    decode,
+    inputs,
+    outputs,
+    plain,
+    standing,
+    task_row,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+CLOCK_SKEW_S = 60.0  # between machines that write to one run root
+_LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
+_STANDING = "task_id, position, state, soft, cause"
+
+
+class Queries:
+    """The reading half of an open ledger; `state_store.SQLiteStateStore` is the whole."""
+
+    db: sqlite3.Connection
+    _campaigns: dict[int, Campaign]
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn what SQLite raises into errors of ours."""
+        raise NotImplementedError
+        yield
+
+    def _all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.guard():
+            return self.db.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
+        with self.guard():
+            row: tuple[Any, ...] | None = self.db.execute(statement, values).fetchone()
+            return row
+
+    def _decoded(self, decoder: Any, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
+        with self.guard():
+            return [decoder(row) for row in rows]
+
+    # --- the run ---
+
+    def run(self) -> RunRow:
+        row = self._one(
+            "SELECT run_id, name, digest, created_at, paused, cancelled, campaign_path, source_digest, home_id, "
+            "home_path FROM run"
+        )
+        with self.guard():
+            if row is None:
+                raise Undecodable("it holds no run")
+            values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:]]
+            return RunRow(*values)
+
+    def home(self) -> tuple[int, str, str]:
+        """Return (inode of the ledger, host, path) of where the run is at home."""
+        row = self._one("SELECT home_inode, home_host, home_path FROM run")
+        with self.guard():
+            if row is None:
+                raise Undecodable("it holds no run")
+            return decode(int, row[0]), str(row[1]), str(row[2])
+
+    def campaign(self, version: int) -> Campaign:
+        """Return a campaign version; kept, since reading a large one costs."""
+        if version not in self._campaigns:
+            row = self._one("SELECT definition FROM campaign_versions WHERE version = ?", version)
+            with self.guard():
+                text = row[0] if row is not None else None
+                self._campaigns[version] = decode(lambda text: campaign_from_json(load_json(text)), text)
+        return self._campaigns[version]
+
+    def newest_version(self) -> int:
+        """Return the newest version of the campaign: that of settings which hold for the run, not for a task."""
+        row = self._one("SELECT MAX(version) FROM campaign_versions")
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    def newest_campaign(self) -> Campaign:
+        return self.campaign(self.newest_version())
+
+    def sources(self) -> dict[str, str]:
+        """Return {path below source/: sha256}."""
+        return dict(self._all("SELECT path, sha256 FROM source_files"))
+
+    def source_sizes(self) -> dict[str, tuple[str, int]]:
+        """Return {path below source/: (sha256, bytes)}."""
+        return {row[0]: (row[1], row[2]) for row in self._all("SELECT path, sha256, size FROM source_files")}
+
+    # --- tasks ---
+
+    def buckets(self) -> dict[Bucket, int]:
+        """Return how many tasks are in each bucket, see `bucket_of`."""
+        rows = self._all("SELECT state, soft, paused, waits, unlooked, tasks FROM task_counts WHERE tasks <> 0")
+        return {
+            (state, bool(row[1]), bool(row[2]), bool(row[3]), bool(row[4])): row[5]
+            for row, state in zip(rows, self._decoded(lambda row: decode(TaskState, row[0]), rows), strict=True)
+        }
+
+    def tasks(self, task_ids: Iterable[str] | None = None) -> list[TaskRow]:
+        """Return tasks in the order of the campaign, all or the named ones."""
+        if task_ids is None:
+            rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY position")
+        else:
+            rows = self._all(
+                f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY position",
+                json.dumps(list(task_ids)),
+            )
+        return self._decoded(task_row, rows)
+
+    def task_ids(self) -> list[str]:
+        return [row[0] for row in self._all("SELECT task_id FROM tasks ORDER BY position")]
+
+    def instance(self, task_id: str) -> Instance:
+        """Return a task as it was expanded; without its edges."""
+        row = self._one(
+            "SELECT group_name, label, matrix, operator, priority, inputs, outputs FROM tasks WHERE task_id = ?",
+            task_id,
+        )
+        assert row is not None
+        with self.guard():
+            return Instance(
+                task_id, row[0], row[1], decode(load_json, row[2]), row[3], row[4], inputs(row[5]), outputs(row[6]), ()
+            )
+
+    def outputs_of(self, task_id: str) -> dict[str, ResolvedOutput]:
+        row = self._one("SELECT outputs FROM tasks WHERE task_id = ?", task_id)
+        assert row is not None
+        with self.guard():
+            return outputs(row[0])
+
+    def matrices(self) -> dict[str, dict[str, Any]]:
+        rows = self._all("SELECT task_id, matrix FROM tasks")
+        return dict(self._decoded(lambda row: (row[0], decode(load_json, row[1])), rows))
+
+    def ready(self, operator: str, most: int) -> list[TaskRow]:
+        """Return at most ``most`` READY tasks of an operator that are not paused, the first to start first."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE operator = ? AND state = 'READY' AND paused = 0 "
+            "ORDER BY priority DESC, position LIMIT ?",
+            operator,
+            most,
+        )
+        return self._decoded(task_row, rows)
+
+    def ready_operators(self) -> list[str]:
+        """Return the operators for which a task is READY."""
+        found: list[str] = []
+        while True:  # one look-up each: a DISTINCT would read every READY task
+            row = self._one(
+                "SELECT operator FROM tasks WHERE state = 'READY' AND operator > ? ORDER BY operator LIMIT 1",
+                found[-1] if found else "",
+            )
+            if row is None:
+                return found
+            found.append(row[0])
+
+    def retries_due(self, now: float) -> list[TaskRow]:
+        """Return the tasks whose delay is over, or began in what is the future now: the clock was set back."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks t WHERE retry_at IS NOT NULL AND paused = 0 AND (retry_at <= ? OR EXISTS "
+            "(SELECT 1 FROM attempts a WHERE a.task_id = t.task_id AND a.attempt = t.attempts AND a.ended_at > ?)) "
+            "ORDER BY position",
+            now,
+            now + CLOCK_SKEW_S,
+        )
+        return self._decoded(task_row, rows)
+
+    def next_retry(self) -> float | None:
+        row = self._one("SELECT MIN(retry_at) FROM tasks WHERE retry_at IS NOT NULL AND paused = 0")
+        return None if row is None or row[0] is None else float(row[0])
+
+    # --- readiness ---
+
+    def unlooked(self) -> list[TaskRow]:
+        """Return PENDING tasks that nothing has looked at since something about them changed."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE state = 'PENDING' AND watch IS NULL AND retry_at IS NULL "
+            "ORDER BY position"
+        )
+        return self._decoded(task_row, rows)
+
+    def watchers(self, settled: Iterable[str]) -> list[TaskRow]:
+        """Return the PENDING tasks that watch one of these."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE watch IN (SELECT value FROM json_each(?)) AND state = 'PENDING'",
+            json.dumps(list(settled)),
+        )
+        return self._decoded(task_row, rows)
+
+    def successors(self, task_ids: Iterable[str]) -> list[TaskRow]:
+        """Return the tasks directly below, also those that wait for a whole group of which one is named."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN (SELECT e.downstream FROM edges e WHERE e.upstream IN "
+            "(SELECT value FROM json_each(?1)) OR e.upstream IN "
+            "(SELECT t.group_name FROM tasks t WHERE t.task_id IN (SELECT value FROM json_each(?1))))",
+            json.dumps(list(task_ids)),
+        )
+        return self._decoded(task_row, rows)
+
+    def entries(self, task_ids: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+        """Return for each task its (entry, upstream) pairs, upstreams in the order of the campaign."""
+        out: dict[str, list[tuple[str, str]]] = {task_id: [] for task_id in task_ids}
+        rows = self._all(
+            "SELECT e.downstream, e.entry, e.upstream FROM edges e LEFT JOIN tasks t ON t.task_id = e.upstream "
+            "WHERE e.downstream IN (SELECT value FROM json_each(?)) ORDER BY t.position",
+            json.dumps(list(out)),
+        )
+        for downstream, entry, upstream in rows:
+            out[downstream].append((entry, upstream))
+        return out
+
+    def group(self, name: str, without: Iterable[str]) -> GroupSummary:
+        """Return a group in sum; the first troubled and the last unsettled task are looked for ``without`` some."""
+        left_out = json.dumps(list(without))
+        rows = self._all("SELECT state, soft, COUNT(*) FROM tasks WHERE group_name = ? GROUP BY state, soft", name)
+        troubled = self._one(
+            f"SELECT {_STANDING} FROM tasks WHERE group_name = ? AND state IN ('FAILED', 'BLOCKED', 'CANCELLED', "
+            "'SKIPPED') AND task_id NOT IN (SELECT value FROM json_each(?)) "
+            "ORDER BY state = 'SKIPPED', soft, position LIMIT 1",
+            name,
+            left_out,
+        )
+        last = self._one(
+            f"SELECT {_STANDING} FROM tasks WHERE group_name = ? AND state IN ('PENDING', 'READY', 'SUBMITTED', "
+            "'RUNNING', 'WAITING') AND task_id NOT IN (SELECT value FROM json_each(?)) ORDER BY position DESC LIMIT 1",
+            name,
+            left_out,
+        )
+        with self.guard():
+            counts = {(decode(TaskState, state), bool(soft)): count for state, soft, count in rows}
+            return GroupSummary(counts, standing(troubled), standing(last))
+
+    def standings(self, task_ids: Iterable[str]) -> dict[str, TaskStanding]:
+        """Return how tasks stand, by id; names of groups are not tasks and left out."""
+        rows = self._all(
+            f"SELECT {_STANDING} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))",
+            json.dumps(list(task_ids)),
+        )
+        found: list[TaskStanding] = self._decoded(standing, rows)
+        return {item.task_id: item for item in found}
+
+    def all_edges(self) -> list[tuple[str, str]]:
+        """Return (upstream, downstream) pairs; a group that something waits for as a whole is a node behind its members."""
+        rows = self._all(
+            "SELECT DISTINCT upstream, downstream FROM edges UNION ALL SELECT task_id, group_name FROM tasks "
+            "WHERE group_name <> task_id AND group_name IN (SELECT DISTINCT upstream FROM edges)"
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    # --- attempts ---
+
+    def live_attempts(self) -> list[AttemptRow]:
+        rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN {_LIVE} ORDER BY created_at, task_id")
+        return self._decoded(attempt_row, rows)
+
+    def awaited_attempts(self) -> list[AttemptRow]:
+        """Return LOST attempts behind which no later one was handed over: their end may still turn up."""
+        return self._decoded(attempt_row, self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE awaited = 1"))
+
+    def unlinked(self) -> list[AttemptRow]:
+        """Return the newest results of which a link in results/ could not be set."""
+        rows = self._all(
+            f"SELECT {ATTEMPT_COLUMNS} FROM attempts a WHERE unlinked <> '' "
+            "AND attempt = (SELECT result FROM tasks WHERE task_id = a.task_id)"
+        )
+        return self._decoded(attempt_row, rows)
+
+    def active(self) -> int:
+        row = self._one(f"SELECT COUNT(*) FROM attempts WHERE state IN {_LIVE}")
+        return int(row[0]) if row is not None else 0
+
+    def attempts(self, task_id: str) -> list[AttemptRow]:
+        rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? ORDER BY attempt", task_id)
+        return self._decoded(attempt_row, rows)
+
+    def attempt(self, task_id: str, attempt: int) -> AttemptRow | None:
+        row = self._one(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE task_id = ? AND attempt = ?", task_id, attempt)
+        with self.guard():
+            return attempt_row(row) if row else None
+
+    def parcelled(self) -> list[AttemptRow]:
+        """Return the attempts that went out in a parcel, oldest first."""
+        rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE parcelled = 1 ORDER BY created_at, task_id")
+        return self._decoded(attempt_row, rows)
+
+    def last_attempts(self) -> dict[str, AttemptRow]:
+        """Return the newest attempt of each task that has one."""
+        rows = self._all(
+            f"SELECT {ATTEMPT_COLUMNS} FROM attempts a WHERE attempt = "
+            "(SELECT attempts FROM tasks WHERE task_id = a.task_id)"
+        )
+        found: list[AttemptRow] = self._decoded(attempt_row, rows)
+        return {row.task_id: row for row in found}
+
+    def metrics(self) -> dict[str, tuple[int, dict[str, Any], Any]]:
+        """Return {task: (attempt, metrics, data of the response)} of the newest successful attempts, else of the newest."""
+        rows = self._all(
+            "SELECT a.task_id, a.attempt, a.metrics, a.response FROM attempts a JOIN tasks t "
+            "ON t.task_id = a.task_id AND COALESCE(t.result, t.attempts) = a.attempt"
+        )
+        return dict(self._decoded(lambda row: (row[0], (row[1], plain(row[2]), data_of(row[3]))), rows))
+
+    def given_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
+        """Return the answers and metrics that a task's templates name, and of which attempts they are.
+
+        ({"response": {group: data}, "metrics": {group: values}}, {"response.GROUP": (task, attempt)}); ABSENT, and no
+        attempt, of a task that is not COMPLETED.
+        """
+        values: dict[str, dict[str, Any]] = {"response": {}, "metrics": {}}
+        origins = {}
+        rows = self._all(
+            "SELECT e.entry, t.task_id, t.state, a.attempt, a.metrics, a.response FROM edges e "
+            "JOIN tasks t ON t.task_id = e.upstream LEFT JOIN attempts a ON a.task_id = t.task_id "
+            "AND a.attempt = t.result WHERE e.downstream = ? AND (e.entry LIKE 'response.%' OR e.entry LIKE 'metrics.%')",
+            task_id,
+        )
+        with self.guard():
+            for entry, upstream, state, attempt, metrics, response in rows:
+                root, _, group = entry.partition(".")
+                found: Any = ABSENT
+                if state == TaskState.COMPLETED and attempt is not None:
+                    found = plain(metrics) if root == "metrics" else plain(response).get("data")
+                    origins[entry] = (upstream, attempt)
+                values[root][group] = found
+        return values, origins
+
+    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
+        """Return (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
+        row = self._one("SELECT result FROM tasks WHERE task_id = ?", task_id)
+        if row is None or row[0] is None:
+            return None
+        rows = self._all("SELECT name, file, sha256 FROM outputs WHERE task_id = ? AND attempt = ?", task_id, row[0])
+        return row[0], {name: (file, sha256) for name, file, sha256 in rows}
+
+    def published_since(self, since: float) -> list[tuple[str, int, list[OutputFile]]]:
+        """Return (task, attempt, outputs) of the newest successful attempts that ended since then."""
+        rows = self._all(
+            "SELECT a.task_id, a.attempt, o.name, o.path, o.file, o.size, o.sha256 FROM attempts a "
+            "JOIN tasks t ON t.task_id = a.task_id AND t.result = a.attempt "
+            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt WHERE a.ended_at >= ? ORDER BY t.position",
+            since,
+        )
+        found: dict[tuple[str, int], list[OutputFile]] = {}
+        for task_id, attempt, *output in rows:
+            found.setdefault((task_id, attempt), []).append(OutputFile(*output))
+        return [(*key, outputs) for key, outputs in found.items()]
+
+    def stale(self) -> dict[str, str]:
+        """Return why, of tasks whose result was made from an older attempt, or without one that has succeeded since."""
+        rows = self._all(
+            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM attempt_inputs i "
+            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
+            "JOIN tasks u ON u.task_id = i.upstream WHERE u.result > i.upstream_attempt"
+        )
+        out = {row[0]: f"made from attempt {row[2]} of {row[1]}, which has a newer one ({row[3]})" for row in rows}
+        rows = self._all(
+            "SELECT e.downstream, e.upstream FROM edges e "
+            "JOIN tasks t ON t.task_id = e.downstream AND t.state = 'COMPLETED' "
+            "JOIN tasks u ON u.task_id = e.upstream AND u.state = 'COMPLETED' "
+            "JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = t.result "
+            "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.result "
+            "WHERE e.entry LIKE 'inputs.%' AND theirs.ended_at > mine.created_at AND NOT EXISTS "
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.task_id)"
+        )
+        for task_id, upstream in rows:
+            out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
+        return out
+
+    def unclaimed_before(self, task_id: str, attempt: int) -> int:
+        """Return how many attempts in a row just before this one had a process that ended without claiming.
+
+        Those that a step fenced say nothing about it: they neither count nor end the row.
+        """
+        rows = self._all(
+            "SELECT failure, unclaimed FROM attempts WHERE task_id = ? AND attempt < ? ORDER BY attempt DESC",
+            task_id,
+            attempt,
+        )
+        count = 0
+        for failure, unclaimed in rows:
+            if failure != FailureClass.NOT_STARTED:
+                break
+            count += bool(unclaimed)
+        return count
+
+    def consecutive(self, task_id: str, attempt: int, *failures: FailureClass) -> int:
+        """Return how many attempts in a row just before this one ended with one of these classes."""
+        rows = self._all(
+            "SELECT failure FROM attempts WHERE task_id = ? AND attempt < ? ORDER BY attempt DESC", task_id, attempt
+        )
+        count = 0
+        for row in rows:
+            if row[0] not in failures:
+                break
+            count += 1
+        return count
+
+    def counted_failures(self, task_id: str, tries: int) -> list[tuple[FailureClass, int | None]]:
+        """Return class and exit code of the last ``tries`` failures that count, oldest first."""
+        rows = self._all(
+            "SELECT failure, exit_code FROM attempts WHERE task_id = ? AND counts = 1 ORDER BY attempt DESC LIMIT ?",
+            task_id,
+            tries,
+        )
+        return self._decoded(lambda row: (decode(FailureClass, row[0]), row[1]), reversed(rows))

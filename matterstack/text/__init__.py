@@ -1,0 +1,1 @@
+"""Sentences for people: what reasons and states read as. Nothing here decides anything."""

@@ -1,0 +1,176 @@
+"""What must be true after every step, whatever went wrong: each a function that gives what is wrong, "" for nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from matterstack.core.states import LIVE, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
+from matterstack.simulation.run import ROOT, SimulatedRun
+from matterstack.storage.journal import Journal
+from matterstack.storage.rows import ATTEMPT_COLUMNS, attempt_row
+from matterstack.storage.state_store import SQLiteStateStore
+
+TABLES = (
+    "run", "campaign_versions", "tasks", "task_counts", "edges", "attempts", "attempt_inputs", "outputs", "source_files",
+    "events",
+)  # fmt: skip
+
+
+class Now:
+    """A run as the next process finds it, read once for all invariants."""
+
+    def __init__(self, run: SimulatedRun, store: SQLiteStateStore) -> None:
+        self.run, self.store, self.world = run, store, run.world
+        self.tasks = {row.task_id: row for row in store.tasks()}
+        rows = store.db.execute(f"SELECT {ATTEMPT_COLUMNS} FROM attempts").fetchall()
+        self.attempts = {row.key: row for row in map(attempt_row, rows)}
+        self.live = [row for row in self.attempts.values() if row.state in LIVE]
+        self.campaign = store.newest_campaign()
+        if not run.entries:
+            run.entries = store.entries(self.tasks)
+        self.entries = run.entries
+
+
+def no_command_starts_twice(now: Now) -> str:
+    return next((f"{key} was started {w.started} times" for key, w in now.world.work.items() if w.started > 1), "")
+
+
+def at_most_one_live_attempt_for_each_task(now: Now) -> str:
+    seen: set[str] = set()
+    for row in now.live:
+        if row.task_id in seen:
+            return f"{row.task_id} has two live attempts"
+        seen.add(row.task_id)
+    return ""
+
+
+def at_most_one_attempt_of_a_task_runs(now: Now) -> str:
+    """Also in the world, and not only by what the ledger knows; but for one that was taken to be lost."""
+    alive: dict[str, int] = {}
+    for task, attempt in now.world.work:
+        work = now.world.work[task, attempt]
+        row = now.attempts.get((task, attempt))
+        if work.began_at is not None and now.world.is_alive((task, attempt)):
+            if task in alive and row is not None and row.state is not AttemptState.LOST:
+                return f"attempts {alive[task]} and {attempt} of {task} both run"
+            alive[task] = attempt
+    return ""
+
+
+def what_completed_has_its_evidence(now: Now) -> str:
+    for row in now.tasks.values():
+        if row.state is TaskState.COMPLETED:
+            attempt = now.attempts.get((row.task_id, row.result or 0))
+            if attempt is None or attempt.state is not AttemptState.COMPLETED:
+                return f"{row.task_id} is COMPLETED by attempt {row.result}, which is not"
+            work = now.world.work.get((row.task_id, row.result or 0))
+            if work is not None and (work.started != 1 or now.world.exit_code((row.task_id, row.result or 0)) != 0):
+                return f"{row.task_id} is COMPLETED, and its command did not succeed"
+    return ""
+
+
+def what_was_fenced_never_runs(now: Now) -> str:
+    for (task, number), work in now.world.work.items():
+        row = now.attempts.get((task, number))
+        if row is not None and row.failure in (FailureClass.NOT_STARTED, FailureClass.POSTPONED) and work.started:
+            return f"{task}, attempt {number} is recorded as never started, and it ran"
+    return ""
+
+
+def nothing_runs_that_is_not_on_record(now: Now) -> str:
+    return next(
+        (f"{key} was handed over and is not in the ledger" for key in now.world.work if key not in now.attempts), ""
+    )
+
+
+def a_task_is_active_while_its_attempt_is(now: Now) -> str:
+    for row in now.tasks.values():
+        attempt = now.attempts.get((row.task_id, row.attempts))
+        live = attempt is not None and attempt.state in LIVE
+        expected = TASK_STATE_OF_ATTEMPT[attempt.state] if live and attempt is not None else None
+        active = row.state in set(TASK_STATE_OF_ATTEMPT.values())
+        if live != active or (live and row.state is not expected):
+            return f"{row.task_id} is {row.state}, its attempt {attempt and attempt.state}"
+    return ""
+
+
+def nothing_starts_before_what_it_needs(now: Now) -> str:
+    if now.run.reruns or any(now.attempts[key].state is not AttemptState.LOST for key in now.world.given_up):
+        return ""  # what was needed may run again, or have turned up after all
+    rows = now.tasks
+    groups: dict[str, list[str]] = {}
+    for row in rows.values():
+        groups.setdefault(row.group, []).append(row.task_id)
+    for task_id, pairs in now.entries.items():
+        if rows[task_id].state not in (TaskState.SUBMITTED, TaskState.RUNNING):
+            continue
+        for _, upstream in pairs:
+            for name in [upstream] if upstream in rows else groups[upstream]:
+                if not rows[name].state.is_settled:
+                    return f"{task_id} is {rows[task_id].state}, and {name} is {rows[name].state}"
+    return ""
+
+
+def nothing_was_made_without_what_it_needs(now: Now) -> str:
+    if now.run.reruns or now.world.given_up:
+        return ""
+    return next((f"{task} is stale: {why}" for task, why in now.store.stale().items()), "")
+
+
+def retries_are_bounded(now: Now) -> str:
+    for row in now.tasks.values():
+        spec = now.campaign.tasks[row.group]
+        if row.tries > spec.retries.max + 1:
+            return f"{row.task_id} has {row.tries} failures that count, with {spec.retries.max} retries"
+    return ""
+
+
+def no_more_is_active_than_may_be(now: Now) -> str:
+    live = [row for row in now.live if row.operator == "local"]
+    most = now.campaign.operators["local"].max_active
+    if most is not None and len(live) > most:
+        return f"{len(live)} attempts are active, at most {most} may be"
+    if len(live) > 1 and sum(row.cpus for row in live) > 4:
+        return f"{sum(row.cpus for row in live)} cpus are used of 4"
+    return ""
+
+
+def journal_and_ledger_say_the_same(now: Now) -> str:
+    return "" if now.store.lines_after(0) == now.world.journal else "journal and ledger differ"
+
+
+def a_rebuilt_ledger_is_the_same(now: Now) -> str:
+    entries = list(Journal(ROOT / "journal.jsonl").check(now.world.journal))
+    again = SQLiteStateStore.over(
+        sqlite3.connect(":memory:", isolation_level=None), ROOT / "again", now.world.expanded.__getitem__
+    )
+    with again:
+        again.replay(entries)
+        for table in TABLES:
+            where = " WHERE tasks <> 0" if table == "task_counts" else ""
+            question = f"SELECT * FROM {table}{where} ORDER BY 1, 2"
+            ours, theirs = now.store.db.execute(question).fetchall(), again.db.execute(question).fetchall()
+            if ours != theirs:
+                pair = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (ours, theirs))
+                return f"rebuilt, {table} has {pair[1]} for {pair[0]}"
+    return ""
+
+
+Invariant = Callable[["Now"], str]
+
+AFTER_EACH_STEP: tuple[Invariant, ...] = (
+    no_command_starts_twice,
+    at_most_one_live_attempt_for_each_task,
+    at_most_one_attempt_of_a_task_runs,
+    what_completed_has_its_evidence,
+    what_was_fenced_never_runs,
+    nothing_runs_that_is_not_on_record,
+    a_task_is_active_while_its_attempt_is,
+    nothing_starts_before_what_it_needs,
+    nothing_was_made_without_what_it_needs,
+    retries_are_bounded,
+    no_more_is_active_than_may_be,
+    journal_and_ledger_say_the_same,
+)
+AT_THE_END: tuple[Invariant, ...] = (a_rebuilt_ledger_is_the_same,)
