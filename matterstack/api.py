@@ -56,5 +56,5 @@ def step_run(run: RunView | str | Path, *, dry_run: bool = False) -> StepReport:
 
 
 def run_until_done(run: RunView | str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:
-    """Step a run until it is over, paused, or waits for people alone; give the last report."""
+    """Step a run until it is over, paused, or waits for people alone; return the last report."""
     return run_lifecycle.run_until_done(run.root if isinstance(run, RunView) else run, on_tick)

@@ -40,7 +40,7 @@ def prepare_attempt(
     outputs: Mapping[str, str] | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> Launch:
-    """Make an attempt's folder below a run root as a step does before it hands over; give what `submit` gets.
+    """Make an attempt's folder below a run root as a step does before it hands over; return what `submit` gets.
 
     ``outputs`` maps names to files; ``asked`` is what people and labs are asked, under that key of task.json.
     """
@@ -71,7 +71,7 @@ class OperatorContract:
     limit_s = 20.0
 
     def make(self) -> Operator:
-        """Give the operator, as one step would make it; each call stands for another step."""
+        """Return the operator, as one step would make it; each call stands for another step."""
         raise NotImplementedError
 
     def finish(self, launch: Launch) -> None:
@@ -79,7 +79,7 @@ class OperatorContract:
         raise NotImplementedError
 
     def starts(self, launch: Launch) -> int:
-        """Say how often the work of an attempt was begun, by a witness that the operator does not write."""
+        """Return how often the work of an attempt was begun, by a witness that the operator does not write."""
         raise NotImplementedError
 
     def on_cancel(self, launch: Launch) -> None:
@@ -91,7 +91,7 @@ class OperatorContract:
         return prepare_attempt(root, f"work/{number}", command=self.command, outputs=self.outputs, asked=self.asked)
 
     def live(self, launch: Launch, operator: Operator, submission: Submission | None = None) -> LiveAttempt:
-        """Give an attempt as the ledger knows it: with what `submit` gave, or as one whose outcome is unknown."""
+        """Return an attempt as the ledger knows it: with what `submit` gave, or as one whose outcome is unknown."""
         state = AttemptState.SUBMITTING if submission is None else submission.state
         handle = operator.origin() if submission is None else submission.handle
         return LiveAttempt(launch.task_id, launch.attempt, launch.folder, state, handle, None, time.time())

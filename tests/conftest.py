@@ -121,6 +121,15 @@ class Bench:
                 out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return out
 
+    def settled_digest(self) -> dict[str, str]:
+        """Give the digest once the jobs that were started have written what they write at their start."""
+        last = self.digest()
+        while True:
+            time.sleep(0.3)
+            if (now := self.digest()) == last:
+                return now
+            last = now
+
     def journal(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.root / "journal.jsonl").read_text().splitlines()]
 

@@ -88,8 +88,8 @@ LARGE = {
     "a matrix of 10^9": "3:32: tasks.a.matrix: 1000000000 instances; a campaign may have 250000",
     "deep": "5:245: is nested deeper than 60 levels",
     "a long line of quotes": "5:6: is not YAML: the quote that opens here is never closed",
-    "a pipe": "is no regular file",
-    "a device": "is no regular file",
+    "a pipe": "is not a regular file",
+    "a device": "is not a regular file",
     "a loop of links": "cannot be read: Too many levels of symbolic links",
 }
 
@@ -111,7 +111,7 @@ def test_a_table_that_is_a_pipe_does_not_hang(bench):
     os.mkfifo(bench.folder / "t.csv")
     file = bench.write("tasks: {a: {command: x, matrix: {table: t.csv}}}\n")
     done = bench.cli("validate", file, timeout=30)
-    assert done.stderr.endswith("t.csv: is no regular file\n")
+    assert done.stderr.endswith("t.csv: is not a regular file\n")
 
 
 def test_what_a_person_may_not_read_is_said_in_words(bench):

@@ -163,7 +163,7 @@ def test_a_key_that_is_left_half_typed_is_marked_as_unknown(editor):
         document = plain(load_document(file).root)
         task = next(iter(document["tasks"].values()))
         task["comm"] = "x"
-        messages = [message for _, message, _ in find_errors(schemas, "campaign.schema.json", document)]
+        messages = [found.message for found in find_errors(schemas, "campaign.schema.json", document)]
         assert any(message.startswith("unknown key") for message in messages)
 
 

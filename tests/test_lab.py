@@ -109,7 +109,7 @@ def test_a_file_may_lie_where_the_instrument_says(lab):
         ({"files": {"curve": {"path": "curve.csv", "sha256": "0" * 64}}}, "curve.csv has sha256 "),
         ({"files": {"curve": {"path": "../../../../campaign.yaml", "sha256": "0" * 64}}}, "is no file of the attempt's"),
         ({"files": {"curve": {"path": "/etc/passwd", "sha256": "0" * 64}}}, "is no file of the attempt's folder"),
-        ({"files": {"other": {"path": "curve.csv", "sha256": "0" * 64}}}, "`files.other` is no output"),
+        ({"files": {"other": {"path": "curve.csv", "sha256": "0" * 64}}}, "`files.other` is not an output"),
         ({"files": {"curve": "curve.csv"}}, "needs `path` and `sha256`"),
         ({"files": ["curve.csv"]}, "`files` must be an object"),
     ],

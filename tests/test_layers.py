@@ -32,7 +32,7 @@ ARROWS = {
     "orchestration": STEP,
     "care": STEP | {"care", "spec"},  # spec only for a journal of version 1
     "views": STEP | {"care", "views"},
-    "people": STEP | {"views", "people"},
+    "people": STEP | {"views", "people", "spec"},  # spec only for a typed value, which is YAML
     "parcels": STEP | {"views", "people", "parcels"},
     "simulation": STEP | {"simulation"},
     "testing": DISK | {"operators"},

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from matterstack.core.model import RUNNABLE_KINDS, OperatorSpec
+from matterstack.core.kinds import RUNNABLE
+from matterstack.core.model import OperatorSpec
 from matterstack.operators.registry import make_operator
 from matterstack.testing import OperatorContract
 
@@ -83,9 +84,9 @@ class TestExperiment(_Asks):
 
 def test_every_kind_that_this_version_runs_is_under_contract():
     tested = {name.removeprefix("Test").lower() for name in globals() if name.startswith("Test")}
-    assert set(RUNNABLE_KINDS) == tested
+    assert set(RUNNABLE) == tested
 
 
-@pytest.mark.parametrize("kind", RUNNABLE_KINDS)
+@pytest.mark.parametrize("kind", RUNNABLE)
 def test_a_kind_is_made_by_its_name(kind):
     assert make_operator(OperatorSpec("x", kind)).spec.kind == kind

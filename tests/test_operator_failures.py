@@ -384,6 +384,24 @@ def test_a_defect_of_an_operator_is_fenced_and_fails_with_its_traceback_in_the_f
     assert bench.witnessed() == []
 
 
+class Nameless(LocalOperator):
+    def origin(self):
+        raise KeyError("a defect")
+
+
+def test_a_defect_while_an_attempt_is_prepared_leaves_its_traceback_where_explain_points(bench):
+    bench.start("tasks: {a: {command: 'echo a >> WITNESS', retries: 1}, b: {needs: [a], command: 'true'}}\n")
+
+    step_with(bench, Nameless)
+
+    shown = bench.cli("explain", bench.root, "a").stdout
+    assert bench.states() == {"a": "FAILED", "b": "BLOCKED"}
+    assert last(bench)["class"] == "defect"
+    assert "tasks/a/attempt-1/defect.txt" in shown
+    assert "KeyError: 'a defect'" in (bench.attempt("a") / "defect.txt").read_text()
+    assert bench.witnessed() == []
+
+
 class Blind(LocalOperator):
     def observe(self, attempts):
         raise OSError("the scheduler does not answer")

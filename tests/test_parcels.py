@@ -224,7 +224,7 @@ def as_link(member, data):
         (as_link, "calc/1: out is in its checksums and not in the parcel"),
         (escape, "calc/1: "),
         (damage("calc/1/attempt-1/status.json", b'{"task": "calc/2"}'), "calc/1: its status.json is of another attempt"),
-        (damage("calc/1/attempt-1/status.json", b'{"sta'), "calc/1: status.json is no JSON"),
+        (damage("calc/1/attempt-1/status.json", b'{"sta'), "calc/1: status.json is not JSON"),
     ],
 )  # fmt: skip
 def test_damaged_work_is_refused_and_the_rest_is_taken(work, farm, change, words):

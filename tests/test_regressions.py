@@ -103,7 +103,7 @@ def test_a_correction_within_the_runs_source_is_seen_and_not_overwritten(bench):
     assert done.stdout.startswith("edited   s.sh")
     assert "was edited within the run's source/" in done.stderr
     (bench.folder / "s.sh").write_text("echo mine\n")
-    assert "taken: 1 file" in bench.cli("refresh", bench.root, "--yes").stdout
+    assert "copied: 1 file" in bench.cli("refresh", bench.root, "--yes").stdout
     assert bench.cli("refresh", bench.root).stdout.startswith("source/ is as in ")
 
 
@@ -277,7 +277,7 @@ def test_a_case_within_a_substitution_does_not_let_a_value_out_of_its_quotes(tmp
         HEAD + "params: {x: $(touch pwned)}\n"
         'tasks: {a: {command: "echo \\"$(case a in a) echo \\"${{ params.x }}\\" ;; esac)\\""}}\n'
     )
-    with pytest.raises(Exception, match="stands inside double quotes"):
+    with pytest.raises(Exception, match="is inside double quotes"):
         load_campaign(tmp_path / "c.yaml")
 
 
@@ -336,14 +336,14 @@ def test_a_job_that_removes_its_claim_is_lost_and_not_started_anew(bench):
 
 
 REFUSED = {
-    "a huge number in a template": ("tasks: {a: {command: 'echo ${{ 1e400 }}'}}", "is larger than"),
+    "a huge number in a template": ("tasks: {a: {command: 'echo ${{ 1e400 }}'}}", "is too large for a number"),
     "a huge priority": ("tasks: {a: {command: x, priority: 99999999999999999999}}", "expected a whole number"),
     "huge cpus": ("tasks: {a: {command: x, resources: {cpus: 99999999999999999999}}}", "expected a whole number"),
     "a long template": ("tasks: {a: {command: 'x ${{ " + "a" * 1100 + " }}', outputs: {o: '${{ " + "b" * 1100 + " }}'}}}", "a template of"),
     "null in a list": ("tasks: {a: {command: [x, null]}}", "expected a text or a number"),
     "an unknown kind": ("operators: {l: {kind: locl}}\ntasks: {a: {command: x}}", "did you mean 'local'?"),
     "an input as an output": ("tasks: {a: {command: x, inputs: {i: {path: c.yaml, as: o}}, outputs: {o: o}}}", "is an output as well"),
-    "more than there are": ("tasks: {b: {command: x}, a: {command: x, needs: [b], allow_dependency_failure: {min: 3}}}", "at least 3 can never complete"),
+    "more than there are": ("tasks: {b: {command: x}, a: {command: x, needs: [b], allow_dependency_failure: {min: 3}}}", "needs at least 3 completed tasks, but a depends on only 1"),
     "no program": ("tasks: {a: {command: ['']}}", "the name of the program is empty"),
     "another case": ("tasks: {c: {command: x}, a: {command: x, needs: [C]}}", "did you mean 'c'?"),
 }  # fmt: skip

@@ -47,7 +47,7 @@ def test_an_expression_has_its_value(expression, value):
 MISTAKES = {
     "${{ params.metls }}": "'metls' is not in params (did you mean 'metals'?); it has metals, n, flag, nothing, e hull, lambda",
     "${{ parms.n }}": "'parms' is not known here (did you mean 'params'?); known are params, response",
-    "${{ params.metals[5] }}": "params.metals has 2 items, [5] is beyond its end",
+    "${{ params.metals[5] }}": "params.metals has 2 items, [5] is out of range",
     "${{ params.metals.x }}": "params.metals is a list: its items are params.metals[0] and so on, not 'x'",
     "${{ params.n.real }}": "params.n is 3, it has no 'real'",
     "${{ params.n": "'${{ params.n' has no closing '}}'",
@@ -57,9 +57,9 @@ MISTAKES = {
     "${{ open('x') }}": "'open(…)' is not a function of templates (only len and raw are)",
     "${{ params.n params.n }}": "'params' does not belong in 'params.n params.n'",
     "${{ 1 < 'a' }}": "1 < 'a' cannot be compared",
-    "a ${{ params.metals }}": "${{ params.metals }}: a list cannot stand in a text",
-    "a ${{ params.nothing }}": "${{ params.nothing }}: null cannot stand in a text",
-    "a ${{ params }}": "${{ params }}: a mapping cannot stand in a text",
+    "a ${{ params.metals }}": "${{ params.metals }}: a list cannot be inserted into text",
+    "a ${{ params.nothing }}": "${{ params.nothing }}: null cannot be inserted into text",
+    "a ${{ params }}": "${{ params }}: a mapping cannot be inserted into text",
 }
 
 
@@ -177,7 +177,7 @@ def test_inside_quotes_is_an_error_that_says_how_to_write_it():
     with pytest.raises(TemplateError) as caught:
         render_command('echo "${{ x }}"', {"x": 1})
     assert str(caught.value) == (
-        "${{ x }} stands inside double quotes: write it outside the quotes, it is quoted by itself, "
+        "${{ x }} is inside double quotes: move it outside the quotes; values are quoted automatically, "
         "or write ${{ raw(x) }} if it must be inserted as it is"
     )
 

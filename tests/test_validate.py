@@ -7,6 +7,7 @@ import json
 import pytest
 
 from matterstack import run_until_done
+from matterstack.core.model import OperatorSpec
 from matterstack.spec.load import load_campaign
 
 HEAD = "matterstack: 1\nname: t\n"
@@ -186,10 +187,10 @@ def test_what_labels_became_is_shown(load, bench, tmp_path):
 # --- warnings --------------------------------------------------------------------------------------------------------
 
 WARNED = {
-    "tasks: {a: {command: 'x | y', shell: sh}}": ["tasks.a.command: under `shell: sh` a failure before a | goes unnoticed (write `shell: bash`, or take the pipe apart)"],
+    "tasks: {a: {command: 'x | y', shell: sh}}": ["tasks.a.command: under `shell: sh` a failure before a | is not noticed (write `shell: bash`, or split the pipeline)"],
     "tasks: {a: {command: 'x || y; echo \"|\" >| z', shell: sh}}": [],
     "tasks: {a: {command: 'x | y'}}": [],
-    "tasks:\n  a:\n    command: echo a #b\n": [": '#b' is a comment of YAML, not part of the text (quote the text, or write it below `|`, if it belongs to it)"],
+    "tasks:\n  a:\n    command: echo a #b\n": [": '#b' is read by YAML as a comment, not as part of the value (quote the text, or write it below `|`, if it belongs to it)"],
     # an output that is not where the others are
     "tasks: {a: {command: x, outputs: {o: points/a}}, b: {command: x, outputs: {o: point/b}}, c: {command: x, inputs: {i: 'points/*'}}}": [
         "tasks.b.outputs.o: 'point/b' is used by no task, and c takes 'points/*' (is one of them a typo?)"],
@@ -220,7 +221,7 @@ PEOPLE = "operators: {board: {kind: human}, lab: {kind: experiment}, far: {kind:
         ("{operator: board}", ["tasks.a: says nothing to the person who is asked; write `instructions`"]),
         ("{operator: board, description: Look.}", []),
         ("{operator: board, instructions: Look., on_deadline: remind}", ["tasks.a.on_deadline: has no effect without a `deadline`"]),
-        ("{operator: board, instructions: Look., default: {n: 1}}", ["tasks.a.default: is only taken with `on_deadline: default`"]),
+        ("{operator: board, instructions: Look., default: {n: 1}}", ["tasks.a.default: is only used with `on_deadline: default`"]),
         ("{operator: board, instructions: Look., result_schema: {}}", ["tasks.a.result_schema: is for laboratories; a person's answer has a `response_schema`"]),
         ("{operator: lab, instructions: Film., response_schema: {}}", ["tasks.a.response_schema: is for people; what an instrument gives has a `result_schema`"]),
         ("{operator: board, instructions: Look., deadline: 3d, on_deadline: default, default: {n: 1}, response_schema: {properties: {n: {maximum: '${{ params.most }}'}}}}", []),
@@ -267,8 +268,8 @@ def test_people_labs_and_parcels_inherit_neither_retries_nor_resources(load):
     tasks = loaded.campaign.tasks
     assert (tasks["a"].retries.max, tasks["a"].resources) == (0, {})
     assert (tasks["b"].retries.max, tasks["b"].resources) == (0, {"memory": "5G"})
-    assert (tasks["c"].for_kind("local").retries.max, tasks["c"].for_kind("manual").retries.max) == (3, 0)
-    assert tasks["c"].for_kind("manual").resources == {}
+    assert [tasks["c"].for_operator(OperatorSpec("x", kind)).retries.max for kind in ("local", "manual")] == [3, 0]
+    assert tasks["c"].for_operator(OperatorSpec("x", "manual")).resources == {}
 
 
 # --- retries by template ---------------------------------------------------------------------------------------------

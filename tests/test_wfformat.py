@@ -134,7 +134,7 @@ def test_an_existing_file_is_never_overwritten(bench):
     (bench.folder / "in.json").write_text(json.dumps(V14))
     (bench.folder / "c.yaml").write_text("mine")
     done = bench.cli("import", "wfformat", "in.json", "-o", "c.yaml")
-    assert (done.returncode, done.stderr) == (2, "error: c.yaml exists; -o takes a new file\n")
+    assert (done.returncode, done.stderr) == (2, "error: c.yaml exists; -o needs a new file\n")
     assert (bench.folder / "c.yaml").read_text() == "mine"
 
 

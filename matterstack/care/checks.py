@@ -168,7 +168,7 @@ def _lock_probe(file: Path) -> Iterator[Finding]:
 
 
 def file_system_of(path: Path) -> str:
-    """Give the type of the file system that holds a path, "" where that cannot be told. Source: proc(5), mountinfo."""
+    """Return the type of the file system that holds a path, "" where that cannot be told. Source: proc(5), mountinfo."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -30,7 +30,7 @@ PATIENCE_S = 30.0
 
 
 def repair(root: str | Path) -> list[str]:
-    """Do what `examine` calls fixable; give what was done, one sentence each.
+    """Do what `examine` calls fixable; return what was done, one sentence each.
 
     Raises RunLockedError if another process works on the run, RunIsCopyError for a copy, and what cannot be mended
     in words.
@@ -79,7 +79,7 @@ def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
 
 
 def _move_aside(path: Path) -> str:
-    """Move what should not be there out of the way; give its new name."""
+    """Move what should not be there out of the way; return its new name."""
     number = 1
     while os.path.lexists(kept := path.with_name(f"{path.name}.damaged-{number}")):
         number += 1

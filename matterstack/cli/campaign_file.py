@@ -65,7 +65,7 @@ def show_instance(loaded: LoadedCampaign, task: str, *, as_json: bool) -> int:
 
 
 def _shown_values(key: str, values: Mapping[str, Any]) -> Mapping[str, object]:
-    """Give what stands for a block of `show_instance`: short where the JSON is made for programs."""
+    """Return what stands for a block of `show_instance`: short where the JSON is made for programs."""
     if key == "inputs":
         return {name: " ".join(value) if isinstance(value, list) else value for name, value in values.items()}
     if key == "outputs":

@@ -14,6 +14,7 @@ from matterstack.errors import ExitCode
 @common
 def cancel(run: str, tasks: tuple[str, ...]) -> int:
     """End a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
+    from matterstack.hints import Hint
     from matterstack.orchestration.actions import cancel as cancel_run
 
     done = cancel_run(run, tasks)
@@ -25,11 +26,11 @@ def cancel(run: str, tasks: tuple[str, ...]) -> int:
     if done.settled:
         parts.append(f"{done.settled} had ended before")
     if done.still_alive:
-        parts.append(f"{len(done.still_alive)} as soon as they can be")
+        parts.append(f"{len(done.still_alive)} still running, to be cancelled as soon as they can be reached")
     click.echo("cancelled: " + (", ".join(parts) if parts else "nothing was left to cancel"))
     if done.still_alive:
         echo_remark(
-            f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; `matterstack explain` says why, "
-            "the next step tries again"
+            f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; {Hint('explain', run)} says why, "
+            "the next step will retry"
         )
     return ExitCode.FINE

@@ -21,7 +21,7 @@ from matterstack.hints import Hint
 @json_option
 @common
 def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
-    """Say of every task that is not done why, down to the last cause, and what to type next.
+    """Return of every task that is not done why, down to the last cause, and what to type next.
 
     With a campaign file instead of a run, show one task exactly as it would run.
     """
@@ -58,7 +58,7 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
 
 
 def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
-    """Give explanations with how many more instances of the same task have the very same one."""
+    """Return explanations with how many more instances of the same task have the very same one."""
     first: dict[tuple[Any, ...], Any] = {}
     counts: dict[tuple[Any, ...], int] = {}
     for item in found:
@@ -84,7 +84,7 @@ def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_campaign(path: str) -> bool:
-    """Say whether an argument names a campaign file; within a run root only one that looks like one."""
+    """Return whether an argument names a campaign file; within a run root only one that looks like one."""
     file = Path(path)
     within_run = Path("run.json").is_file() and file.suffix not in (".yaml", ".yml", ".json")
     return file.is_file() and not within_run

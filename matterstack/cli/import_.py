@@ -27,7 +27,7 @@ def wfformat(file: str, output: str | None) -> int:
 
     target = Path(output) if output is not None else None
     if target is not None and target.exists():
-        raise UsageError(f"{target} exists; -o takes a new file")
+        raise UsageError(f"{target} exists; -o needs a new file")
     imported = read_wfformat(Path(file), target.parent if target is not None else Path())
     text = dump_document(imported.document, as_json=target is not None and target.suffix == ".json")
     if target is None:

@@ -47,7 +47,7 @@ def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: boo
 
 
 def _read_tail(file: Path, tail: int | None) -> str | None:
-    """Give the text of a log, or its last lines; None if it is not there."""
+    """Return the text of a log, or its last lines; None if it is not there."""
     from matterstack.run_root.files import read_regular
 
     try:

@@ -98,7 +98,7 @@ def _run() -> int:
         sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 is shown, not a reason to fail
+            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown, not a reason to fail
     try:
         if "_MATTERSTACK_COMPLETE" in os.environ:
             cli.main(prog_name="matterstack", complete_var="_MATTERSTACK_COMPLETE")  # answers the shell and exits
@@ -145,7 +145,7 @@ def _explain(error: Exception) -> int:
 
 
 def _is_of_the_ledger(error: Exception) -> bool:
-    """Say whether SQLite met something in the file that it cannot read; not that we asked it the wrong way."""
+    """Return whether SQLite met something in the file that it cannot read; not that we asked it the wrong way."""
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is None or not isinstance(error, sqlite3.DatabaseError):
         return False

@@ -78,7 +78,7 @@ def run_argument(function: Command) -> Command:
 
 
 def default_run() -> str:
-    """Give the run root one is in. Raises UsageError outside of one."""
+    """Return the run root one is in. Raises UsageError outside of one."""
     if Path("run.json").is_file() and Path("operators.yaml").is_file():
         return "."
     raise UsageError("name a run root (RUN), or go into one")

@@ -8,6 +8,7 @@ import click
 
 from matterstack.cli.options import common, echo_remark, json_option, run_argument
 from matterstack.errors import ExitCode
+from matterstack.hints import Hint
 
 
 @click.group()
@@ -63,7 +64,7 @@ def import_(run: str, file: str, as_json: bool) -> int:
     if code is ExitCode.MISTAKE and not found.refused:
         click.echo("error: nothing in it is new to the run", err=True)
     if found.taken:
-        echo_remark(f"`matterstack step {shlex.quote(run)}` (or `run`) goes on with it")
+        echo_remark(f"continue with {Hint('step', run)} (or `run`)")
     return code
 
 

@@ -54,10 +54,10 @@ def refresh(run: str, yes: bool, folder: str | None, as_json: bool) -> int:
     wanted = [change for change in found.changes if change.kind in ("changed", "new")]
     if found.taken:
         click.echo(
-            f"taken: {plural(len(wanted), 'file')}; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
+            f"copied: {plural(len(wanted), 'file')}; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
         )
     elif wanted:
-        click.echo(f"`matterstack refresh {shown} --yes` takes {plural(len(wanted), 'file')} from {found.folder}")
+        click.echo(f"`matterstack refresh {shown} --yes` copies {plural(len(wanted), 'file')} from {found.folder}")
     elif not found.changes:
         click.echo(f"source/ is as in {found.folder}")
     return ExitCode.FINE

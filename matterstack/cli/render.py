@@ -24,7 +24,7 @@ _CONTROL = re.compile(
 
 
 def coloured(state: str) -> str:
-    """Give a state with its colour; click drops it where the output is no terminal."""
+    """Return a state with its colour; click drops it where the output is no terminal."""
     colour = _COLOURS.get(state)
     return click.style(state, fg=colour) if colour else str(state)
 
@@ -86,16 +86,26 @@ def dot(
     write("}\n")
 
 
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes, without its colours."""
+    plain = click.unstyle(text)
+    if plain.isascii():
+        return len(plain)
+    from rich.cells import cell_len  # only for letters that may be two columns wide
+
+    return cell_len(plain)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> str:
     """Align columns; ``right`` names those that are numbers."""
     lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(click.unstyle(line[index])) for line in lines) for index in range(len(header))]
+    widths = [max(_width(line[index]) for line in lines) for index in range(len(header))]
     numbers = set(right)
     out = []
     for line in lines:
         cells = []
         for index, cell in enumerate(line):
-            space = " " * (widths[index] - len(click.unstyle(cell)))
+            space = " " * (widths[index] - _width(cell))
             cells.append(space + cell if index in numbers else cell + space)
         out.append("  ".join(cells).rstrip())
     return "\n".join(out)
@@ -114,7 +124,7 @@ def cell(value: Any) -> str:
 
 
 def counts_text(counts: Any) -> str:
-    """Give `40 COMPLETED, 2 RUNNING`."""
+    """Return `40 COMPLETED, 2 RUNNING`."""
     return ", ".join(f"{count} {coloured(str(state))}" for state, count in counts.items() if count)
 
 

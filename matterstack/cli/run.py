@@ -46,7 +46,7 @@ def run(target: str | None, root: str | None, settings: tuple[str, ...], operato
 
 
 def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operators: str | None) -> Path:
-    """Give the run root to step: the target, or of a campaign file an old or a new one."""
+    """Return the run root to step: the target, or of a campaign file an old or a new one."""
     if target.is_dir():
         if root or settings or operators:
             raise UsageError(f"{target} is a run root: --root, --set and --operators go with a campaign file")
@@ -85,5 +85,5 @@ def _remark_on_sources(path: Path) -> None:
         names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         echo_remark(
             f"warning: {names} differ from the run's source/; the run goes on with its own "
-            f"(`matterstack refresh {shlex.quote(str(path))}` shows and takes the new ones)"
+            f"(`matterstack refresh {shlex.quote(str(path))}` shows and copies the new ones)"
         )

@@ -31,7 +31,7 @@ class Shape:
 
 
 def build(edges: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> Graph:
-    """Give the directed graph of (upstream, downstream) pairs."""
+    """Return the directed graph of (upstream, downstream) pairs."""
     graph: Graph = nx.DiGraph()
     graph.add_nodes_from(nodes)
     graph.add_edges_from(edges)
@@ -39,7 +39,7 @@ def build(edges: Iterable[tuple[str, str]], nodes: Iterable[str] = ()) -> Graph:
 
 
 def find_cycles(graph: Graph) -> list[list[str]]:
-    """Give one cycle of each knot of tasks that wait for each other, its nodes in the order of their edges."""
+    """Return one cycle of each knot of tasks that wait for each other, its nodes in the order of their edges."""
     if nx.is_directed_acyclic_graph(graph):
         return []
     knots = [knot for knot in nx.strongly_connected_components(graph) if len(knot) > 1]
@@ -49,7 +49,7 @@ def find_cycles(graph: Graph) -> list[list[str]]:
 
 
 def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:
-    """Give depth and width of an acyclic graph; group nodes take no level of their own."""
+    """Return depth and width of an acyclic graph; group nodes take no level of their own."""
     groups = set(group_nodes)
     level: dict[str, int] = {}
     width: dict[int, int] = {}
@@ -64,7 +64,7 @@ def shape(graph: Graph, group_nodes: Iterable[str]) -> Shape:
 def instance_edges(
     entries: Mapping[str, Iterable[str]], members: Mapping[str, Iterable[str]]
 ) -> Iterator[tuple[str, str]]:
-    """Give each (upstream, downstream) pair of instances once.
+    """Return each (upstream, downstream) pair of instances once.
 
     ``entries`` maps each instance to what it waits for, tasks or whole groups; ``members`` each group to its instances.
     """
@@ -76,7 +76,7 @@ def instance_edges(
 
 
 def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Give everything downstream of the nodes, without the nodes themselves."""
+    """Return everything downstream of the nodes, without the nodes themselves."""
     start = set(nodes)
     found = set(start)
     border = [node for node in start if node in graph]
@@ -88,7 +88,7 @@ def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
 
 
 def neighbourhood(entries: Mapping[str, Iterable[tuple[str, str]]]) -> MultiGraph:
-    """Give the graph of tasks in question and what they wait for.
+    """Return the graph of tasks in question and what they wait for.
 
     ``entries`` maps each task to its (entry, upstream) pairs; the entry is the key of the edge, so one pair of
     nodes may have several edges.

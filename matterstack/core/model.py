@@ -371,7 +371,7 @@ class TaskChange:
 
 
 def to_json(value: Any) -> Any:
-    """Give mappings, lists and scalars for a dataclass; empty and default fields are left out."""
+    """Return mappings, lists and scalars for a dataclass; empty and default fields are left out."""
     if hasattr(value, "__dataclass_fields__"):
         out = {}
         for item in fields(value):
@@ -429,7 +429,7 @@ def inputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedInput]:
 
 
 def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
-    """Give a compact form: a fan-in over thousands of files stands in one row of the ledger."""
+    """Return a compact form: a fan-in over thousands of files stands in one row of the ledger."""
     return {
         name: [item.is_list, item.as_name, [[s.task, s.output, s.path] for s in item.sources]]
         for name, item in inputs.items()

@@ -20,7 +20,7 @@ _FACTOR = re.compile(r"x[0-9]+(\.[0-9]+)?\Z")
 
 
 def rule_for(retries: Retries, failure: FailureClass, exit_code: int | None) -> Any:
-    """Give the rule for a failure: `never`, a mapping of resources, or None."""
+    """Return the rule for a failure: `never`, a mapping of resources, or None."""
     if failure is FailureClass.EXIT_CODE and f"exit_code_{exit_code}" in retries.rules:
         return retries.rules[f"exit_code_{exit_code}"]
     return retries.rules.get(str(failure))
@@ -38,7 +38,7 @@ def parse_retries(*layers: Any) -> Retries:
         elif isinstance(layer, int) and not isinstance(layer, bool):
             merged["max"] = layer
         else:
-            raise ValueError(f"retries: expected a number of retries or a mapping, got {_shown(layer)}")
+            raise ValueRefused(f"expected a number of retries or a mapping, got {_shown(layer)}", ("retries",))
     problem = next(retry_problems(merged), None)
     if problem is not None:
         raise ValueRefused(problem[1], ("retries", *problem[0]))
@@ -47,7 +47,7 @@ def parse_retries(*layers: Any) -> Retries:
 
 
 def retry_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Give (keys below retries, message) for everything that is wrong."""
+    """Return (keys below retries, message) for everything that is wrong."""
     for key, value in data.items():
         if key == "max":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RETRIES:
@@ -57,7 +57,7 @@ def retry_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], s
             if message:
                 yield (key,), message
         elif key not in RETRY_CLASSES and not _EXIT_CODE.match(key):
-            yield (key,), f"is no class of failures; there are {', '.join(RETRY_CLASSES)} and exit_code_N"
+            yield (key,), f"is not a class of failures; the classes are {', '.join(RETRY_CLASSES)} and exit_code_N"
         elif isinstance(value, Mapping) and value:
             for name, message in _rule_problems(value):
                 yield (key, name), message
@@ -94,7 +94,7 @@ def _problem_of(parse: Callable[[Any], object], value: Any) -> str:
 
 
 def most_cpu_seconds(resources: Mapping[str, Any], retries: Retries) -> float | None:
-    """Give an upper bound of cpus times time over all attempts, None where there is no time limit.
+    """Return an upper bound of cpus times time over all attempts, None where there is no time limit.
 
     Each retry is taken to be the one whose rule asks for most, or the same again.
     """

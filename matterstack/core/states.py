@@ -116,7 +116,7 @@ RETRIED = frozenset(
 def run_state(
     counts: Mapping[TaskState, int], *, hard_ends: int, can_move: bool, paused: bool, cancelled: bool
 ) -> RunState:
-    """Give the state of a run.
+    """Return the state of a run.
 
     ``hard_ends`` counts the tasks that make it FAILED; ``can_move`` says that a step could start something, now or
     after a retry's delay.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[object]) -> str:
-    """Give ` (did you mean 'x'?)`, or nothing if no known name is near."""
+    """Return ` (did you mean 'x'?)`, or nothing if no known name is near."""
     names = [str(item) for item in known]
     near = [item for item in names if item.lower() == name.lower()] or difflib.get_close_matches(name, names, n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""

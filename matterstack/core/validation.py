@@ -81,7 +81,7 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
         with _at_most(_LONGEST_CHECK_S):
             found = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
     except RecursionError:
-        raise SchemaError("its `$ref` go round in a circle, or it is nested too deeply") from None
+        raise SchemaError("its `$ref`s form a cycle, or it is nested too deeply") from None
     except Unresolvable as unresolvable:
         raise SchemaError(f"`$ref` leads nowhere: {unresolvable.ref}") from None
     except SchemaError:
@@ -177,7 +177,7 @@ def _explain(error: ValidationError, out: list[FormError]) -> None:
 
 
 def _fitting_branch(error: ValidationError) -> list[ValidationError]:
-    """Give the errors of the one alternative that has the right type, if there is such a one."""
+    """Return the errors of the one alternative that has the right type, if there is such a one."""
     branches: dict[Any, list[ValidationError]] = {}
     for inner in error.context or ():
         branches.setdefault(inner.schema_path[0], []).append(inner)

@@ -52,7 +52,7 @@ class Float(float):
 
 
 def resolve_scalar(text: str) -> Any:
-    """Give the value of an unquoted scalar by the YAML 1.2 core schema.
+    """Return the value of an unquoted scalar by the YAML 1.2 core schema.
 
     `yes`, dates, `24:00:00` and digits with a leading zero are text. Raises ValueError, with a message for
     a person, for infinities, NaN and numbers that no computation here could hold.
@@ -74,7 +74,7 @@ def resolve_scalar(text: str) -> Any:
             raise ValueError(f"a number of {len(text)} characters; quote it if it is text")
         number = Float(text)
         if math.isinf(number):
-            raise ValueError(f"{text} is larger than a floating-point number can be; quote it if it is text")
+            raise ValueError(f"{text} is too large for a number; quote it if it is text")
         return number
     if _NOT_FINITE.match(text):
         raise ValueError(f"{text} is not a finite number; quote it if it is text")
@@ -88,9 +88,9 @@ def as_text(value: object) -> str:
     if isinstance(value, str | int | float):
         return str(value)
     if value is None:
-        raise ValueError("null cannot stand in a text")
+        raise ValueError("null cannot be inserted into text")
     kind = "a list" if isinstance(value, list | tuple) else "a mapping" if isinstance(value, Mapping) else "this value"
-    raise ValueError(f"{kind} cannot stand in a text")
+    raise ValueError(f"{kind} cannot be inserted into text")
 
 
 def dump_json(value: Any, *, exact: bool = False) -> str:
@@ -145,7 +145,7 @@ MOST_MEMORY = 2**60
 
 
 def parse_memory(value: object) -> int:
-    """Give bytes for `500M`, `24G`, `1.5T` (binary units). Raises ValueError with a message for a person."""
+    """Return bytes for `500M`, `24G`, `1.5T` (binary units). Raises ValueError with a message for a person."""
     match = _MEMORY.match(value) if isinstance(value, str) else None
     if match is None:
         hint = f"; did you mean {value}G or {value}M?" if isinstance(value, int | float) else ""
@@ -157,7 +157,7 @@ def parse_memory(value: object) -> int:
 
 
 def parse_time(value: object) -> float:
-    """Give seconds for `90s`, `10m`, `4h`, `2d` or `24:00:00`. Raises ValueError with a message for a person."""
+    """Return seconds for `90s`, `10m`, `4h`, `2d` or `24:00:00`. Raises ValueError with a message for a person."""
     if isinstance(value, str):
         if match := _TIME.match(value):
             seconds = float(match[1]) * _SECONDS[match[2]]

@@ -40,7 +40,7 @@ class NotYet(Exception):
 
 
 def is_fresh(changed_at: float, now: float) -> bool:
-    """Say whether something may still be being written. A clock that is far off does not make it fresh for ever."""
+    """Return whether something may still be being written. A clock that is far off does not make it fresh for ever."""
     return -_CLOCK_SKEW_S < now - changed_at < SETTLED_S
 
 
@@ -94,25 +94,25 @@ def parse_json(name: str, raw: bytes) -> Any:
     except RecursionError:
         raise BadAnswer(f"{name} is nested too deeply") from None
     except ValueError as error:
-        raise BadAnswer(f"{name} is no JSON: {str(error)[:100]}") from None
+        raise BadAnswer(f"{name} is not JSON: {str(error)[:100]}") from None
     if _depth(data) > 50:
         raise BadAnswer(f"{name} is nested deeper than 50 levels")
     return data
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if number - number != 0:
-        raise ValueError(f"{text[:40]} is larger than a number can be")
+        raise ValueError(f"{text[:40]} is too large for a number")
     return number
 
 
 def _depth(data: Any) -> int:
-    """Give how deeply lists and mappings are nested, level by level."""
+    """Return how deeply lists and mappings are nested, level by level."""
     depth, level = 0, [data]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
@@ -126,7 +126,7 @@ def _kind(data: Any) -> str:
 
 
 def check_status(name: str, answer: Mapping[str, Any]) -> str:
-    """Give `COMPLETED` or `FAILED`. Raises BadAnswer for another status, and for keys that are no texts."""
+    """Return `COMPLETED` or `FAILED`. Raises BadAnswer for another status, and for keys that are no texts."""
     status = answer.get("status")
     if status not in STATES:
         got = "missing" if "status" not in answer else f"{json.dumps(status, ensure_ascii=False)[:60]}"
@@ -146,11 +146,11 @@ def check_data(name: str, data: Any, schema: Mapping[str, Any] | None, key: str)
     except SchemaError as error:
         raise BadAnswer(f"{name}: `data` cannot be checked by the {key}: {error}") from None
     if problem:
-        raise BadAnswer(f"{name}: `data` is no answer by the {key}: {printable(problem)}")
+        raise BadAnswer(f"{name}: `data` does not satisfy {key}: {printable(problem)}")
 
 
 def exit_code_of(name: str, answer: Mapping[str, Any]) -> int | None:
-    """Give the exit code that an answer names. Raises BadAnswer for what is none."""
+    """Return the exit code that an answer names. Raises BadAnswer for what is none."""
     code = answer.get("exit_code")
     if code is None:
         return None
@@ -160,13 +160,13 @@ def exit_code_of(name: str, answer: Mapping[str, Any]) -> int | None:
 
 
 def times_of(answer: Mapping[str, Any], seen: os.stat_result, key: str, now: float) -> tuple[float | None, float]:
-    """Give (begun, ended) of what an answer tells of, none later than now; ``key`` names its end, else the file's time."""
+    """Return (begun, ended) of what an answer tells of, none later than now; ``key`` names its end, else the file's time."""
     started, ended = from_text(answer.get("started_at")), from_text(answer.get(key))
     return None if started is None else min(started, now), min(seen.st_mtime if ended is None else ended, now)
 
 
 def lately_changed(paths: Iterable[Path], now: float) -> bool:
-    """Say whether one of these may still be being written, also by a copy that keeps the times of files."""
+    """Return whether one of these may still be being written, also by a copy that keeps the times of files."""
     for path in paths:
         with suppress(OSError):
             found = path.stat()
@@ -176,7 +176,7 @@ def lately_changed(paths: Iterable[Path], now: float) -> bool:
 
 
 def with_defaults(schema: Mapping[str, Any] | None, data: Any) -> Any:
-    """Give an answer with the defaults of its schema for the fields that it does not have."""
+    """Return an answer with the defaults of its schema for the fields that it does not have."""
     properties = (schema or {}).get("properties")
     if not isinstance(data, dict) or not isinstance(properties, Mapping):
         return data
@@ -186,7 +186,7 @@ def with_defaults(schema: Mapping[str, Any] | None, data: Any) -> Any:
 
 
 def owner_of(seen: os.stat_result) -> str:
-    """Give the name of a file's owner, or his number."""
+    """Return the name of a file's owner, or his number."""
     try:
         import pwd
 
@@ -196,7 +196,7 @@ def owner_of(seen: os.stat_result) -> str:
 
 
 def printable(text: object, limit: int = 300) -> str:
-    """Give a text of others as one line for a terminal: no control characters, and not without end."""
+    """Return a text of others as one line for a terminal: no control characters, and not without end."""
     line = " ".join(str(text).split())
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
@@ -212,7 +212,7 @@ def bad(text: str, at: float | None = None) -> Observation:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Give a path below a folder that somebody else named; None if it leads out of it, also by links."""
+    """Return a path below a folder that somebody else named; None if it leads out of it, also by links."""
     if not name or "\0" in name or os.path.isabs(name):
         return None
     path = folder / os.path.normpath(name)
@@ -227,7 +227,7 @@ def inside(folder: Path, name: str) -> Path | None:
 
 
 def digest_of_output(path: Path) -> str:
-    """Give the sha256 of a file; of a folder that of the lines `<sha256>  <relative path>`, sorted by path.
+    """Return the sha256 of a file; of a folder that of the lines `<sha256>  <relative path>`, sorted by path.
 
     Raises OSError, and BadAnswer for a folder with links: what they lead to is not what was measured.
     """
@@ -247,7 +247,7 @@ def digest_of_output(path: Path) -> str:
 
 
 def deadline_passed(asked: Mapping[str, Any], now: float) -> bool:
-    """Say whether the time to answer is over; ``asked`` holds `deadline_at`, if there is one."""
+    """Return whether the time to answer is over; ``asked`` holds `deadline_at`, if there is one."""
     at = from_text(asked.get("deadline_at"))
     return at is not None and now >= at
 

@@ -40,18 +40,18 @@ class FileOperator(ABC):
 
     @abstractmethod
     def answer(self, attempt: LiveAttempt) -> Observation | None:
-        """Give what an answer makes of an attempt; None while there is none. Raises BadAnswer, NotYet, OSError."""
+        """Return what an answer makes of an attempt; None while there is none. Raises BadAnswer, NotYet, OSError."""
 
     @abstractmethod
     def withdraw(self, attempt: LiveAttempt) -> Observation:
-        """Take an attempt back that nobody has answered, claiming it first; give what is seen of it then."""
+        """Take an attempt back that nobody has answered, claiming it first; return what is seen of it then."""
 
     def progress(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Reason:
         """Return who is working on it: the same from step to step while nothing changes."""
         return NO_REASON
 
     def too_late(self, attempt: LiveAttempt, terms: Mapping[str, Any]) -> Observation:
-        """Give the end of an attempt that nobody answered in time."""
+        """Return the end of an attempt that nobody answered in time."""
         when = str(terms.get("deadline_at"))
         why = reason(Code.DEADLINE, at=when)
         return Observation(Sighting.ENDED, failure=FailureClass.DEADLINE, ended_at=from_text(when), reason=why)
@@ -113,17 +113,17 @@ def require_task(folder: Path) -> dict[str, Any]:
     """Read task.json of an attempt's folder. Raises FileNotFoundError if it is not there or not whole."""
     task = read_task(folder)
     if task is None:
-        raise FileNotFoundError(2, "is missing or not whole", str(folder / TASK))
+        raise FileNotFoundError(2, "is missing or incomplete", str(folder / TASK))
     return task
 
 
 def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what of a request is looked at in every step, and stands in its handle: the deadline."""
+    """Return what of a request is looked at in every step, and stands in its handle: the deadline."""
     return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
 
 
 def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> str:
-    """Give instructions.md: what is asked, on what, and ``how`` to answer (by default as a person does)."""
+    """Return instructions.md: what is asked, on what, and ``how`` to answer (by default as a person does)."""
     asked = task["asked"]
     lines = [f"# {task['task']}", "", asked.get("instructions") or "(no instructions)", ""]
     if asked.get("refused"):
@@ -139,7 +139,7 @@ def instructions(task: Mapping[str, Any], how: Sequence[str] | None = None) -> s
     if asked.get("response_schema") is not None:
         lines += [f"The fields, as JSON Schema, are in [{RESPONSE_SCHEMA}]({RESPONSE_SCHEMA}).", ""]
     if asked.get("deadline_at"):
-        after = {"default": "then the default answer is taken", "remind": "then it counts as overdue"}
+        after = {"default": "then the default answer is used", "remind": "then it counts as overdue"}
         what = after.get(str(asked.get("on_deadline")), "then the task fails")
         lines += [f"Until {str(asked['deadline_at'])[:16].replace('T', ' ')} UTC; {what}.", ""]
     if asked.get("responders"):
@@ -158,7 +158,7 @@ def _file(path: str) -> str:
 
 
 def _sample(schema: Any) -> str:
-    """Give what an answer looks like, its fields by name."""
+    """Return what an answer looks like, its fields by name."""
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(properties, dict) or not properties:
         return "{…}"

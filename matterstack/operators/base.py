@@ -28,11 +28,11 @@ class Operator(Protocol):
     spec: OperatorSpec
 
     def origin(self) -> str:
-        """Give what is recorded with an intent, for `recover` after a kill: from where it would be handed over."""
+        """Return what is recorded with an intent, for `recover` after a kill: from where it would be handed over."""
         ...
 
     def slots(self) -> tuple[int | None, int | None]:
-        """Give what all live attempts may use in sum, (cpus, bytes of memory); None is no limit."""
+        """Return what all live attempts may use in sum, (cpus, bytes of memory); None is no limit."""
         ...
 
     def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
@@ -52,5 +52,5 @@ class Operator(Protocol):
         ...
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        """Give file descriptors that become readable when something ends; the caller closes them."""
+        """Return file descriptors that become readable when something ends; the caller closes them."""
         ...

@@ -28,7 +28,7 @@ class Claim:
 
 
 def read_claim(folder: Path) -> Claim | None:
-    """Give the claim of an attempt's folder, None if there is none. Raises OSError if that cannot be told."""
+    """Return the claim of an attempt's folder, None if there is none. Raises OSError if that cannot be told."""
     try:
         text = read_regular(folder / CLAIM, 1 << 16)
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def read_claim(folder: Path) -> Claim | None:
 
 
 def take_claim(folder: Path, purpose: str) -> Claim | None:
-    """Claim an attempt's folder for this step; give the claim of another if it came first.
+    """Claim an attempt's folder for this step; return the claim of another if it came first.
 
     A folder that does not exist is made first, so that a hand-over which comes late finds it taken. Raises OSError
     if neither can be done.

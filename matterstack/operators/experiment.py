@@ -94,7 +94,7 @@ class ExperimentOperator(FileOperator):
 
 
 def _how(request: Mapping[str, Any]) -> list[str]:
-    """Give the part of instructions.md for somebody at the instrument, who may answer by hand."""
+    """Return the part of instructions.md for somebody at the instrument, who may answer by hand."""
     lines = [f"- {name}: {printable(_with_unit(value))}" for name, value in request["parameters"].items()]
     lines = ["Parameters:", "", *lines, ""] if lines else []
     wanted = [f"- {name}: `{item['file']}`" + (" (may be left out)" if item["optional"] else "")
@@ -143,7 +143,7 @@ def _stale_heartbeat(folder: Path, now: float) -> Reason:
 
 
 def _result(attempt: LiveAttempt, now: float) -> Observation | None:
-    """Give what a result makes of an attempt; None while there is none."""
+    """Return what a result makes of an attempt; None while there is none."""
     folder = Path(attempt.folder)
     found = read_answer(folder / RESULT, now)
     if found is None:
@@ -184,20 +184,20 @@ def _result(attempt: LiveAttempt, now: float) -> Observation | None:
 
 
 def _named_files(task: Mapping[str, Any], given: Any) -> dict[str, dict[str, str]]:
-    """Give `files` of a result as it should be: {output: {"path", "sha256"}}. Raises BadAnswer."""
+    """Return `files` of a result as it should be: {output: {"path", "sha256"}}. Raises BadAnswer."""
     if not isinstance(given, dict):
         raise BadAnswer(f"{RESULT}: `files` must be an object")
     for name, item in given.items():
         shown = printable(name, 60)
         if name not in task["outputs"]:
-            raise BadAnswer(f"{RESULT}: `files.{shown}` is no output of the request")
+            raise BadAnswer(f"{RESULT}: `files.{shown}` is not an output of the request")
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("path", "sha256")):
             raise BadAnswer(f"{RESULT}: `files.{shown}` needs `path` and `sha256`")
     return given
 
 
 def _files(folder: Path, task: Mapping[str, Any], named: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
-    """Find and check the files of a result; give {output: (file, sha256)}. Raises BadAnswer."""
+    """Find and check the files of a result; return {output: (file, sha256)}. Raises BadAnswer."""
     out = {}
     for name, item in named.items():
         path = inside(folder, item["path"])

@@ -72,7 +72,7 @@ class HumanOperator(FileOperator):
 
 
 def _answer(attempt: LiveAttempt) -> Observation | None:
-    """Give what an answer makes of an attempt; None while there is none."""
+    """Return what an answer makes of an attempt; None while there is none."""
     folder, now = Path(attempt.folder), time.time()
     found = read_answer(folder / RESPONSE, now)
     if found is None:
@@ -105,7 +105,7 @@ _FIELDS = {"task": "task_id", "attempt": "attempt"}
 
 
 def _default(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the answer that is taken at the deadline."""
+    """Return the answer that is taken at the deadline."""
     asked = task["asked"]
     return {
         "status": "COMPLETED", "data": {} if asked.get("default") is None else asked["default"], "error": None,

@@ -76,7 +76,7 @@ class LocalOperator:
 
     @staticmethod
     def _argv(launch: Launch, place: Mapping[str, str]) -> list[str]:
-        """Give the wrapper's command line. Raises SubmissionRejected for tools that are not here, OSError."""
+        """Return the wrapper's command line. Raises SubmissionRejected for tools that are not here, OSError."""
         tools = {name: _tool(name) for name in ("date", "mv", launch.argv[0])}
         missing = [name for name, path in tools.items() if path is None]
         limit = launch.resources.time_s
@@ -231,8 +231,11 @@ class LocalOperator:
                 break
             handle = _decode(attempt.handle)
             with suppress(OSError):
-                if not _out_of_reach(handle):
-                    fds += processes.wake_fds(_session(attempt, handle))
+                if (Path(attempt.folder) / EXIT).exists():  # it has ended since the step looked
+                    fds.append(processes.readable_now())
+                elif not _out_of_reach(handle):
+                    fd = processes.end_of_leader(_session(attempt, handle))
+                    fds += [] if fd is None else [fd]
         return fds
 
 
@@ -242,7 +245,7 @@ def _tool(name: str) -> str | None:
 
 
 def _has_run(folder: Path, *, handed_over: bool) -> bool:
-    """Say whether an unclaimed folder shows that its command ran all the same, and removed the claim.
+    """Return whether an unclaimed folder shows that its command ran all the same, and removed the claim.
 
     Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
     """
@@ -259,7 +262,7 @@ def _hidden(attempt: LiveAttempt) -> Reason:
 
 
 def _find_wrapper(attempt: LiveAttempt) -> str | None:
-    """Give the handle of a live wrapper of this attempt, of this installation or another, by its command line."""
+    """Return the handle of a live wrapper of this attempt, of this installation or another, by its command line."""
     for pid in processes.find_by_arguments(_WRAPPER.name, attempt.folder):
         start = processes.start_of(pid)
         if start is not None:
@@ -268,7 +271,7 @@ def _find_wrapper(attempt: LiveAttempt) -> str | None:
 
 
 def _orphans(session: processes.Session, pids: set[int]) -> Observation:
-    """Give what is seen of a session whose wrapper is gone."""
+    """Return what is seen of a session whose wrapper is gone."""
     certain = bool(processes.session_members(session, marked=True))
     why = reason(Code.ORPHANS, pids=sorted(pids)[:5], certain=certain)
     return Observation(Sighting.RUNNING, reason=why, unreachable=not certain)
@@ -302,7 +305,7 @@ def _with_handle(seen: Observation, handle: str | None) -> Observation:
 
 
 def _is_another_boot(handle: Mapping[str, Any]) -> bool:
-    """Say whether what a handle names was started under another boot; one that is not known is no other."""
+    """Return whether what a handle names was started under another boot; one that is not known is no other."""
     boots = handle.get("boot"), processes.this_place().boot
     return all(boots) and boots[0] != boots[1]
 

@@ -73,7 +73,7 @@ def handed(terms: Mapping[str, Any]) -> Reason:
 
 
 def _status(attempt: LiveAttempt, now: float) -> Observation | None:
-    """Give what status.json makes of an attempt; None while there is none, or the folder is still being written."""
+    """Return what status.json makes of an attempt; None while there is none, or the folder is still being written."""
     folder = Path(attempt.folder)
     found = read_answer(folder / STATUS, now)
     if found is None:
@@ -118,7 +118,7 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
 
 
 def _still_written(folder: Path, task: Mapping[str, Any], status: os.stat_result, now: float) -> bool:
-    """Say whether files may still be on their way: an output changed after status.json, or one that is missing.
+    """Return whether files may still be on their way: an output changed after status.json, or one that is missing.
 
     A copy that keeps the times of files changes that of the folder as long as it goes on.
     """

@@ -49,7 +49,7 @@ def _read(path: str) -> str:
 
 @cache
 def this_place() -> Place:
-    """Give where this process lives. Raises OSError if it cannot be told: a boot that is not known is no reboot."""
+    """Return where this process lives. Raises OSError if it cannot be told: a boot that is not known is no reboot."""
     host = socket.gethostname()
     machine = _read("/etc/machine-id") or _read("/var/lib/dbus/machine-id") or host
     boot = _read("/proc/sys/kernel/random/boot_id")
@@ -70,7 +70,7 @@ def _run(*argv: str) -> str:
 
 
 def start_of(pid: int) -> str | None:
-    """Give the start time of a process, also of one that has ended and waits for its parent; None if there is none.
+    """Return the start time of a process, also of one that has ended and waits for its parent; None if there is none.
 
     Raises OSError if that cannot be told.
     """
@@ -81,7 +81,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Give the fields of /proc/PID/stat behind the name, None if there is no such process to be seen. Source: proc(5).
+    """Return the fields of /proc/PID/stat behind the name, None if there is no such process to be seen. Source: proc(5).
 
     Raises OSError if that cannot be told.
     """
@@ -95,7 +95,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def hidden_owner(path: Path) -> str:
-    """Give the owner of a file if processes of that user cannot be seen by us, "" if they can.
+    """Return the owner of a file if processes of that user cannot be seen by us, "" if they can.
 
     Clusters mount /proc with `hidepid`. Raises OSError if the owner cannot be told.
     """
@@ -111,7 +111,7 @@ def hidden_owner(path: Path) -> str:
 
 
 def is_alive(pid: int, start: str) -> bool:
-    """Say whether the process with this pid and start time runs. Raises OSError if that cannot be told."""
+    """Return whether the process with this pid and start time runs. Raises OSError if that cannot be told."""
     if not _PROC:
         return bool(start) and start_of(pid) == start
     fields = _stat(pid)
@@ -129,7 +129,7 @@ class Session:
 
 
 def session_members(session: Session, *, marked: bool = False) -> set[int]:
-    """Give the live processes of an attempt's session; with ``marked`` only those that are its own for certain.
+    """Return the live processes of an attempt's session; with ``marked`` only those that are its own for certain.
 
     Raises OSError if that cannot be told.
     """
@@ -137,7 +137,7 @@ def session_members(session: Session, *, marked: bool = False) -> set[int]:
 
 
 def _members(sessions: Iterable[Session], *, marked: bool) -> set[int]:
-    """Give the live processes of sessions, by one look at all processes.
+    """Return the live processes of sessions, by one look at all processes.
 
     While the leader is there, or only waits for its parent, the session is ours. If its pid belongs to another
     process now, it is not: the kernel gives no number away that a session still has. If the leader is gone, a member is
@@ -183,7 +183,7 @@ def _is_marked(pid: int, session: Session) -> bool:
 
 
 def find_by_arguments(script: str, argument: str) -> list[int]:
-    """Give live processes that run a script of this name with ``argument`` as a whole word. Raises OSError."""
+    """Return live processes that run a script of this name with ``argument`` as a whole word. Raises OSError."""
     if not _PROC:
         lines = _run("ps", "-A", "-o", "pid=,args=").splitlines()
         return [int(line.split()[0]) for line in lines if argument in line and f"/{script} " in line]
@@ -229,13 +229,13 @@ def _signal(pid: int, number: int) -> None:
 
 
 def machine_slots() -> tuple[int, int]:
-    """Give this machine's (cpus, bytes of memory) that may be used."""
+    """Return this machine's (cpus, bytes of memory) that may be used."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cpus, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def oom_counter() -> str:
-    """Give the file in which the kernel counts kills for memory in this process's cgroup, "" without one.
+    """Return the file in which the kernel counts kills for memory in this process's cgroup, "" without one.
 
     Raises OSError if that cannot be told just now. Source: kernel documentation, cgroup-v2 (memory.events) and cgroup-v1/memory (memory.oom_control).
     """
@@ -252,17 +252,14 @@ def oom_counter() -> str:
     return ""
 
 
-def wake_fds(session: Session) -> list[int]:
-    """Give descriptors that become readable when a session's leader ends, or if it is gone, any of its processes.
+def end_of_leader(session: Session) -> int | None:
+    """Return a descriptor that becomes readable when a session's leader ends.
 
-    None at all where the system has no pidfd; one that is readable at once where nothing is left.
+    None if the leader is gone or the system has no pidfd: then the loop looks again after a while. Raises OSError.
     """
-    if not hasattr(os, "pidfd_open"):
-        return []
-    pids = {session.leader} if is_alive(session.leader, session.start) else session_members(session)
-    if not pids:
-        return [os.open(os.devnull, os.O_RDONLY)]
-    return [fd for pid in pids if (fd := _pidfd(pid)) is not None]
+    if not hasattr(os, "pidfd_open") or not is_alive(session.leader, session.start):
+        return None
+    return _pidfd(session.leader)
 
 
 def _pidfd(pid: int) -> int | None:
@@ -270,7 +267,12 @@ def _pidfd(pid: int) -> int | None:
     try:
         fd: int = opener(pid)
     except ProcessLookupError:  # it has ended meanwhile
-        return os.open(os.devnull, os.O_RDONLY)
+        return readable_now()
     except OSError:  # no more descriptors: the loop looks again after a while
         return None
     return fd
+
+
+def readable_now() -> int:
+    """Return a descriptor that is readable at once."""
+    return os.open(os.devnull, os.O_RDONLY)

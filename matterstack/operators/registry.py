@@ -19,14 +19,14 @@ _BUILT_IN = {
 
 
 def runnable_kinds() -> frozenset[str]:
-    """Give the kinds of operators that this installation can run."""
+    """Return the kinds of operators that this installation can run."""
     from importlib.metadata import entry_points  # costs tens of milliseconds; a step with built-in kinds has no need
 
     return frozenset(_BUILT_IN) | {point.name for point in entry_points(group=GROUP)}
 
 
 def make_operator(spec: OperatorSpec) -> Operator:
-    """Give the operator for a spec. Raises UsageError for a kind that is not installed."""
+    """Return the operator for a spec. Raises UsageError for a kind that is not installed."""
     if spec.kind in _BUILT_IN:
         module, name = _BUILT_IN[spec.kind]
         factory: Any = getattr(import_module(module), name)

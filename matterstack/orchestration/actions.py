@@ -168,7 +168,7 @@ def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | Non
 
     ``find`` gives the files of a folder that a glob of `files` matches. ``folder`` is where the campaign folder is
     now, by default where it was at init. Later attempts use the new
-    files and carry the new digest; nothing reruns by itself. Raises UsageError if the folder is not there.
+    files and carry the new digest; nothing is rerun automatically. Raises UsageError if the folder is not there.
     """
     path = require_run_root(Path(root))
     if not take:
@@ -207,7 +207,7 @@ def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: Fin
 
 
 def _find_home(root: Path, run: RunRow) -> Path:
-    """Give the campaign folder: where it is from the run root, or where it was when the run was made."""
+    """Return the campaign folder: where it is from the run root, or where it was when the run was made."""
     candidates = [root.resolve() / run.campaign_path, Path(run.home_path) / run.campaign_path]
     for file in map(os.path.normpath, candidates):
         if Path(file).is_file():
@@ -218,7 +218,7 @@ def _find_home(root: Path, run: RunRow) -> Path:
 
 
 def _campaign_changed(root: Path, home: Path) -> bool:
-    """Say whether no file of the campaign folder is the run's campaign any more."""
+    """Return whether no file of the campaign folder is the run's campaign any more."""
     ours = (root / layout.CAMPAIGN).read_bytes()
     candidates = [file for pattern in ("*.yaml", "*.yml", "*.json") for file in home.glob(pattern)]
     return bool(candidates) and not any(file.is_file() and file.read_bytes() == ours for file in candidates)

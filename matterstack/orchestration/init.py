@@ -31,7 +31,7 @@ log = logging.getLogger("matterstack")
 
 
 def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
-    """Make the run root of a campaign, whole or not at all; give its path.
+    """Make the run root of a campaign, whole or not at all; return its path.
 
     It is built beside and moved in place. Raises UsageError if the folder exists and is not empty, RunLockedError
     if a process works in it, RunRootError if it cannot be written.
@@ -98,7 +98,7 @@ _OF_INIT = (
 
 
 def _left_by_init(root: Path) -> tuple[list[Path], list[Path]] | None:
-    """Give what an `init` that was killed in this folder left: (its hidden folders, what it had moved out of them).
+    """Return what an `init` that was killed in this folder left: (its hidden folders, what it had moved out of them).
 
     None if there is anything else. run.json is moved last, so without it there never was a run.
     """
@@ -130,9 +130,9 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
             pass
     if (root / layout.RUN).exists():
         raise UsageError(
-            f"{root} is a run already; `matterstack run {root}` continues it, --root DIR takes another folder"
+            f"{root} already is a run; `matterstack run {root}` continues it, --root DIR names another folder"
         )
-    raise UsageError(f"{root} exists and is not empty; --root DIR takes another folder")
+    raise UsageError(f"{root} exists and is not empty; --root DIR names another folder")
 
 
 def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:

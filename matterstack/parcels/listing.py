@@ -12,7 +12,7 @@ from matterstack.views.reading import reading
 
 
 def list_parcels(root: str | Path) -> list[dict[str, Any]]:
-    """Give the parcels of a run, oldest first: id, by, at, file, and its tasks with their states."""
+    """Return the parcels of a run, oldest first: id, by, at, file, and its tasks with their states."""
     with reading(root) as (_, store):
         states = {row.task_id: row for row in store.tasks()}
         found: dict[str, dict[str, Any]] = {}

@@ -260,7 +260,7 @@ def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any]) -> str:
 
 
 def _environment(task: Mapping[str, Any]) -> str:
-    """Give what sets a task's variables; those passed by name are taken where it runs."""
+    """Return what sets a task's variables; those passed by name are taken where it runs."""
     asked = task["asked"]
     lines = [f"{name}=${{{origin}-}}; export {name}" for name, origin in asked.get("env_from", {}).items()]
     lines += [f"{name}={shlex.quote(value)}; export {name}" for name, value in asked.get("env", {}).items()]
@@ -268,7 +268,7 @@ def _environment(task: Mapping[str, Any]) -> str:
 
 
 def _sbatch(name: str, resources: Sequence[Mapping[str, Any]]) -> str:
-    """Give the head of a Slurm array script that has room for the largest of the tasks. Source: sbatch(1)."""
+    """Return the head of a Slurm array script that has room for the largest of the tasks. Source: sbatch(1)."""
     from matterstack.core.values import parse_time
 
     lines = [f"--job-name={name}", f"--array=1-{len(resources)}", "--output=slurm-%A_%a.log"]
@@ -291,7 +291,7 @@ def _readme(info: Mapping[str, Any], tasks: Sequence[tuple[AttemptRow, Mapping[s
         f"Parcel {info['parcel']} of the run {info['run']['id']}, packed by {info['by']} at {info['at'][:16]} UTC.", "",
         f"It holds {len(tasks)} calculations. To run them, sh, tar and the coreutils are needed (and what the calculations",
         "themselves call). Nothing of MatterStack has to be installed.", "",
-        f"1. Unpack it where the calculations shall run:   tar xf FILE; cd {info['name']}", "2. Check that it arrived whole:                  sha256sum -c SHA256SUMS",
+        f"1. Unpack it where the calculations will run:   tar xf FILE; cd {info['name']}", "2. Check that it is complete:                     sha256sum -c SHA256SUMS",
     ]  # fmt: skip
     if names:
         lines.append(f"   Set these variables first:                     {' '.join(names)}")
@@ -303,11 +303,11 @@ def _readme(info: Mapping[str, Any], tasks: Sequence[tuple[AttemptRow, Mapping[s
         "   It may be interrupted (Ctrl-C) and started again: what is done is not done twice. If a machine died, run.sh",
         "   names the folder in which it finds a `claim` without an end; remove that claim to begin it anew.",
         "4. Pack what is done, also if it is only a part: sh run.sh --pack",
-        f"5. Carry {info['name']}-return.tar, which that makes, back to whoever gave you this; there it is taken by",
+        f"5. Carry {info['name']}-return.tar, which that makes, back to whoever gave you this; there it is imported with",
         "   matterstack parcel import RUN FILE", "",
         "Each calculation has a folder; command.sh in it is what runs, stdout.log and stderr.log are what it prints, and",
         "status.json says how it went. One that fails is a result as well: pack it too. instructions.md has what its author",
-        "wants to tell you.", "",
+        "wants you to know.", "",
     ]  # fmt: skip
     for row, task in tasks:
         first = str(task["asked"].get("instructions") or "").strip().partition("\n")[0]

@@ -128,13 +128,13 @@ class _Import:
         return out
 
     def _packed(self, prefix: str) -> set[str]:
-        """Give the folders that were packed, by the list that run.sh put in; empty without one."""
+        """Return the folders that were packed, by the list that run.sh put in; empty without one."""
         name = f"{prefix}packed.txt"
         text = self._read(name, _LARGEST_NOTE).decode(errors="replace") if name in self.members else ""
         return set(text.splitlines())
 
     def _info(self) -> tuple[str, dict[str, Any]]:
-        """Find parcel.json, wherever in the file its folder lies; give (prefix, content)."""
+        """Find parcel.json, wherever in the file its folder lies; return (prefix, content)."""
         found = sorted((name for name in self.members if PurePosixPath(name).name == "parcel.json"), key=len)
         if not found:
             raise UsageError(f"{self.file} is not a parcel: it holds no parcel.json")
@@ -245,7 +245,7 @@ class _Import:
 
     @staticmethod
     def _given(folder: Path) -> tuple[set[str], set[str]]:
-        """Give (names of inputs that lie in the folder, which the command may have changed; names of outputs)."""
+        """Return (names of inputs that lie in the folder, which the command may have changed; names of outputs)."""
         task = read_task(folder)
         if task is None:
             return set(), set()

@@ -51,7 +51,7 @@ class Question:
 
 
 def find_question(root: str | Path, task: str) -> Question:
-    """Give the question of a task that waits for a person. Raises UsageError where none does, saying what is."""
+    """Return the question of a task that waits for a person. Raises UsageError where none does, saying what is."""
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
@@ -104,7 +104,7 @@ def _require_no_answer(question: Question) -> None:
 
 
 def user() -> str:
-    """Give the name under which somebody answers who does not say another."""
+    """Return the name under which somebody answers who does not say another."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -112,7 +112,7 @@ def user() -> str:
 
 
 def respond(question: Question, *, data: Any, by: str, comment: str | None = None, reject: bool = False) -> Path:
-    """Write an answer, whole, where there is none; give its path.
+    """Write an answer, whole, where there is none; return its path.
 
     Raises UsageError for one that the task would not take, or if somebody was faster; RunRootError if it cannot be
     written.

@@ -58,7 +58,7 @@ def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
 def gather_evidence(
     folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]], *, ours: bool = True
 ) -> Evidence:
-    """Say which declared outputs an attempt left, with size and digest, and read its metrics.
+    """Return which declared outputs an attempt left, with size and digest, and read its metrics.
 
     ``checked`` gives (file, sha256) of outputs that an operator has looked at, wherever in the folder they lie. Digests
     that the job itself wrote down are only believed of jobs of ``ours``.
@@ -88,7 +88,7 @@ def gather_evidence(
 
 
 def digest_within(folder: Path, file: Path) -> str:
-    """Give the sha256 of a file in an attempt's folder, as its job computed it, or computed here."""
+    """Return the sha256 of a file in an attempt's folder, as its job computed it, or computed here."""
     return recorded_digests(folder).get(file.relative_to(folder).as_posix()) or sha256_of(file)
 
 
@@ -120,7 +120,7 @@ def recorded_digests(folder: Path) -> dict[str, str]:
 
 
 def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, Reason]:
-    """Read metrics.json: a flat object of numbers, texts and booleans. Gives (metrics, remark)."""
+    """Read metrics.json: a flat object of numbers, texts and booleans. Return (metrics, remark)."""
     path = folder / METRICS
     try:
         text = read_regular(path, _LARGEST_METRICS + 1)
@@ -150,7 +150,7 @@ def _finite(value: Any) -> Any:
 
 
 def find_last_line(path: Path, limit: int = 4096) -> str:
-    """Give the last line of a log that is not empty, "" if there is none."""
+    """Return the last line of a log that is not empty, "" if there is none."""
     try:
         with open_regular(path) as file:
             file.seek(0, os.SEEK_END)

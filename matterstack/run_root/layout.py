@@ -40,7 +40,7 @@ GITATTRIBUTES = (
 
 
 def require_run_root(root: Path) -> Path:
-    """Give the root if it is one. Raises UsageError in words if not."""
+    """Return the root if it is one. Raises UsageError in words if not."""
     if (root / RUN).is_file():
         return root
     if not root.exists():
@@ -53,7 +53,7 @@ def require_run_root(root: Path) -> Path:
 
 
 def attempt_folder(task_id: str, attempt: int) -> str:
-    """Give the path of an attempt's folder below the run root."""
+    """Return the path of an attempt's folder below the run root."""
     return f"tasks/{task_id}/attempt-{attempt}"
 
 

@@ -67,7 +67,7 @@ def _unlink(root: Path, task_id: str, output_path: str) -> str:
 
 
 def what_is_in_the_way(root: Path, link: Path) -> str:
-    """Say what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
+    """Return what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
     for folder in [folder for folder in link.parents if folder.is_relative_to(root / "results")]:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             return f"{folder.relative_to(root)} is {'a link' if folder.is_symlink() else 'not a folder'}"
@@ -99,6 +99,6 @@ def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:
 
 
 def _gitignore_line(path: str) -> str:
-    """Give the line that ignores this one path. Source: gitignore(5)."""
+    """Return the line that ignores this one path. Source: gitignore(5)."""
     text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?")
     return "/" + re.sub(r" +\Z", lambda match: "\\ " * len(match[0]), text)

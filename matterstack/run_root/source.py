@@ -12,7 +12,7 @@ from matterstack.run_root.layout import STAGING
 
 
 def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, tuple[str, int]]:
-    """Copy files of the campaign folder; give {path: (sha256, size)}."""
+    """Copy files of the campaign folder; return {path: (sha256, size)}."""
     out = {}
     for path in files:
         target = source / path
@@ -24,7 +24,7 @@ def copy_source(folder: Path, files: Iterable[str], source: Path) -> dict[str, t
 
 
 def stage_source(root: Path, folder: Path, files: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """Copy corrected files beside source/'s own; give {path: (sha256, size)}."""
+    """Copy corrected files beside source/'s own; return {path: (sha256, size)}."""
     staging = root / "source" / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()

@@ -94,7 +94,7 @@ class Builder:
             self.problems.append(problem)
 
     def _written_at(self, path: Path) -> Path:
-        """Give where a value of a task stands: under `defaults` if the task has it from there."""
+        """Return where a value of a task stands: under `defaults` if the task has it from there."""
         if len(path) < 3 or path[0] != "tasks" or not isinstance(self.root.get("tasks"), dict):
             return path
         task, defaults = self.root["tasks"].get(path[1]), self.root.get("defaults", {})
@@ -109,15 +109,15 @@ class Builder:
         return path
 
     def has_problem(self, path: Path) -> bool:
-        """Say whether the form of a value was refused, so that evaluating it would only repeat that."""
+        """Return whether the form of a value was refused, so that evaluating it would only repeat that."""
         return self._written_at(path) in self._refused
 
     def may_give(self, root: str, task: str) -> bool:
-        """Say whether a task may give what `response.TASK` or `metrics.TASK` names."""
+        """Return whether a task may give what `response.TASK` or `metrics.TASK` names."""
         return root == "metrics" or task in self._answering
 
     def build(self) -> Campaign:
-        """Give the campaign; where `problems` is not empty afterwards, it is only good for further checks."""
+        """Return the campaign; where `problems` is not empty afterwards, it is only good for further checks."""
         root = self.root
         defaults = root.get("defaults", {})
         operators = self._operators()
@@ -207,7 +207,7 @@ class Builder:
     # --- tasks ---
 
     def _task(self, name: str, data: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec:
-        """Give a task with the defaults that hold for it: people, labs and parcels inherit no resources or retries."""
+        """Return a task with the defaults that hold for it: people, labs and parcels inherit no resources or retries."""
         kinds = self.kinds_of(data.get("operator", defaults.get("operator", "local")))
         own = {key: value for key, value in defaults.items() if key not in ("resources", "retries")}
         asking = {kind for kind in kinds if kind_of(kind).asks}
@@ -219,7 +219,7 @@ class Builder:
         return replace(spec, for_people=self._merged_task(name, data, own))
 
     def kinds_of(self, operator: Any) -> set[str]:
-        """Give the kinds that a task's operator may have: of a template, those of all operators."""
+        """Return the kinds that a task's operator may have: of a template, those of all operators."""
         if is_template(operator):
             return set(self.kinds.values())
         return {self.kinds[operator]} if operator in self.kinds else set()
@@ -278,13 +278,13 @@ class Builder:
         self._convert(parse_time, spec.asked.get("deadline"), (*path, "deadline"))
         lines = [command] if isinstance(command, str) and not self.has_problem((*path, "command")) else []
         if spec.shell == "sh" and not any("pipefail" in line for line in spec.setup) and any(map(has_pipe, lines)):
-            cure = "write `shell: bash`, or take the pipe apart"
-            message = f"under `shell: sh` a failure before a | goes unnoticed ({cure})"
+            cure = "write `shell: bash`, or split the pipeline"
+            message = f"under `shell: sh` a failure before a | is not noticed ({cure})"
             self.add((*path, "command"), message, severity="warning")
         return spec
 
     def _retries(self, own: Any, default: Any, path: Path) -> tuple[Retries, tuple[Any, ...]]:
-        """Give the retries, or with templates their layers, to be resolved at each attempt."""
+        """Return the retries, or with templates their layers, to be resolved at each attempt."""
         layers = tuple(layer for layer in (default, own) if layer != {})
         if any(is_template(text) for layer in layers for _, text in _texts(layer, ())):
             return Retries(), layers
@@ -346,7 +346,7 @@ class Builder:
         }
         found = known.get(root)
         if root == "response" and names[0] in self.root["tasks"] and names[0] not in (found or ()):
-            self.add(path, f"'{names[0]}' is carried out by no person or laboratory, so it gives no response")
+            self.add(path, f"'{names[0]}' is not carried out by a person or laboratory, so it has no response")
         elif root == "params" and early and names[0] in spec.params and names[0] not in params:
             self.add(path, f"'{names[0]}' is one of the task's own params; {key} sees those of the campaign alone")
         elif found is not None and names[0] not in found:
@@ -420,7 +420,7 @@ class Builder:
             return
         near = did_you_mean(names[1], fields)
         if schema.get("additionalProperties") is False or near:
-            message = f"'{names[1]}' is no property in {key} of {names[0]}{near}; it has {_some(fields)}"
+            message = f"'{names[1]}' is not a property in {key} of {names[0]}{near}; it has {_some(fields)}"
             self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
     def _unknown_root(self, path: Path, root: str, key: str) -> None:
@@ -465,7 +465,7 @@ def _dependency_rule(value: Any) -> DependencyRule | None:
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Give every text within a value with its path."""
+    """Return every text within a value with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):

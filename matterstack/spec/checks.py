@@ -93,7 +93,7 @@ def _has_early_templates(campaign: Campaign, task: str) -> bool:
 
 
 def _samples(instances: list[Instance]) -> Iterator[Instance]:
-    """Give the first instance, and each one in which a value of an axis appears for the first time."""
+    """Return the first instance, and each one in which a value of an axis appears for the first time."""
     seen: set[tuple[str, str]] = set()
     given = 0
     for index, instance in enumerate(instances):
@@ -152,10 +152,10 @@ def _report(instance: Instance, key: str, error: Exception, builder: Builder) ->
 
 def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
     if operator.slot_cpus is not None and resources.cpus > operator.slot_cpus:
-        raise ValueError(f"{resources.cpus} cpus do not fit the {operator.slot_cpus} of operator '{operator.name}'")
+        raise ValueError(f"asks for {resources.cpus} cpus, operator '{operator.name}' has {operator.slot_cpus}")
     if operator.slot_memory is not None and (resources.memory or 0) > operator.slot_memory:
         asked, there = format_memory(resources.memory or 0), format_memory(operator.slot_memory)
-        raise ValueError(f"{asked} do not fit the {there} of operator '{operator.name}'")
+        raise ValueError(f"asks for {asked}, operator '{operator.name}' has {there}")
 
 
 def _check_when(spec: TaskSpec, early: Mapping[str, Any]) -> None:
@@ -231,18 +231,18 @@ def _check_default(
     warn: Callable[[str, str], None],
 ) -> None:
     if keys.get("on_deadline") == "default" and "default" not in keys:
-        builder.add((*where, "on_deadline"), "takes the answer under `default`, and there is none")
+        builder.add((*where, "on_deadline"), "uses the answer under `default`, which is missing")
     if "default" not in keys:
         return
     if keys.get("on_deadline") != "default":
-        warn("default", "is only taken with `on_deadline: default`")
+        warn("default", "is only used with `on_deadline: default`")
     try:
         problem = schema_violation(schema, keys["default"]) if schema is not None else ""
     except SchemaError as error:
         builder.add((*where, "response_schema"), str(error))
         return
     if problem:
-        builder.add((*where, "default"), f"is no answer by the `response_schema`: {problem}")
+        builder.add((*where, "default"), f"does not satisfy `response_schema`: {problem}")
 
 
 # --- typos that another match hides ---------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def warn_of_typos(campaign: Campaign, expansion: Expansion, builder: Builder) ->
 
 
 def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[str, str, str]]:
-    """Give (task, input, pattern) of each input that is a glob or takes a file of the campaign folder."""
+    """Return (task, input, pattern) of each input that is a glob or takes a file of the campaign folder."""
     found: dict[str, tuple[str, str, str]] = {}
     for instance in instances:
         for name, item in instance.inputs.items():
@@ -289,7 +289,7 @@ def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[s
 
 
 def _is_almost(path: str, pattern: str) -> bool:
-    """Say whether all but one component of a path match those of a pattern, and that one nearly does."""
+    """Return whether all but one component of a path match those of a pattern, and that one nearly does."""
     parts, wanted = path.split("/"), pattern.rstrip("/").split("/")
     if len(parts) != len(wanted) or "**" in wanted:
         return False
@@ -298,7 +298,7 @@ def _is_almost(path: str, pattern: str) -> bool:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Say whether two names differ as by a slip: in one word, by a letter too many, or two that have changed places.
+    """Return whether two names differ as by a slip: in one word, by a letter too many, or two that have changed places.
 
     Not at the word's beginning, where scf and nscf, ethane and methane differ.
     """
@@ -316,7 +316,7 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
-    """Give a word of the command that is nearly the file of an output which the command does not name."""
+    """Return a word of the command that is nearly the file of an output which the command does not name."""
     texts = [spec.command] if isinstance(spec.command, str) else list(spec.command or ())
     if any(reference[0] == "outputs" and reference[1:2] in ((), (output,)) for reference in references(texts)):
         return ""
@@ -333,7 +333,7 @@ def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
 
 
 def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str]]:
-    """Give the most cpu-hours that all attempts may use, all retries included, and the tasks without a time limit.
+    """Return the most cpu-hours that all attempts may use, all retries included, and the tasks without a time limit.
 
     People, labs and closed clusters use none of ours.
     """

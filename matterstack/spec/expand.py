@@ -72,7 +72,7 @@ Late = Mapping[tuple[str, str], Sequence[str]]
 
 
 def late_names(spec: TaskSpec) -> Late:
-    """Give each (root, task) that a task's templates name below response and metrics, with the keys that do."""
+    """Return each (root, task) that a task's templates name below response and metrics, with the keys that do."""
     found: dict[tuple[str, str], list[str]] = {}
     parts: dict[str, Any] = {
         "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
@@ -163,7 +163,7 @@ class Expander:
             if label in labels:
                 what = f"{_row_text(labels[label])} and {_row_text(row)} have the same label '{label}'; set `label`"
                 if labels[label] == row:
-                    what = f"{_row_text(row)} stands there twice"
+                    what = f"{_row_text(row)} is listed twice"
                 self.builder.add((*where, "label" if spec.label else "matrix"), what)
                 return
             labels[label] = row
@@ -223,7 +223,8 @@ class Expander:
             if value is None or (isinstance(value, list | dict) and not label):
                 kind = "null" if value is None else "a list or mapping"
                 self.builder.add(
-                    where, f"{kind} as a value needs a `label`" if value is not None else "null is no value"
+                    where,
+                    f"{kind} as a value needs a `label`" if value is not None else "null is not allowed as a value",
                 )
                 return False
         return True
@@ -253,7 +254,7 @@ class Expander:
             names = set(rows[0]) if rows else set(pattern)
             unknown = next((key for key in pattern if key not in names), None)
             if unknown is not None:
-                self.builder.add((*where, index, unknown), f"'{unknown}' is no axis{did_you_mean(unknown, names)}")
+                self.builder.add((*where, index, unknown), f"'{unknown}' is not an axis{did_you_mean(unknown, names)}")
                 continue
             kept = [row for row in rows if not all(_same(row[key], value) for key, value in pattern.items())]
             if len(kept) == len(rows):
@@ -267,9 +268,9 @@ class Expander:
         for index, extra in enumerate(included):
             first = rows[0] if rows else extra
             if set(extra) != set(first):
-                lacks = ", ".join(sorted(set(first) - set(extra))) or "nothing"
-                more = ", ".join(sorted(set(extra) - set(first))) or "nothing"
-                self.builder.add((*where, index), f"does not fit the other rows: it lacks {lacks} and adds {more}")
+                differing = {"missing": set(first) - set(extra), "unexpected": set(extra) - set(first)}
+                what = ", ".join(f"{word} {' '.join(sorted(names))}" for word, names in differing.items() if names)
+                self.builder.add((*where, index), f"has other keys than the first row: {what}")
                 continue
             if self._values_have_labels(extra.values(), (*where, index), label):
                 rows.append({key: extra[key] for key in first})
@@ -278,7 +279,7 @@ class Expander:
         return rows
 
     def _label_text(self, spec: TaskSpec, row: Mapping[str, Any], where: Where) -> str | None:
-        """Give the label of a row before it is made safe."""
+        """Return the label of a row before it is made safe."""
         if spec.matrix is None:
             return spec.name
         try:
@@ -294,7 +295,7 @@ class Expander:
 
     @staticmethod
     def _label_columns(spec: TaskSpec, row: Mapping[str, Any]) -> list[str]:
-        """Give the axes in order; of a table only its first column."""
+        """Return the axes in order; of a table only its first column."""
         assert spec.matrix is not None
         axes = [name for name in spec.matrix if name not in ("include", "exclude")]
         if not axes:
@@ -382,7 +383,7 @@ class Expander:
         if WILDCARD.search("".join(part for part in parse(spec.path) if isinstance(part, str))):
             return f"'{path}' is a pattern; an output is one file, or a folder with a trailing /"
         if file.rstrip("/").split("/")[0] in RESERVED_FILES:
-            return f"'{file}' is a file that MatterStack writes; take another name"
+            return f"'{file}' is a file that MatterStack writes; use another name"
         if file.rstrip("/") in files:
             return f"two outputs of {draft.task_id} are the file '{file}'"
         other: Any = self.outputs.conflict(path)
@@ -433,7 +434,7 @@ class Expander:
             return "`as` names one file; the path is a pattern"
         problem = path_problem(as_name)
         if not problem and as_name.split("/")[0] in RESERVED_FILES:
-            problem = f"'{as_name}' is a file that MatterStack writes; take another name"
+            problem = f"'{as_name}' is a file that MatterStack writes; use another name"
         if not problem and as_name in taken:
             problem = f"two inputs are named '{as_name}'"
         taken.add(as_name)
@@ -492,7 +493,7 @@ class Expander:
         return self._globbed[pattern]
 
     def _near(self, name: str, known: Iterable[str]) -> str:
-        """Give a suggestion; only for the first mistakes, since each costs a look at all names."""
+        """Return a suggestion; only for the first mistakes, since each costs a look at all names."""
         self._suggestions += 1
         return did_you_mean(name, itertools.islice(known, 2000)) if self._suggestions <= _MOST_SUGGESTIONS else ""
 
@@ -507,7 +508,7 @@ class Expander:
             near = f" (paths are below results/: write {pattern.removeprefix('results/')})"
         if is_list:
             return f"'{pattern}' matches no declared output and no file of the campaign folder{near}"
-        return f"'{pattern}' is no declared output and no file of the campaign folder{near}"
+        return f"'{pattern}' is neither a declared output nor a file of the campaign folder{near}"
 
     def _resolve_needs(self, draft: _Draft) -> None:
         expand_groups = draft.spec.allow_dependency_failure is not None
@@ -545,7 +546,9 @@ class Expander:
             and (rule.min_count or 0) > most
             and not any(p.severity == "error" for p in self.builder.problems)
         ):
-            self._report_once(where, f"at least {rule.min_count} can never complete: {draft.task_id} depends on {most}")
+            self._report_once(
+                where, f"needs at least {rule.min_count} completed tasks, but {draft.task_id} depends on only {most}"
+            )
 
     # --- answers and metrics ---
 
@@ -566,7 +569,7 @@ class Expander:
                 draft.edges[Edge(found[0], f"{root}.{task}")] = None
 
     def _with_equal_values(self, task: str, draft: _Draft) -> list[str]:
-        """Give the instances of a task whose values of the common axes are those of ``draft``."""
+        """Return the instances of a task whose values of the common axes are those of ``draft``."""
         shared = tuple(axis for axis in self.rows[task][0] if axis in draft.matrix)
         index = self._by_values.get((task, shared))
         if index is None:
@@ -676,7 +679,7 @@ class _Draft:
 
 
 def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Graph:
-    """Give the graph of instances; a group that something needs as a whole is a node behind its members."""
+    """Return the graph of instances; a group that something needs as a whole is a node behind its members."""
     groups = set(group_nodes)
     edges: list[tuple[str, str]] = []
     nodes = []
@@ -689,7 +692,7 @@ def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Gra
 
 
 def is_pattern(text: str) -> bool:
-    """Say whether a path has wildcards of its own; values put into it do not count."""
+    """Return whether a path has wildcards of its own; values put into it do not count."""
     if "${{" not in text:
         return WILDCARD.search(text) is not None
     return any(isinstance(part, str) and WILDCARD.search(part) for part in parse(text))
@@ -734,7 +737,7 @@ def _parents(path: str) -> Iterable[str]:
 
 
 def _comparable(value: Any) -> Any:
-    """Give what is equal for equal values of an axis: 1 and 1.0 are, "1" and 1 are not."""
+    """Return what is equal for equal values of an axis: 1 and 1.0 are, "1" and 1 are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value if isinstance(value, str) else dump_json(value)
     return float(value)

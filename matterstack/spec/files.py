@@ -9,7 +9,7 @@ from matterstack.core.selection import WILDCARD, matches
 
 
 def glob_files(folder: Path, pattern: str) -> list[str]:
-    """Give the files below ``folder`` that match, sorted, relative, with `/`; a folder stands for all below it."""
+    """Return the files below ``folder`` that match, sorted, relative, with `/`; a folder stands for all below it."""
     found: set[str] = set()
     _walk_files(folder, "", pattern.rstrip("/").split("/"), found)
     return sorted(found)
@@ -57,5 +57,5 @@ def _take(folder: Path, path: str, rest: list[str], found: set[str]) -> None:
 
 
 def is_run_root(folder: Path) -> bool:
-    """Say whether a folder is a run root: its files are no source files of a campaign."""
+    """Return whether a folder is a run root: its files are no source files of a campaign."""
     return (folder / "run.json").is_file() and (folder / "operators.yaml").is_file()

@@ -102,7 +102,7 @@ def load_campaign(
 
 
 def differences(loaded: LoadedCampaign, root: Path) -> str:
-    """Say what of a campaign differs from the run in ``root``, "" if it is the same one.
+    """Return what of a campaign differs from the run in ``root``, "" if it is the same one.
 
     Raises UsageError if ``root`` cannot be read as a run root.
     """
@@ -131,13 +131,13 @@ def _sorted(problems: list[Problem]) -> list[Problem]:
 
 
 def _digest(document: Document, site: Document | None, overrides: Mapping[str, Any]) -> str:
-    """Give the sha256 of what defines a run; comments and layout of the files do not count."""
+    """Return the sha256 of what defines a run; comments and layout of the files do not count."""
     content = [document.plain, site.plain if site is not None else None, dict(overrides)]
     return hashlib.sha256(dump_json(content, exact=True).encode()).hexdigest()
 
 
 def _operators_json(document: Document) -> dict[str, str]:
-    """Give the operators of a campaign or an operators.yaml, each as JSON text in which numbers keep their text."""
+    """Return the operators of a campaign or an operators.yaml, each as JSON text in which numbers keep their text."""
     root = document.plain
     found = root.get("operators", {}) if "matterstack" in root else root
     return {"local": '{"kind": "local"}', **{name: dump_json(value) for name, value in found.items()}}

@@ -69,7 +69,7 @@ class Document:
         return plain(self.root)
 
     def position(self, path: tuple[str | int, ...], *, at_key: bool = False) -> Mark:
-        """Give line and column of a path, or of the nearest ancestor that the file holds."""
+        """Return line and column of a path, or of the nearest ancestor that the file holds."""
         node, mark = self.root, self.at
         for index, part in enumerate(path):
             if isinstance(node, Map) and part in node.values_at:
@@ -85,7 +85,7 @@ class Document:
     def problem(
         self, path: tuple[str | int, ...], message: str, *, at_key: bool = False, severity: str = "error"
     ) -> Problem:
-        """Give the problem of a path, its place in words written `tasks.fit.inputs[0]`."""
+        """Return the problem of a path, its place in words written `tasks.fit.inputs[0]`."""
         line, column = self.position(path, at_key=at_key)
         return Problem(self.file, line, column, dotted(path), message, severity)
 
@@ -108,7 +108,7 @@ def read_text(path: Path, shown: str) -> str:
             raise refuse("is a folder; give the file in it")
         size = path.stat().st_size
         if not path.is_file():  # a pipe or a device could keep us waiting, or never end
-            raise refuse("is no regular file")
+            raise refuse("is not a regular file")
         if size > LARGEST_FILE:
             raise refuse(f"has {size} bytes; a campaign file may have {LARGEST_FILE} (use a matrix or a table)")
         data = path.read_bytes()
@@ -177,7 +177,7 @@ def _check_json(text: str, file: str) -> None:
         raise CampaignError([Problem(file, error.lineno, error.colno, "", f"is not JSON: {error.msg}")]) from None
     except _NotJSON as error:
         line = next((n for n, row in enumerate(text.splitlines(), 1) if str(error) in row), 1)
-        raise CampaignError([Problem(file, line, 1, "", f"is not JSON: {error} is no number")]) from None
+        raise CampaignError([Problem(file, line, 1, "", f"is not JSON: {error} is not a number")]) from None
     except RecursionError:
         raise CampaignError([Problem(file, 1, 1, "", f"is nested deeper than {_DEEPEST} levels")]) from None
 
@@ -242,7 +242,7 @@ class _Builder:
         before = self.text[:position]
         line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
         code = error.character if isinstance(error.character, int) else ord(str(error.character)[:1] or "?")
-        message = f"is not text: character U+{code:04X} cannot stand in YAML"
+        message = f"is not text: character U+{code:04X} is not allowed in YAML"
         return CampaignError([Problem(self.file, line, column, "", message)])
 
     def _syntax_error(self, error: yaml.MarkedYAMLError) -> CampaignError:
@@ -295,7 +295,7 @@ class _Builder:
 
     def _alias(self, event: Any) -> Any:
         if event.anchor in self.open_anchors:
-            raise self.refuse(event.start_mark, f"*{event.anchor} stands inside the value that &{event.anchor} names")
+            raise self.refuse(event.start_mark, f"alias *{event.anchor} refers to the value that contains it")
         if event.anchor not in self.anchors:
             raise self.refuse(
                 event.start_mark, f"*{event.anchor} refers to no anchor (a value with a leading * must be quoted)"
@@ -336,7 +336,7 @@ class _Builder:
         line, column = event.end_mark.line + 1, event.end_mark.column + 1
         rest = self._rest_of_line(event).strip()
         self.warnings.append(
-            Problem(self.file, line, column, "", f"'{rest[:40]}' is a comment of YAML, not part of the text "
+            Problem(self.file, line, column, "", f"'{rest[:40]}' is read by YAML as a comment, not as part of the value "
                     "(quote the text, or write it below `|`, if it belongs to it)", "warning")
         )  # fmt: skip
 
@@ -366,7 +366,7 @@ class _Builder:
                 continue
             if key in out:
                 line = out.keys_at[key][0]
-                raise self.refuse(key_event.start_mark, f"the key '{key}' stands here again (first in line {line})")
+                raise self.refuse(key_event.start_mark, f"duplicate key '{key}' (first defined on line {line})")
             out[key] = value
             out.keys_at[key] = (key_event.start_mark.line + 1, key_event.start_mark.column + 1)
             out.values_at[key] = (mark.line + 1, mark.column + 1)
@@ -377,7 +377,7 @@ class _Builder:
     def _merge(self, out: Map, value: Any, mark: Any) -> None:
         for item in value if isinstance(value, Seq) else [value]:
             if not isinstance(item, Map):
-                raise self.refuse(mark, "<< takes a mapping, or a list of mappings")
+                raise self.refuse(mark, "<< needs a mapping, or a list of mappings")
             self.expanded += len(item)
             if self.expanded > _MOST_EXPANDED:
                 raise self.refuse(mark, f"aliases expand to more than {_MOST_EXPANDED} values")
@@ -399,7 +399,7 @@ class _Builder:
 
 
 def plain(value: Any) -> Any:
-    """Give a copy of a parsed value made of plain dicts and lists, without `x-` keys."""
+    """Return a copy of a parsed value made of plain dicts and lists, without `x-` keys."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if not key.startswith("x-")}
     if isinstance(value, list):

@@ -15,7 +15,7 @@ _DEEPEST = 100  # folders within each other
 
 
 def path_problem(path: str) -> str:
-    """Say what is wrong with a relative path, or give ""."""
+    """Return what is wrong with a relative path, or give ""."""
     if "\0" in path:
         return "a path cannot hold a NUL"
     if path.startswith("/"):
@@ -54,7 +54,7 @@ class PathTree:
         node.value = value
 
     def conflict(self, path: str) -> object | None:
-        """Give the value of a path that is, contains or lies in ``path``, or None."""
+        """Return the value of a path that is, contains or lies in ``path``, or None."""
         node = self._root
         for part in path.rstrip("/").split("/"):
             if node.value is not None:
@@ -67,7 +67,7 @@ class PathTree:
         return node.value
 
     def find(self, path: str) -> tuple[object, str] | None:
-        """Give (value, rest) of the path, or of the path that contains it; the rest is "" or what lies inside."""
+        """Return (value, rest) of the path, or of the path that contains it; the rest is "" or what lies inside."""
         node, parts = self._root, path.rstrip("/").split("/")
         for index, part in enumerate(parts):
             if node.value is not None:
@@ -78,7 +78,7 @@ class PathTree:
         return None if node.value is None else (node.value, "")
 
     def glob(self, pattern: str) -> Iterator[tuple[object, str]]:
-        """Give (value, rest) for each path that matches; for one that contains a match, the rest of the pattern."""
+        """Return (value, rest) for each path that matches; for one that contains a match, the rest of the pattern."""
         parts: list[str] = []
         for part in pattern.rstrip("/").split("/"):
             if part != "**" or parts[-1:] != ["**"]:  # two in a row mean the same as one

@@ -26,7 +26,7 @@ _UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `in
 
 
 def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
-    """Give the one instance that an id names. Raises UsageError for none, or for a group of several."""
+    """Return the one instance that an id names. Raises UsageError for none, or for a group of several."""
     by_id = {instance.task_id: instance for instance in loaded.instances}
     if task in by_id:
         return by_id[task]
@@ -40,7 +40,7 @@ def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
 
 
 def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
-    """Give the first attempt of an instance as JSON values, as `validate --task` and `explain FILE TASK` show it.
+    """Return the first attempt of an instance as JSON values, as `validate --task` and `explain FILE TASK` show it.
 
     Inputs made by other tasks are shown as of their first attempt; a glob over what a folder will hold stays a glob. Where templates name answers or metrics, which
     only a run has, `command`, `env` and `script` are as written and `unresolved` names those.
@@ -89,7 +89,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
 
 
 def _is_open(item: ResolvedInput) -> bool:
-    """Say whether a list takes what a folder output will hold: then its files are not known before."""
+    """Return whether a list takes what a folder output will hold: then its files are not known before."""
     return item.is_list and any(source.task is not None and WILDCARD.search(source.path) for source in item.sources)
 
 

@@ -25,20 +25,20 @@ _FREE_TEXT = ("description", "command", "instructions", "label", "when")
 
 
 def _folder() -> Path:
-    """Give the folder of the schemas: inside the package in an installed wheel, beside it in a checkout."""
+    """Return the folder of the schemas: inside the package in an installed wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "schemas"
     return inside if inside.is_dir() else package.parent / "schemas"
 
 
 def schema_names() -> list[str]:
-    """Give the names that `read_schema` takes."""
+    """Return the names that `read_schema` takes."""
     return sorted(path.name.removesuffix(".schema.json") for path in _folder().glob("*.schema.json"))
 
 
 @cache
 def read_schema(name: str) -> str:
-    """Give the text of a schema. Raises UsageError for an unknown name."""
+    """Return the text of a schema. Raises UsageError for an unknown name."""
     if name not in schema_names():
         raise UsageError(f"there is no schema '{name}'; there are {', '.join(schema_names())}")
     return (_folder() / f"{name}.schema.json").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def _all_schemas() -> str:
 
 
 def check_campaign(document: Document) -> list[Problem]:
-    """Give everything in a campaign file that its schema does not allow."""
+    """Return everything in a campaign file that its schema does not allow."""
     root = document.plain
     if not isinstance(root, Mapping):
         return [document.problem((), "is not a campaign: expected a mapping with matterstack, name and tasks")]
@@ -104,7 +104,7 @@ _HARMLESS = frozenset(
 
 
 def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[str | int, ...]] | None:
-    """Give the values to take out so that the rest can still be checked, None if too much hangs on what is wrong.
+    """Return the values to take out so that the rest can still be checked, None if too much hangs on what is wrong.
 
     A task may lose an unknown key, or one that nothing else refers to: more problems are then told at once.
     """
@@ -125,7 +125,7 @@ def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[st
 
 
 def check_operators(document: Document) -> list[Problem]:
-    """Give everything in an operators.yaml that its schema does not allow."""
+    """Return everything in an operators.yaml that its schema does not allow."""
     return _check(document, document.plain, "operators.schema.json", ())
 
 
@@ -143,7 +143,7 @@ def _check(document: Document, value: Any, entry: str, prefix: tuple[str | int, 
 
 
 def _shape(task: Any) -> str:
-    """Give a text that is equal for tasks which the schema cannot tell apart."""
+    """Return a text that is equal for tasks which the schema cannot tell apart."""
     if not isinstance(task, Mapping):
         return repr(type(task))
     masked: dict[str, Any] = {}

@@ -19,7 +19,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
-    """Give the rows of a table, each {column: value}, with the columns in their order.
+    """Return the rows of a table, each {column: value}, with the columns in their order.
 
     Cells of CSV and TSV follow the rule for scalars of a campaign file; an empty one is "". Raises CampaignError
     for a file that cannot be read, an empty table, and rows that do not fit the header.
@@ -28,10 +28,10 @@ def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
     if delimiter:
         return _read_delimited(path, shown, delimiter)
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
-        raise _refuse(shown, 0, f"'{path.suffix}' is no kind of table (.csv, .tsv, .json, .yaml)")
+        raise _refuse(shown, 0, f"'{path.suffix}' is not a kind of table (.csv, .tsv, .json, .yaml)")
     document = load_document(path, shown)
     if not isinstance(document.root, Seq) or not all(isinstance(row, Mapping) for row in document.root):
-        raise _refuse(shown, document.at[0], "is no table: expected a list of rows (mappings)")
+        raise _refuse(shown, document.at[0], "is not a table: expected a list of rows (mappings)")
     rows: list[dict[str, Any]] = plain(document.root)
     for index, row in enumerate(rows):
         if list(row) != list(rows[0]) and set(row) != set(rows[0]):

@@ -31,7 +31,7 @@ _WAITING_ROOM = RUN  # those who wait for the lock hold a shared flock on it; a 
 
 
 def boot_id() -> str:
-    """Give what is another after each start of this machine, "" where that cannot be told."""
+    """Return what is another after each start of this machine, "" where that cannot be told."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -39,7 +39,7 @@ def boot_id() -> str:
 
 
 def read_holder(root: Path) -> dict[str, Any]:
-    """Give what the lock file says of its last holder; an empty dict if it says nothing."""
+    """Return what the lock file says of its last holder; an empty dict if it says nothing."""
     try:
         # One line: behind it may stand the rest of a longer one, of a writer that was killed before it cut it off.
         data = json.loads(read_regular(root / LOCK_FILE).partition(b"\n")[0])
@@ -175,7 +175,7 @@ def _enter_waiting_room(root: Path) -> int | None:
 
 
 def somebody_waits(root: Path) -> bool:
-    """Say whether a command waits for the lock; a loop then stays away from it for a moment."""
+    """Return whether a command waits for the lock; a loop then stays away from it for a moment."""
     try:
         fd = os.open(root / _WAITING_ROOM, os.O_RDONLY)
     except OSError:

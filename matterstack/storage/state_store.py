@@ -226,7 +226,7 @@ class SQLiteStateStore(Queries):
         return f"{Hint('doctor', self.root, rest='--fix')} rebuilds it from journal.jsonl and tasks/"
 
     def _full(self) -> str:
-        """Say that the disk is full where it is, since SQLite only says that it could not open a file."""
+        """Return whether the disk is full where it is, since SQLite only says that it could not open a file."""
         try:
             disk = os.statvfs(self.path.parent)
         except OSError:

@@ -57,7 +57,7 @@ def _naming(*keys: str) -> Iterator[None]:
 
 
 def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the params that task.json shows: all but those that are an axis of some matrix.
+    """Return the params that task.json shows: all but those that are an axis of some matrix.
 
     Their values are in `matrix`; written whole into every instance's file, n values would cost n squared.
     """
@@ -72,7 +72,7 @@ def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[st
 
 
 def source_path(task_id: str) -> str:
-    """Give the path of ``source/`` relative to an attempt's folder."""
+    """Return the path of ``source/`` relative to an attempt's folder."""
     return "../" * (task_id.count("/") + 3) + "source"
 
 
@@ -122,7 +122,7 @@ def render_attempt(
 
 
 def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what people and labs are asked; a key that the task does not have is left out."""
+    """Return what people and labs are asked; a key that the task does not have is left out."""
     keys = spec.asked
     asked: dict[str, Any] = {key: keys[key] for key in ("default", "responders", "on_deadline") if key in keys}
     with _naming("instructions"):
@@ -141,7 +141,7 @@ def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -
 
 
 def condition_names(spec: TaskSpec) -> set[str]:
-    """Give the answers and metrics that a task's `when` names, also through its own params, as `response.TASK`."""
+    """Return the answers and metrics that a task's `when` names, also through its own params, as `response.TASK`."""
     condition = spec.when
     values = [condition, *(spec.params.get(r[1]) for r in references(condition) if r[0] == "params" and len(r) > 1)]
     return {f"{r[0]}.{r[1]}" for r in references(values) if r[0] in ("response", "metrics") and len(r) > 1}
@@ -182,7 +182,7 @@ def check_condition(campaign: Campaign, instance: Instance, attempt: int, run: R
 
 
 def with_own_params(spec: TaskSpec, early: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    """Give the scope of a value in which the task's params that it names stand over the campaign's.
+    """Return the scope of a value in which the task's params that it names stand over the campaign's.
 
     Of those, only what names nothing but params, matrix and task itself is known so early; one that names more is
     left out, so that using it is an error and never the campaign's value of that name.
@@ -202,13 +202,13 @@ def with_own_params(spec: TaskSpec, early: Mapping[str, Any], value: Any) -> dic
 def early_scope(
     campaign: Campaign, instance: Instance, attempt: int = 1, late: LateValues | None = None
 ) -> dict[str, Any]:
-    """Give what is known of an attempt before anything is resolved: the roots params, matrix and task, and ``late``."""
+    """Return what is known of an attempt before anything is resolved: the roots params, matrix and task, and ``late``."""
     task = {"id": instance.task_id, "name": instance.group, "label": instance.label, "attempt": attempt}
     return {"params": campaign.params, "matrix": instance.matrix, "task": task, **(late or {})}
 
 
 def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the resources that a first attempt asks for, as written. Raises TemplateError."""
+    """Return the resources that a first attempt asks for, as written. Raises TemplateError."""
     values = {**operator.resources, **spec.resources}
     return {
         name: _resolve(value, spec, early, "resources", name) if is_template(value) else value
@@ -222,7 +222,7 @@ def resolve_early(value: Any, spec: TaskSpec, early: Mapping[str, Any]) -> Any:
 
 
 def resolve_retries(spec: TaskSpec, early: Mapping[str, Any]) -> Retries:
-    """Give the retries of a task, their templates resolved. Raises TemplateError, and ValueError for a wrong value."""
+    """Return the retries of a task, their templates resolved. Raises TemplateError, and ValueError for a wrong value."""
     if not spec.retries_written:
         return spec.retries
     with _naming("retries"):

@@ -114,7 +114,7 @@ def render_command(text: str, scope: Scope) -> str:
         if place is not None and _takes_numbers(place):
             wrong = next((word for word in words if not _PLAIN_NUMBER.match(word)), None)
             if wrong is not None or len(words) != 1:
-                raise TemplateError(f"{part.source} stands inside {place}, where only a number can: it is {value!r}")
+                raise TemplateError(f"{part.source} is inside {place}, where only a number can: it is {value!r}")
             out.append(words[0])
             continue
         quoted = " ".join(_quote(word) for word in words)

@@ -225,7 +225,7 @@ class _Parser:
 
 
 def _end_of_hole(text: str, start: int) -> int:
-    """Give the index of the `}}` that closes the hole whose inside starts at ``start``, or -1."""
+    """Return the index of the `}}` that closes the hole whose inside starts at ``start``, or -1."""
     quote = ""
     position = start
     while position < len(text):
@@ -271,18 +271,18 @@ def parse(text: str) -> Parts:
 
 
 def is_template(value: object) -> bool:
-    """Say whether a value holds a `${{` that must be parsed (`$${{` counts: it must be unescaped)."""
+    """Return whether a value holds a `${{` that must be parsed (`$${{` counts: it must be unescaped)."""
     return isinstance(value, str) and _OPEN in value
 
 
 def whole(text: str) -> Hole | None:
-    """Give the hole of a text that is exactly one template (white space around it does not count)."""
+    """Return the hole of a text that is exactly one template (white space around it does not count)."""
     parts = parse(text.strip())
     return parts[0] if len(parts) == 1 and isinstance(parts[0], Hole) else None
 
 
 def references(value: object) -> Iterator[tuple[str, ...]]:
-    """Give every dotted name that the templates in a value (also within lists and mappings) begin with.
+    """Return every dotted name that the templates in a value (also within lists and mappings) begin with.
 
     `response.approve.metals[0]` gives ``("response", "approve", "metals")``.
     """
@@ -300,7 +300,7 @@ def references(value: object) -> Iterator[tuple[str, ...]]:
 
 
 def conditional_parts(text: str) -> Iterator[str]:
-    """Give the operators and functions in a text that only a condition may use."""
+    """Return the operators and functions in a text that only a condition may use."""
     for part in parse(text):
         if isinstance(part, Hole):
             yield from _conditional(part.expression)
@@ -327,7 +327,7 @@ def _conditional(tree: Expression) -> Iterator[str]:
 
 
 def uses_raw(text: str) -> bool:
-    """Say whether a text inserts a value by `raw(…)`."""
+    """Return whether a text inserts a value by `raw(…)`."""
     return any(isinstance(part, Hole) and part.is_raw for part in parse(text))
 
 
@@ -366,7 +366,7 @@ def _dotted(tree: Expression) -> str:
 
 
 def evaluate(tree: Expression, scope: Scope) -> Any:
-    """Give the value of an expression; ``scope`` maps each root to its value.
+    """Return the value of an expression; ``scope`` maps each root to its value.
 
     Raises TemplateError for an unknown name, key or index, and for operands that cannot be compared.
     """
@@ -408,7 +408,7 @@ def _lookup(value: Any, key: Any, of: Expression) -> Any:
         return value[key]
     if isinstance(value, list | tuple) and isinstance(key, int) and not isinstance(key, bool):
         if not -len(value) <= key < len(value):
-            raise TemplateError(f"{_dotted(of)} has {len(value)} items, [{key}] is beyond its end")
+            raise TemplateError(f"{_dotted(of)} has {len(value)} items, [{key}] is out of range")
         return value[key]
     if isinstance(value, list | tuple):
         raise TemplateError(f"{_dotted(of)} is a list: its items are {_dotted(of)}[0] and so on, not '{key}'")

@@ -13,8 +13,8 @@ from matterstack.template.language import Hole, Parts, parse
 _HEREDOC = re.compile(r"<<(?P<dash>-?)[ \t]*(?P<word>(?:\\.|'[^']*'|\"[^\"]*\"|[^\s;&|<>()'\"\\])+)")
 _WORD = re.compile(r"[A-Za-z_{!][A-Za-z0-9_]*(?=[\s;&|()<>]|\Z)")
 _ADVICE = {
-    "single quotes": "write it outside the quotes, it is quoted by itself",
-    "double quotes": "write it outside the quotes, it is quoted by itself",
+    "single quotes": "move it outside the quotes; values are quoted automatically",
+    "double quotes": "move it outside the quotes; values are quoted automatically",
     "backticks": "use $( ) instead of backticks",
     "a here-document": "pass it as an argument or in env",
     "a word behind a backslash": "leave the backslash out",
@@ -48,7 +48,7 @@ def check_command(text: str) -> None:
         if place is not None and place != _COMMENT and not _takes_numbers(place) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
             raise TemplateError(
-                f"{hole.source} stands inside {place}: {_ADVICE[place]}, "
+                f"{hole.source} is inside {place}: {_ADVICE[place]}, "
                 f"or write ${{{{ raw({inside}) }}}} if it must be inserted as it is"
             )
     if scan.left_open:  # then bash itself may read it in more than one way
@@ -56,7 +56,7 @@ def check_command(text: str) -> None:
 
 
 def has_pipe(text: str) -> bool:
-    """Say whether a command of the shell pipes one program into another."""
+    """Return whether a command of the shell pipes one program into another."""
     return _scan(text).has_pipe and "pipefail" not in text
 
 
@@ -74,7 +74,7 @@ def _scan(text: str) -> _Scan:
 
 
 def shell_places(text: str) -> tuple[tuple[Hole, str | None], ...]:
-    """Give each hole with the shell construct that it stands in; None where a quoted word is right.
+    """Return each hole with the shell construct that it stands in; None where a quoted word is right.
 
     Knows quotes, `$'…'`, backslashes, comments, `$( )`, `${ }`, `$(( ))`, backticks, here-documents and
     here-strings. Source: POSIX.1-2017, Shell Command Language, 2.2-2.7.
@@ -193,7 +193,7 @@ class _ShellScanner:
         return None
 
     def _step(self, part: str, position: int) -> int:
-        """Take one construct of a command, a quoted text or an expansion; give the position behind it."""
+        """Take one construct of a command, a quoted text or an expansion; return the position behind it."""
         char = part[position]
         top = self.stack[-1] if self.stack else ""
         if top in ("'", "$'"):

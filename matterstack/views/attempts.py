@@ -18,7 +18,7 @@ from matterstack.views.reading import reading
 
 
 def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
-    """Give a task's id and its attempts, oldest first, as `attempts --json` prints them."""
+    """Return a task's id and its attempts, oldest first, as `attempts --json` prints them."""
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         return task_id, [_attempt_json(path, row) for row in store.attempts(task_id)]
@@ -45,7 +45,7 @@ def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
 
 
 def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
-    """Give (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
+    """Return (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         rows = store.attempts(task_id)

@@ -245,7 +245,7 @@ class _Explainer:
         )
 
     def _waits(self, row: TaskRow, attempt: AttemptRow, folder: str) -> Explanation:
-        """Say for whom a task waits, and how it is answered."""
+        """Return for whom a task waits, and how it is answered."""
         spec = self._spec(row)
         handle = decode(attempt.handle)
         seen = look_now(self.root, spec, attempt)

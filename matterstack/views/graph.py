@@ -9,7 +9,7 @@ from matterstack.views.status import RunView, open_run
 
 
 def graph_of_run(root: str | Path) -> tuple[RunView, dict[str, list[str]]]:
-    """Give a run, and for each task what it waits for: tasks, or whole groups by their name."""
+    """Return a run, and for each task what it waits for: tasks, or whole groups by their name."""
     view = open_run(root)
     with reading(root) as (_, store):
         entries = store.entries(task.task_id for task in view.tasks)

@@ -12,7 +12,7 @@ from matterstack.views.status import view_of
 
 
 def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Give one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
+    """Return one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
     chosen_patterns = list(patterns)
     with reading(root) as (path, store):
         rows = store.tasks()

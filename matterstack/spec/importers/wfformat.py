@@ -138,7 +138,7 @@ def _read(path: Path) -> Any:
             json.dumps(json.loads(text), ensure_ascii=False).encode()
         return json.loads(text)
     except UnicodeEncodeError:
-        raise refuse("holds half of a character (a lone surrogate), which is no text") from None
+        raise refuse("holds half of a character (a lone surrogate), which is not text") from None
     except UnicodeDecodeError:
         raise refuse("is not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
@@ -240,7 +240,7 @@ class _Converter:
             yield f"named as parents, but no tasks of the workflow and left out: {self.unknown_parents}"
         shared = sum(len(makers) > 1 for makers in self.makers.values())
         if shared:
-            yield f"{shared} files are made by several tasks; a reader takes that of its parent, or else of the first"
+            yield f"{shared} files are made by several tasks; a reader gets that of its parent, or else of the first"
 
     def _outputs(self, task: _Task) -> dict[str, Any]:
         local = _local_names(task.outputs)
@@ -319,7 +319,7 @@ def _shown_path(item: Mapping[str, str]) -> dict[str, str]:
 
 
 def _local_names(files: Iterable[str]) -> dict[str, str]:
-    """Give for each recorded file its name in the working folder: the name by which commands call it.
+    """Return for each recorded file its name in the working folder: the name by which commands call it.
 
     A relative path stays; of an absolute one or an address, only its last part can be meant.
     """
@@ -347,7 +347,7 @@ def _folders_of(path: str) -> list[str]:
 
 
 def _unique_names(ids: list[str]) -> dict[str, str]:
-    """Give each recorded id a name that a task may have."""
+    """Return each recorded id a name that a task may have."""
     out: dict[str, str] = {}
     taken: set[str] = set()
     for task_id in ids:
