@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 def to_text(seconds: float) -> str:
     """Return `2026-11-21T09:14:03.123456Z` for POSIX seconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_text(text: object) -> float | None:

@@ -47,6 +47,7 @@ class SimulatedOperator:
             self._start(key)
             self.world.before("started")
             if chance.happens(0.02, "operator raises", key):
+                self.world.raised_at.append(self.world.now)
                 raise RuntimeError("the operator has a defect")
             if chance.happens(0.02, "outcome unknown", key):
                 continue

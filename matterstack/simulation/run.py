@@ -84,9 +84,14 @@ class SimulatedJournal(Journal):
 
 
 class SimulatedStore(SQLiteStateStore):
-    """A ledger whose commits the world can break."""
+    """A ledger whose reads and commits the world can break."""
 
     world: World
+
+    def instance(self, task_id: str) -> Instance:
+        with self.guard():
+            self.world.before("read")
+        return super().instance(task_id)
 
     def write(self, timed: Iterable[tuple[float, int, Event]]) -> list[str]:
         lines = super().write(timed)
@@ -194,7 +199,7 @@ class SimulatedRun:
         self.campaigns: dict[int, Campaign] = {}
         self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change
         self.reruns = False  # somebody has run tasks again: what is below may be older than what it needs
-        self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
 
     def create(self, campaign: Campaign, instances: Sequence[Instance]) -> None:
         definition = dump_json(to_json(campaign), exact=True)

@@ -55,6 +55,7 @@ class World:
     torn: str = ""  # an incomplete last line of the journal
     expanded: dict[str, str] = field(default_factory=dict)
     given_up: set[Key] = field(default_factory=set)  # attempts that an operator called gone
+    raised_at: list[float] = field(default_factory=list)  # when an operator had a defect
     before: Callable[[str], None] = lambda effect: None
 
     # --- work ---

@@ -20,12 +20,12 @@ from matterstack.simulation.chance import Chance
 
 
 def campaign(seed: int, left_out: Iterable[str] = ()) -> tuple[Campaign, list[Instance]]:
-    """Give a campaign of two to seven groups; ``left_out`` names groups that are not made, to shorten a history."""
+    """Give a campaign of two to six groups; ``left_out`` names groups that are not made, to shorten a history."""
     chance, without = Chance(seed), set(left_out)
     specs: dict[str, TaskSpec] = {}
     members: dict[str, list[Instance]] = {}
     position = 0
-    for number in range(chance.number(2, 7, "groups")):
+    for number in range(chance.number(2, 6, "groups")):
         name = f"t{number}"
         if name in without:
             continue

@@ -20,9 +20,9 @@ from matterstack.storage.journal import parse
 from tests.simulation.campaigns import campaign
 from tests.simulation.invariants import AFTER_EACH_STEP, AT_THE_END, Now
 
-MOST_FAULTY_STEPS = 12
+MOST_FAULTY_STEPS = 8
 MOST_QUIET_STEPS = 150
-_CAN_FAIL = {"commit": sqlite3.OperationalError("database or disk is full"), "journal": OSError(28, "No space left on device"),
+_CAN_FAIL = {"read": sqlite3.OperationalError("disk I/O error"), "commit": sqlite3.OperationalError("database or disk is full"), "journal": OSError(28, "No space left on device"),
              "journal line": OSError(28, "No space left on device"), "task.json": OSError(28, "No space left on device"),
              "link": OSError(5, "Input/output error")}  # fmt: skip
 _OUTSIDE_OF_TRANSACTIONS = ("journal", "folder", "task.json", "start", "started", "claim", "ask")

@@ -126,6 +126,25 @@ def retries_are_bounded(now: Now) -> str:
     return ""
 
 
+def nobody_gives_up_on_a_task_whose_commands_were_not_even_handed_over(now: Now) -> str:
+    for row in now.tasks.values():
+        last = now.attempts.get((row.task_id, row.attempts))
+        if row.state is not TaskState.FAILED or last is None or last.failure is not FailureClass.NOT_STARTED:
+            continue
+        handed = [n for n in range(1, row.attempts + 1) if (row.task_id, n) in now.world.work]
+        if len(handed) < 3:
+            return f"{row.task_id} FAILED as never started, and was handed over {len(handed)} times"
+    return ""
+
+
+def only_a_defect_of_an_operator_fails_a_task_as_a_defect(now: Now) -> str:
+    """Never a disk, and never the ledger."""
+    for key, row in now.attempts.items():
+        if row.failure is FailureClass.DEFECT and not any(abs(row.created_at - at) < 1 for at in now.world.raised_at):
+            return f"{key} failed for a defect that no operator had"
+    return ""
+
+
 def no_more_is_active_than_may_be(now: Now) -> str:
     live = [row for row in now.live if row.operator == "local"]
     most = now.campaign.operators["local"].max_active
@@ -170,6 +189,8 @@ AFTER_EACH_STEP: tuple[Invariant, ...] = (
     nothing_starts_before_what_it_needs,
     nothing_was_made_without_what_it_needs,
     retries_are_bounded,
+    nobody_gives_up_on_a_task_whose_commands_were_not_even_handed_over,
+    only_a_defect_of_an_operator_fails_a_task_as_a_defect,
     no_more_is_active_than_may_be,
     journal_and_ledger_say_the_same,
 )
