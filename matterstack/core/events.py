@@ -10,7 +10,7 @@ A further kind of event is a class here with its entry in `KINDS`, and a functio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from matterstack.core.model import AttemptChange, Evidence, OutputFile, Resources, TaskChange
@@ -360,8 +360,6 @@ def attempt_made(
 
 def attempt_changed(change: AttemptChange, becomes: TaskChange | None, unlinked: Reason = NO_REASON) -> AttemptChanged:
     evidence = change.evidence or Evidence()
-    if becomes is not None and becomes.retry_at is not None:  # what the journal says is what the ledger holds
-        becomes = replace(becomes, retry_at=rounded(becomes.retry_at))
     return AttemptChanged(
         task=change.task_id,
         attempt=change.attempt,

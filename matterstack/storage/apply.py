@@ -15,7 +15,7 @@ from matterstack.core import events as e
 from matterstack.core.model import Instance, TaskChange, inputs_to_json, to_json
 from matterstack.core.reasons import Code, Reason, reason, reason_to_json
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState
-from matterstack.core.times import from_text, to_text
+from matterstack.core.times import from_text, rounded, to_text
 from matterstack.core.values import dump_json
 from matterstack.errors import LedgerError
 from matterstack.storage.journal import Entry
@@ -118,12 +118,17 @@ def _nothing(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -
 
 
 def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, read: Read) -> None:
-    change = event.change
-    values = (change.state, text_of(change.reason), change.soft, change.cause, change.watch, change.retry_at)
+    values = _values(event.change)
     _update(db, _CHANGE_TASK, ((*values, task) for task in event.tasks))
 
 
 _CHANGE_TASK = "UPDATE tasks SET state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ? WHERE task_id = ?"
+
+
+def _values(change: TaskChange) -> tuple[Any, ...]:
+    """Return the columns that `_CHANGE_TASK` sets; a time is the one that the line of the journal says."""
+    at = None if change.retry_at is None else rounded(change.retry_at)
+    return change.state, text_of(change.reason), change.soft, change.cause, change.watch, at
 
 
 def _retries_reset(db: sqlite3.Connection, entry: Entry, event: e.RetriesReset, read: Read) -> None:
@@ -189,9 +194,7 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
             [(*event.key, item.name, item.path, item.file, item.size, item.sha256) for item in event.outputs],
         )
     if event.becomes is not None:
-        change = event.becomes
-        values = (change.state, text_of(change.reason), change.soft, change.cause, change.watch, change.retry_at)
-        db.execute(_CHANGE_TASK, (*values, event.task))
+        db.execute(_CHANGE_TASK, (*_values(event.becomes), event.task))
 
 
 def _links_changed(db: sqlite3.Connection, entry: Entry, event: e.LinksChanged, read: Read) -> None:
