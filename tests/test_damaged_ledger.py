@@ -88,3 +88,58 @@ def test_a_read_error_that_passes_fails_no_task_and_the_next_step_goes_on(bench,
     bench.step_until_over()
     assert bench.states() == {"a": "COMPLETED", "b": "COMPLETED"}
     assert len(bench.journal()) == len({line["seq"] for line in bench.journal()})
+
+
+# --- what contradicts itself is found, and made again from the journal ------------------------------------------------
+
+CONTRADICTIONS = {
+    "a task that has not run": "UPDATE tasks SET state = 'PENDING', watch = NULL WHERE task_id = 'a'",
+    "a task that has not completed": "UPDATE tasks SET state = 'COMPLETED' WHERE task_id = 'gate'",
+    "an attempt that is gone": "DELETE FROM attempts WHERE task_id = 'gate'",
+    "another result": "UPDATE tasks SET result = 77 WHERE task_id = 'a'",
+    "a handle that is torn": "UPDATE attempts SET handle = '{' WHERE task_id = 'gate'",
+    "an output elsewhere": "UPDATE outputs SET path = '../../x'",
+    "an event that is gone": "DELETE FROM events WHERE seq = 3",
+    "an event that was edited": "UPDATE events SET line = replace(line, 'COMPLETED', 'FAILED')",
+    "no counts": "DELETE FROM task_counts",
+    "no edges": "DROP TABLE edges",
+}
+
+
+@pytest.mark.parametrize("statement", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_doctor_finds_a_ledger_that_its_own_events_contradict_and_makes_it_again(bench, statement):
+    bench.start(
+        "operators: {board: {kind: human}}\n"
+        "tasks: {a: {command: 'echo 1 > o', outputs: {o: o}}, gate: {operator: board, instructions: 'go on?'}}\n"
+    )
+    bench.step_until(lambda: bench.states()["a"] == "COMPLETED")
+    before = bench.states()
+    with sqlite3.connect(bench.root / "state.sqlite") as db:
+        db.execute(statement)
+    db.close()
+
+    found = bench.cli("doctor", bench.root)
+    fixed = bench.cli("doctor", bench.root, "--fix")
+
+    assert found.returncode == 1 and "state.sqlite: is damaged" in found.stdout, found
+    assert "rebuilt from journal.jsonl" in fixed.stdout, fixed
+    assert "Traceback" not in found.stderr + fixed.stderr
+    assert bench.cli("doctor", bench.root).returncode == 0
+    assert bench.states() == before
+    assert bench.step().state == "WAITING"
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM task_counts", "DROP TABLE edges",
+                                       "UPDATE run SET home_path = x'00ff'",
+                                       "UPDATE tasks SET state = 'READY', attempts = 0 WHERE task_id = 'a'"])  # fmt: skip
+def test_what_a_step_meets_of_it_is_one_sentence(bench, statement):
+    bench.start("tasks: {a: {command: 'true'}, b: {needs: [a], command: 'sleep 30'}}\n")
+    bench.step_until(lambda: bench.states()["a"] == "COMPLETED")
+    with sqlite3.connect(bench.root / "state.sqlite") as db:
+        db.execute(statement)
+    db.close()
+
+    done = bench.cli("step", bench.root)
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+    assert "is damaged" in done.stderr

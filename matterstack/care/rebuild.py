@@ -74,7 +74,7 @@ def write_ledger(root: Path, now: float, event: Rebuilt | Adopted) -> None:
     _drop_torn_line(journal)
     keep_aside(root)
     os.replace(beside, root / layout.LEDGER)
-    set_aside_version_1(journal.path)
+    set_aside_version_1(journal.path, entries[0].event.to_json()["run"])
     with SQLiteStateStore(root / layout.LEDGER, journal=journal) as store:
         store.complete_journal(compare=False)
         found = [_found(root, store, *key) for key in unknown]

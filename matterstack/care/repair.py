@@ -110,7 +110,8 @@ def _why_rebuild(root: Path) -> str:
 def _mend_journal(root: Path) -> list[str]:
     """Write a journal that cannot be read, or was edited, from the ledger; the old one is kept."""
     journal = Journal(root / layout.JOURNAL)
-    set_aside_version_1(journal.path)
+    with SQLiteStateStore(root / layout.LEDGER, read_only=True) as store:
+        set_aside_version_1(journal.path, store.run().run_id)
     try:
         list(journal.check(journal.lines()))
         return []

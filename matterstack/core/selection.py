@@ -7,7 +7,7 @@ names that begin with a dot. The same rules hold for outputs, files, the ids in 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
@@ -46,6 +46,11 @@ def _matches_parts(pattern: list[str], parts: list[str]) -> bool:
     return bool(parts) and matches(pattern[0], parts[0]) and _matches_parts(pattern[1:], parts[1:])
 
 
+def in_short(ids: Sequence[str]) -> str:
+    """Return the first few of many ids, for a message."""
+    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+
+
 def select_tasks(known: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """Return the tasks that ids or globs name, in the order of ``known``.
 
@@ -63,9 +68,7 @@ def select_tasks(known: Iterable[str], patterns: Iterable[str]) -> list[str]:
         else:
             found = {task_id for task_id in ids if task_id.startswith(f"{pattern}/")}
         if not found:
-            raise UsageError(
-                f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; `matterstack status` lists them"
-            )
+            raise UsageError(f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; there are {in_short(ids)}")
         chosen |= found
     return [task_id for task_id in ids if task_id in chosen]
 

@@ -17,6 +17,7 @@ from matterstack.core.readiness import initial_changes
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.hints import Hint
 from matterstack.run_root import layout
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
 from matterstack.run_root.source import copy_source
@@ -129,9 +130,7 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
         with run_lock(root):
             pass
     if (root / layout.RUN).exists():
-        raise UsageError(
-            f"{root} already is a run; `matterstack run {root}` continues it, --root DIR names another folder"
-        )
+        raise UsageError(f"{root} already is a run; {Hint('run', root)} continues it, --root DIR names another folder")
     raise UsageError(f"{root} exists and is not empty; --root DIR names another folder")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matterstack.errors import RunRootError, UsageError
+from matterstack.hints import Hint
 
 LEDGER = "state.sqlite"
 JOURNAL = "journal.jsonl"
@@ -46,7 +47,7 @@ def require_run_root(root: Path) -> Path:
     if not root.exists():
         raise UsageError(f"{root}: no such run root; `matterstack init FILE` makes one")
     if root.is_file():
-        raise UsageError(f"{root} is a file, not a run root; `matterstack run {root}` starts a campaign file")
+        raise UsageError(f"{root} is a file, not a run root; {Hint('run', root)} starts a campaign file")
     if (root / LEDGER).exists() or (root / JOURNAL).exists():
         raise RunRootError(f"{root}: run.json is missing; restore it from git or a backup")
     raise UsageError(f"{root} is not a run root (it has no run.json); `matterstack init FILE` makes one")

@@ -9,7 +9,7 @@ from typing import Any
 
 from matterstack.core.kinds import LOCAL
 from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
-from matterstack.core.selection import WILDCARD
+from matterstack.core.selection import WILDCARD, in_short
 from matterstack.core.suggestions import did_you_mean
 from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
 from matterstack.spec.expand import late_names
@@ -36,7 +36,7 @@ def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
     if members:
         more = ", …" if len(members) > 3 else ""
         raise UsageError(f"'{task}' has {len(members)} instances ({', '.join(members[:3])}{more}); name one")
-    raise UsageError(f"no task is named '{task}'{did_you_mean(task, by_id)}; `matterstack validate` lists them")
+    raise UsageError(f"no task is named '{task}'{did_you_mean(task, by_id)}; there are {in_short(list(by_id))}")
 
 
 def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:

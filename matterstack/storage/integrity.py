@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from matterstack.core.recorded import bucket_of
-from matterstack.errors import LedgerDamagedError
-from matterstack.storage.journal import parse
+from matterstack.errors import JournalError, LedgerDamagedError, MatterStackError
+from matterstack.storage.journal import Journal
 from matterstack.storage.rows import ATTEMPT_COLUMNS, Undecodable, attempt_row, plain
 from matterstack.storage.state_store import SQLiteStateStore
 
 _OBJECTS = "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+_OF_EVENTS = ("tasks", "edges", "attempts", "attempt_inputs", "outputs", "source_files")
 
 
 def integrity_problem(store: SQLiteStateStore) -> str:
@@ -69,9 +72,28 @@ def _content_problem(store: SQLiteStateStore) -> str:
     for attempt in store.db.execute(f"SELECT {ATTEMPT_COLUMNS}, metrics FROM attempts"):
         plain(attempt_row(attempt[:-1]).response)
         plain(attempt[-1])
-    for number, line in enumerate(store.lines_after(0), start=1):
+    return _contradiction(store)
+
+
+def _contradiction(store: SQLiteStateStore) -> str:
+    """Return where events and tables contradict each other: the events are applied again, to an empty ledger."""
+    try:
+        entries = list(Journal(store.path).check(store.lines_after(0)))
+    except JournalError as error:
+        return f"its events are not one history ({str(error).partition('; ')[0].removeprefix(f'{store.path}:')})"
+    with SQLiteStateStore.in_memory(store.path) as again:
+        again.root, again.read = store.root, store.read
         try:
-            parse(line)
-        except ValueError as error:
-            return f"event {number} {error}"
+            again.replay(entries)
+        except LedgerDamagedError as error:
+            return f"its events do not fit each other ({error.what})"
+        except MatterStackError:  # expanded/ cannot be read: then it cannot be rebuilt either
+            return ""
+        for table in _OF_EVENTS:
+            question = f"SELECT * FROM {table} ORDER BY 1, 2, 3"
+            ours, theirs = store.db.execute(question), again.db.execute(question)
+            for mine, made in zip_longest(ours, theirs):
+                if mine != made:
+                    about = (mine or made or ("",))[0]
+                    return f"{table} has another {about} than the events say"
     return ""

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from matterstack.core.events import KINDS, Adopted, Event
@@ -187,8 +188,12 @@ class Journal:
         if not self.path.exists():
             return
         ours = after(0)
-        for number, (theirs, own) in enumerate(zip(self.lines(), ours, strict=False), start=1):
-            if theirs != own:
+        for number, (theirs, own) in enumerate(zip_longest(self.lines(), ours), start=1):
+            if theirs is None:  # the ledger knows more: `complete` writes it
+                break
+            if theirs != own and (
+                own is not None or seq_of(theirs) != number
+            ):  # one that is ahead: `complete` refuses it
                 raise JournalError(
                     f"{self.path}:{number}: differs from the ledger: it was edited, or belongs to another history; "
                     f"{self.put_back()}"

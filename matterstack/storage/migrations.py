@@ -90,3 +90,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
+TABLES = (
+    "schema_info", "run", "campaign_versions", "tasks", "task_counts", "edges", "attempts", "attempt_inputs", "outputs",
+    "source_files", "events",
+)  # fmt: skip

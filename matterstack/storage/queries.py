@@ -70,6 +70,9 @@ class Queries:
             if row is None:
                 raise Undecodable("it holds no run")
             values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:]]
+            wrong = next((value for value in (*row[:4], *row[6:]) if not isinstance(value, str)), None)
+            if wrong is not None:
+                raise Undecodable(f"it holds {str(wrong)[:60]!r}")
             return RunRow(*values)
 
     def home(self) -> tuple[int, str, str]:
@@ -110,6 +113,10 @@ class Queries:
     def buckets(self) -> dict[Bucket, int]:
         """Return how many tasks are in each bucket, see `bucket_of`."""
         rows = self._all("SELECT state, soft, paused, waits, unlooked, tasks FROM task_counts WHERE tasks <> 0")
+        newest = self._one("SELECT MAX(rowid) FROM tasks")  # no task is ever removed
+        with self.guard():
+            if sum(row[5] for row in rows) != (newest[0] if newest and newest[0] else 0):
+                raise Undecodable("its counts of tasks are not those of its tasks")
         return {
             (state, bool(row[1]), bool(row[2]), bool(row[3]), bool(row[4])): row[5]
             for row, state in zip(rows, self._decoded(lambda row: decode(TaskState, row[0]), rows), strict=True)

@@ -37,7 +37,7 @@ from matterstack.storage.apply import apply
 from matterstack.storage.expanded import digest_of_text, read_expanded, write_expanded
 from matterstack.storage.invariants import violation
 from matterstack.storage.journal import BEGINNING, Entry, Journal, digest_of
-from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS
+from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, TABLES
 from matterstack.storage.queries import Queries
 from matterstack.storage.rows import Undecodable
 from matterstack.version import __version__
@@ -176,6 +176,9 @@ class SQLiteStateStore(Queries):
         if application_id != APPLICATION_ID or version < 1 or recorded != version:
             what = f"schema version {version}, schema_info {recorded}, application id {application_id}"
             raise LedgerDamagedError(self.path, what, self._rebuilds())
+        lost = set(TABLES) - tables if version == SCHEMA_VERSION else None
+        if lost:
+            raise LedgerDamagedError(self.path, f"table {min(lost)} is missing", self._rebuilds())
         if version < known and self.read_only:
             raise LedgerError(
                 f"{self.path} has schema {version}, this MatterStack reads {known}; {Hint('step', self.root)} "
@@ -261,8 +264,6 @@ class SQLiteStateStore(Queries):
             raise RunRootError(
                 f"{self.path}: {text}{self._full()}; check the disk, then run {Hint('step', self.root)}"
             ) from None
-        except sqlite3.IntegrityError:
-            raise
         except sqlite3.DatabaseError as error:
             raise LedgerDamagedError(self.path, str(error), self._rebuilds()) from None
 

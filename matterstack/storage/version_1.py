@@ -71,16 +71,16 @@ def is_version_1(line: str) -> bool:
     return isinstance(data, dict) and data.get("kind") == "run_created" and "prev" not in data
 
 
-def set_aside_version_1(journal: Path) -> bool:
+def set_aside_version_1(journal: Path, run_id: str) -> bool:
     """Keep a journal of version 1 under another name, once the ledger holds its translation; return whether it was one.
 
-    Raises OSError.
+    One is kept once, and only the run's own: nothing is done about any other. Raises OSError.
     """
-    if not journal.is_file():
+    if not journal.is_file() or journal.with_name(KEPT_JOURNAL).exists():
         return False
     with open(journal, encoding="utf-8", errors="surrogateescape") as file:
         first = file.readline()
-    if not is_version_1(first):
+    if not is_version_1(first) or json.loads(first).get("run") != run_id:
         return False
     os.replace(journal, journal.with_name(KEPT_JOURNAL))
     return True

@@ -1,6 +1,6 @@
 """Runs the command as a MatterStack whose ledger has one more version would: python next_version.py WORDS...
 
-Today's ledger is the first, so the migration to a next one is tried with one that is made up here.
+Migrations that are to come are tried with one that is made up here.
 """
 
 from __future__ import annotations
