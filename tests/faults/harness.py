@@ -29,6 +29,7 @@ from matterstack.parcels.pack import export_parcel
 from matterstack.people.answer import find_question, respond
 from matterstack.people.inbox import inbox
 from matterstack.run_root.files import write_once
+from matterstack.storage.integrity import integrity_problem
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.faults.next_version import next_version
 
@@ -358,8 +359,8 @@ def after(command: str, site: Site) -> None:
             site.check()
             with SQLiteStateStore(site.root / "state.sqlite") as store:
                 assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-        with SQLiteStateStore(site.root / "state.sqlite.v1-backup") as backup:  # as it was
-            assert backup.integrity_problem() == ""
+        with SQLiteStateStore(site.root / "state.sqlite.v2-backup") as backup:  # as it was
+            assert integrity_problem(backup) == ""
         assert not list(site.root.glob("*.part*"))
         return
     if command not in (
