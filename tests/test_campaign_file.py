@@ -128,6 +128,17 @@ tasks:
 """
 
 
+@pytest.mark.parametrize(
+    ("need", "upstream"),
+    {"al*": ["alpha", "alb"], "alpha": ["alpha"], "alpha/*": ["alpha/1", "alpha/2"], "**/2": ["alpha/2"], "*": ["alpha", "alb"]}.items(),
+)  # fmt: skip
+def test_a_glob_in_needs_names_tasks_as_it_does_on_the_command_line(load, need, upstream):
+    loaded = load(
+        f"tasks: {{alpha: {{matrix: {{i: [1, 2]}}, command: x}}, alb: {{command: x}}, z: {{needs: ['{need}'], command: x}}}}"
+    )
+    assert sorted(edge.upstream for edge in loaded.instances[-1].edges) == sorted(upstream)
+
+
 def test_a_glob_over_outputs_makes_the_edges(load):
     loaded = load(FAN)
     assert edges(loaded) == {("e/Al-1", "f/Al"), ("e/Al-2", "f/Al"), ("e/Cu-1", "f/Cu"), ("e/Cu-2", "f/Cu")}

@@ -95,7 +95,7 @@ def test_a_secret_is_not_shown(bench):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("validate", "--task", "mak/1"), "no task is named 'mak/1' (did you mean 'make/1'?); `matterstack validate` lists them"),
+        (("validate", "--task", "mak/1"), "no task is named 'mak/1' (did you mean 'make/1'?); there are make/1, make/2, sum"),
         (("validate", "--task", "make"), "'make' has 2 instances (make/1, make/2); name one"),
         (("explain",), "name one task behind {file}; `matterstack validate {file}` lists them"),
         (("explain", "a", "b"), "name one task behind {file}; `matterstack validate {file}` lists them"),

@@ -25,7 +25,7 @@ from matterstack.core.model import (
     Source,
     TaskSpec,
 )
-from matterstack.core.selection import WILDCARD
+from matterstack.core.selection import WILDCARD, names_task
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
@@ -524,11 +524,17 @@ class Expander:
             if group is not None and group.matrix is not None:
                 pattern = f"{pattern}/*"
             found: list[Any] = [owner for owner, rest in self.ids.glob(pattern) if not rest]
+            groups: list[str] = []
             if is_pattern(need):
                 found = [other for other in found if other is not draft]
-            if not found and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
+                groups = self._groups_named(pattern, draft)
+                if expand_groups:
+                    found += [member for name in groups for member in self._members(name)]
+                else:
+                    draft.edges |= {Edge(name, f"needs[{index}]"): None for name in groups}
+            if not found and not groups and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
                 continue  # its matrix has a problem of its own
-            if not found and not self.builder.has_problem(where):
+            if not found and not groups and not self.builder.has_problem(where):
                 known = (
                     name for name in (*self.campaign.tasks, *(d.task_id for d in self.drafts)) if name != draft.task_id
                 )
@@ -549,6 +555,14 @@ class Expander:
             self._report_once(
                 where, f"needs at least {rule.min_count} completed tasks, but {draft.task_id} depends on only {most}"
             )
+
+    def _groups_named(self, pattern: str, draft: _Draft) -> list[str]:
+        """Return the groups whose name a glob matches, which means all of their instances, but for the task's own."""
+        return [
+            name
+            for name, spec in self.campaign.tasks.items()
+            if spec.matrix is not None and name != draft.spec.name and names_task(pattern, name)
+        ]
 
     # --- answers and metrics ---
 
