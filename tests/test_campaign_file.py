@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from matterstack.core.model import Retries
+from matterstack.core.resources import escalate, most_cpu_seconds
+from matterstack.core.states import FailureClass
 from matterstack.core.validation import find_errors
 from matterstack.errors import CampaignError
 from matterstack.spec.expand import make_label
 from matterstack.spec.load import load_campaign, parse_overrides
 from matterstack.spec.loader import load_document
 from matterstack.spec.schema import read_schema
-
-HEAD = "matterstack: 1\nname: t\n"
+from tests.conftest import HEAD
 
 
 @pytest.fixture
@@ -376,3 +378,187 @@ def test_whatever_the_text_it_loads_or_is_refused_with_problems(tmp_path_factory
             load_campaign(path)
         except CampaignError as error:
             assert error.problems
+
+
+def test_an_order_of_axes_or_a_digit_is_another_campaign(tmp_path):
+    digests = set()
+    for matrix in ("{a: [1.00], b: [2]}", "{b: [2], a: [1.00]}", "{a: [1.0], b: [2]}"):
+        (tmp_path / "c.yaml").write_text(HEAD + f"tasks: {{t: {{matrix: {matrix}, command: x}}}}\n")
+        digests.add(load_campaign(tmp_path / "c.yaml").digest)
+    assert len(digests) == 3
+
+
+def test_retries_are_merged_key_by_key(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD
+        + "defaults: {retries: {max: 2, delay: 10s}}\ntasks: {a: {command: x, retries: {delay: 1s}}, b: {command: x, retries: 0}}\n"
+    )
+    tasks = load_campaign(tmp_path / "c.yaml").campaign.tasks
+    assert (tasks["a"].retries.max, tasks["a"].retries.delay_s) == (2, 1)
+    assert (tasks["b"].retries.max, tasks["b"].retries.delay_s) == (0, 10)
+
+
+def test_a_value_in_needs_is_made_safe_as_labels_are(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD + 'params: {v: ["a*", "a b", "ab", "-x"]}\ntasks: {x: {matrix: {v: "${{ params.v }}"}, command: x}, '
+        'y: {matrix: {v: "${{ params.v }}"}, needs: ["x/${{ matrix.v }}"], command: x, label: "${{ matrix.v }}y"}}\n'
+        .replace('"a*", ', '"c*", ')
+    )  # fmt: skip
+    loaded = load_campaign(tmp_path / "c.yaml")
+    assert [[edge.upstream for edge in item.edges] for item in loaded.instances[4:]] == [
+        ["x/c_"],
+        ["x/a_b"],
+        ["x/ab"],
+        ["x/_x"],
+    ]
+
+
+def test_a_tasks_own_param_counts_in_its_resources(bench):
+    bench.start(
+        "params: {n: 1}\ntasks: {a: {matrix: {i: [3]}, params: {n: '${{ matrix.i }}'}, resources: {cpus: '${{ params.n }}'}, "
+        "command: 'echo ${{ params.n }} ${{ resources.cpus }}'}}\n"
+    )
+    bench.step_until_over()
+    assert (bench.attempt("a/3") / "stdout.log").read_text() == "3 3\n"
+
+
+def test_a_typo_in_a_thousand_instances_is_told_once_and_at_once(tmp_path):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(
+        HEAD + f"params: {{n: {list(range(1000))}}}\n"
+        'tasks: {a: {matrix: {i: "${{ params.n }}"}, command: x, outputs: {o: "out/${{ matrix.i }}"}}, '
+        'b: {matrix: {i: "${{ params.n }}"}, command: x, inputs: {o: "oot/${{ matrix.i }}"}}}\n'
+    )
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert len(caught.value.problems) == 1
+    assert "did you mean 'out/" in str(caught.value)
+
+
+def test_a_cell_may_hold_any_character_but_the_end_of_its_line(tmp_path):
+    (tmp_path / "t.csv").write_text('id,note\na,"x\u2028y\x0cz"\nb,"two\nlines"\n', newline="")
+    (tmp_path / "c.yaml").write_text(HEAD + 'tasks: {a: {matrix: {table: t.csv}, command: "x ${{ matrix.note }}"}}\n')
+    notes = [item.matrix["note"] for item in load_campaign(tmp_path / "c.yaml").instances]
+    assert notes == ["x\u2028y\x0cz", "two\nlines"]
+
+
+@pytest.mark.parametrize("limit", ["0s", "0.001s"])
+def test_a_time_limit_of_nothing_is_refused_and_not_taken_for_none(tmp_path, limit):
+    (tmp_path / "c.yaml").write_text(HEAD + f"tasks: {{a: {{command: x, resources: {{time: {limit}}}}}}}\n")
+    with pytest.raises(CampaignError, match="leaves no time to run"):
+        load_campaign(tmp_path / "c.yaml")
+
+
+REFUSED = {
+    "a huge number in a template": ("tasks: {a: {command: 'echo ${{ 1e400 }}'}}", "is too large for a number"),
+    "a huge priority": ("tasks: {a: {command: x, priority: 99999999999999999999}}", "expected a whole number"),
+    "huge cpus": ("tasks: {a: {command: x, resources: {cpus: 99999999999999999999}}}", "expected a whole number"),
+    "a long template": ("tasks: {a: {command: 'x ${{ " + "a" * 1100 + " }}', outputs: {o: '${{ " + "b" * 1100 + " }}'}}}", "a template of"),
+    "null in a list": ("tasks: {a: {command: [x, null]}}", "expected a text or a number"),
+    "an unknown kind": ("operators: {l: {kind: locl}}\ntasks: {a: {command: x}}", "did you mean 'local'?"),
+    "an input as an output": ("tasks: {a: {command: x, inputs: {i: {path: c.yaml, as: o}}, outputs: {o: o}}}", "is an output as well"),
+    "more than there are": ("tasks: {b: {command: x}, a: {command: x, needs: [b], allow_dependency_failure: {min: 3}}}", "needs at least 3 completed tasks, but a depends on only 1"),
+    "no program": ("tasks: {a: {command: ['']}}", "the name of the program is empty"),
+    "another case": ("tasks: {c: {command: x}, a: {command: x, needs: [C]}}", "did you mean 'c'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_it_is_refused_with_its_place(tmp_path, text, words):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(HEAD + text + "\n")
+    with pytest.raises(CampaignError, match=words.replace("?", r"\?")) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert all(problem.line for problem in caught.value.problems)
+
+
+def test_more_problems_are_told_beside_an_unknown_key(tmp_path):
+    from matterstack.errors import CampaignError
+
+    (tmp_path / "c.yaml").write_text(
+        HEAD + "tasks:\n  a: {comand: x, needs: [zz], description: 3}\n"
+        '  b: {command: "${{ nope }} ${{ params.y }}", env: {E: "${{ inputs.q }}"}, needs: [b]}\n'
+    )
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(tmp_path / "c.yaml")
+    assert [problem.where for problem in caught.value.problems] == [
+        "tasks.a.comand", "tasks.a.needs[0]", "tasks.a.description", "tasks.b", "tasks.b.command", "tasks.b.command",
+        "tasks.b.env.E",
+    ]  # fmt: skip
+
+
+def test_json_may_write_characters_as_pairs_of_escapes_and_indent_with_tabs(tmp_path):
+    data = {"matterstack": 1, "name": "t", "tasks": {"a": {"command": "echo 😀 \\ud83d / \t"}}}
+    (tmp_path / "c.json").write_text(json.dumps(data, indent="\t"))
+    assert load_campaign(tmp_path / "c.json").campaign.tasks["a"].command == data["tasks"]["a"]["command"]
+
+
+def test_the_number_of_the_attempt_can_be_used_in_resources_and_params(bench):
+    bench.start(
+        "tasks: {a: {command: 'false', retries: 1, params: {seed: '${{ task.attempt }}'}, "
+        "resources: {memory: '${{ task.attempt }}G', time: '${{ params.seed }}m'}}}\n"
+    )
+    bench.step_until_over()
+    second = json.loads((bench.attempt("a", 2) / "task.json").read_text())
+    assert second["resources"] == {"cpus": 1, "memory": "2G", "time": "2m"}
+    assert second["params"] == {"seed": 2}
+
+
+def test_a_factor_multiplies_the_one_cpu_that_is_asked_for_by_default(bench):
+    bench.start("tasks: {a: {command: 'false', retries: {max: 1, exit_code: {cpus: x2}}}}\n")
+    bench.step_until_over()
+    assert json.loads((bench.attempt("a", 2) / "task.json").read_text())["resources"]["cpus"] == 2
+
+
+def test_a_limit_of_growth_never_makes_a_resource_smaller():
+    rules = Retries(max=1, rules={"timeout": {"time": "x2", "up_to": "1h"}})
+    assert escalate({"time": "10h"}, rules, [(FailureClass.TIMEOUT, None)]) == {"time": "36000s"}
+
+
+def test_the_most_cpu_seconds_is_a_bound_also_where_rules_ask_for_less():
+    rules = Retries(max=5, rules={"timeout": {"time": "1m"}, "exit_code": {"time": "1m"}})
+    assert most_cpu_seconds({"time": "10h"}, rules) == 6 * 36000
+
+
+def test_answers_and_metrics_may_be_named_under_several_keys(bench):
+    file = bench.write(
+        "tasks:\n  a: {matrix: {m: [1, 2]}, command: 'true'}\n"
+        "  b: {matrix: {m: [1.0, 2]}, command: 'echo ${{ metrics.a.e }}', resources: {memory: '${{ metrics.a.m }}'}}\n"
+    )
+    loaded = load_campaign(file)
+    assert [(e.upstream, i.task_id) for i in loaded.instances for e in i.edges] == [("a/1", "b/1.0"), ("a/2", "b/2")]
+
+
+def test_own_params_are_seen_by_deadline_condition_and_schema(bench):
+    file = bench.write(
+        "operators: {h: {kind: human}}\nparams: {n: no}\ntasks: {a: {operator: h, instructions: x, params: {days: 3d, n: 3, go: true}, "
+        "deadline: '${{ params.days }}', when: '${{ params.go }}', response_schema: {maxProperties: '${{ params.n }}'}}}\n"
+    )
+    assert [item.task_id for item in load_campaign(file).instances] == ["a"]
+
+
+def test_many_unknown_names_and_many_patterns_are_told_within_seconds(bench):
+    tasks = {f"t{i}": {"command": "x", "needs": [f"zz{i}"]} for i in range(3000)}
+    file = bench.write(json.dumps({"matterstack": 1, "name": "t", "tasks": tasks}), "c.json")
+    done = bench.cli("validate", file, timeout=30)
+    assert done.stderr.count("is not defined") == 3000
+    deep = {f"t{i}": {"command": "x", "outputs": {"o": "a/" * 25 + f"f{i}"}} for i in range(300)}
+    deep["z"] = {"command": "x", "inputs": {"i": "**/a/" * 14 + "**/q"}}
+    file = bench.write(json.dumps({"matterstack": 1, "name": "t", "tasks": deep}), "d.json")
+    assert "matches no declared output" in bench.cli("validate", file, timeout=30).stderr
+
+
+def test_a_table_with_too_many_rows_is_not_read_to_its_end(bench):
+    with open(bench.folder / "t.csv", "w") as file:
+        file.write("id\n" + "".join(f"{n}\n" for n in range(300_000)))
+    done = bench.cli("validate", bench.write("tasks: {a: {command: x, matrix: {table: t.csv}}}\n"), timeout=30)
+    assert done.stderr.endswith("t.csv:250002:1: has more than 250000 rows, the most instances of a campaign\n")
+
+
+def test_a_file_that_is_changed_in_place_makes_an_edge(bench):
+    tasks = [{"id": "a", "outputFiles": ["f"]}, {"id": "b", "inputFiles": ["f"], "outputFiles": ["f"]}]
+    (bench.folder / "in.json").write_text(json.dumps({"workflow": {"specification": {"tasks": tasks}}}))
+    bench.cli("import", "wfformat", "in.json", "-o", "c.yaml")
+    assert json.loads(bench.cli("graph", "c.yaml", "--json").stdout)["edges"] == [["a", "b"]]

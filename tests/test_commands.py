@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -329,8 +331,6 @@ def test_what_a_command_finds_in_its_environment(bench, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     bench.step_until_over()
 
-    import sys
-
     out = (bench.attempt("a") / "stdout.log").read_text().splitlines()
     assert out[:6] == ["v a", "set", "2", "secret-word", "a", "1"]
     assert out[6:8] == [str(bench.root.resolve()), str(bench.root.resolve() / "source")]
@@ -436,7 +436,6 @@ def test_every_reading_command_has_json(failed):
 
 
 def test_a_reader_that_has_enough_is_no_failure(bench):
-    import subprocess
     import sys
 
     bench.start(f"tasks: {{a: {{matrix: {{i: {list(range(3000))}}}, command: 'true'}}}}\n")
@@ -463,3 +462,172 @@ def test_logs_as_json_lines(bench):
     lines = bench.cli("step", "-v", "--log-format", "json", bench.root).stderr.splitlines()
     assert all({"at", "level", "message"} <= set(json.loads(line)) for line in lines)
     assert bench.cli("step", "-q", bench.root).stderr == ""
+
+
+def test_rerun_downstream_leaves_what_runs_alone(bench):
+    bench.start(
+        "tasks: {a: {command: 'true'}, b: {needs: [a], command: 'sleep 60'}, c: {needs: [a], command: 'true'}}\n"
+    )
+    bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "b": "RUNNING", "c": "COMPLETED"})
+    bench.cli("rerun", bench.root, "a", "--downstream")
+    assert bench.states() == {"a": "PENDING", "b": "RUNNING", "c": "PENDING"}
+
+
+def test_what_a_rerun_unsettles_is_an_event(bench):
+    bench.start("operators: {local: {kind: local, max_active: 1}}\n"
+                "tasks: {a: {command: 'true'}, x: {command: 'sleep 60', needs: [a], priority: 9}, b: {needs: [a], command: 'true'}}\n")  # fmt: skip
+    bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "x": "RUNNING", "b": "READY"})
+    bench.cli("rerun", bench.root, "a")
+    assert bench.states()["b"] == "PENDING"
+    assert [event["state"] for event in bench.journal() if "b" in event.get("tasks", ())][-1] == "PENDING"
+
+
+def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_step(bench):
+    (bench.folder / "s.sh").write_text("echo old\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    (bench.folder / "s.sh").write_text("echo new\n")
+    from matterstack.core.events import SourceChanged
+    from matterstack.orchestration.session import open_ledger
+    from matterstack.run_root.layout import STAGING
+    from matterstack.run_root.source import stage_source
+
+    for commits in (False, True):
+        with open_ledger(bench.root) as store:
+            staged = stage_source(bench.root, bench.folder, ["s.sh"])
+            if commits:
+                store.append([SourceChanged("d", {path: list(item) for path, item in staged.items()})], 0.0)
+        open_ledger(bench.root).close()
+        assert (bench.root / "source" / "s.sh").read_text() == ("echo new\n" if commits else "echo old\n")
+        assert not (bench.root / "source" / STAGING).exists()
+
+
+def test_a_correction_within_the_runs_source_is_seen_and_not_overwritten(bench):
+    (bench.folder / "s.sh").write_text("exit 1\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    (bench.root / "source" / "s.sh").write_text("echo mine\n")
+    done = bench.cli("refresh", bench.root, "--yes")
+    assert done.stdout.startswith("edited   s.sh")
+    assert "was edited within the run's source/" in done.stderr
+    (bench.folder / "s.sh").write_text("echo mine\n")
+    assert "copied: 1 file" in bench.cli("refresh", bench.root, "--yes").stdout
+    assert bench.cli("refresh", bench.root).stdout.startswith("source/ is as in ")
+
+
+def test_a_templated_operator_that_cannot_run_is_refused_by_init(bench):
+    file = bench.write(
+        "operators: {c: {kind: slurm}}\ntasks: {a: {matrix: {op: [local, c]}, operator: '${{ matrix.op }}', command: 'true'}}\n"
+    )
+    assert bench.cli("init", file).returncode == 2
+
+
+def test_a_rerun_below_a_group_that_is_waited_for_as_a_whole_is_no_product(bench):
+    bench.start(
+        f"params: {{n: {list(range(400))}}}\n"
+        "tasks: {a: {matrix: {i: '${{ params.n }}'}, command: 'true'}, "
+        "b: {matrix: {i: '${{ params.n }}'}, needs: [a], command: 'true'}, c: {needs: [b], command: 'true'}}\n"
+    )
+    from matterstack.core.graph import build, descendants
+    from matterstack.orchestration.session import open_ledger
+
+    with open_ledger(bench.root, read_only=True) as store:
+        edges = store.all_edges()
+    assert len(edges) == 400 + 400 + 400 + 1
+    assert len(descendants(build(edges), ["a/1"])) == 400 + 1 + 2  # with the nodes of both groups
+
+
+def test_a_paused_task_is_pending_wherever_it_is_shown(bench):
+    bench.start("tasks: {a: {command: 'true'}, b: {command: 'true'}}\n")
+    bench.cli("pause", bench.root)
+    report = bench.step()
+    assert report.line() == "Tick: 0 ready, 0 submitted, 0 completed, 0 failed, 0 active, 2 pending"
+    rows = json.loads(bench.cli("results", bench.root, "--json").stdout)
+    assert {row["state"] for row in rows} == set(bench.states().values()) == {"PENDING"}
+
+
+def test_a_dry_run_tells_of_wishes_and_of_what_will_be_rejected(bench):
+    from matterstack.core.events import Wished
+    from matterstack.orchestration.session import open_ledger
+
+    bench.start(
+        "tasks: {a: {command: 'sleep 60'}, f: {command: 'false', outputs: {o: o}}, "
+        "r: {inputs: {i: o}, command: 'echo ${{ inputs.i }}', allow_dependency_failure: true}}\n"
+    )
+    bench.step()
+    bench.exit_of("f")
+    with open_ledger(bench.root) as store:
+        store.append([Wished((("a", 1),), "cancel")], 0.0)
+    lines = bench.cli("step", "--dry-run", bench.root).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "would record  f, attempt 1", "would record  r, attempt 1", "would end     a, attempt 1 (cancel requested)",
+    ]  # fmt: skip
+
+
+def test_what_is_over_stays_over_when_it_is_cancelled_or_paused(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    bench.step_until_over()
+    assert bench.cli("cancel", bench.root).stdout == "cancelled: 1 had ended before\n"
+    assert bench.cli("pause", bench.root).returncode == 2
+    assert bench.cli("run", bench.root).returncode == 0
+
+
+def test_refresh_of_a_moved_run_root_never_takes_another_campaigns_files(bench, tmp_path):
+    (bench.folder / "s.sh").write_text("echo right\n")
+    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
+    deep = tmp_path / "x" / "y" / "z"
+    deep.mkdir(parents=True)
+    (tmp_path / "x" / "s.sh").write_text("echo wrong\n")
+    bench.root.rename(deep / "t")
+    (bench.folder / "s.sh").write_text("echo better\n")
+
+    assert bench.cli("refresh", deep / "t", "--yes").returncode == 0
+
+    assert (deep / "t" / "source" / "s.sh").read_text() == "echo better\n"
+    (bench.folder / "campaign.yaml").rename(bench.folder / "elsewhere.yaml")
+    lost = bench.cli("refresh", deep / "t")
+    assert lost.returncode == 2
+    assert "say where its folder is now with --from DIR" in lost.stderr
+
+
+def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    empty = bench.folder / "empty"
+    empty.mkdir()
+    (bench.folder / "link").symlink_to(empty)
+
+    assert bench.cli("init", file, "--root", ".", cwd=empty).returncode == 0
+    assert bench.cli("run", ".", cwd=empty).returncode == 0
+    assert bench.cli("init", file, "--root", bench.folder / "link").returncode == 2
+    assert sorted(path.name for path in empty.iterdir()) == sorted(
+        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "source",
+         "tasks", "results", ".gitignore", ".gitattributes"]
+    )  # fmt: skip
+
+
+def test_a_hint_to_type_is_quoted(bench):
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    done = bench.cli("init", file, "--root", "a b$(touch pwned)'ü")
+    assert """`matterstack run 'a b$(touch pwned)'"'"'ü'`""" in done.stdout
+
+
+def test_closed_output_is_no_reason_to_fail(bench):
+    import sys
+
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    for words in ("status", "step", "results"):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m matterstack {words} {bench.root} >&- 2>&-"], cwd=bench.folder
+        )
+        assert done.returncode == 0
+
+
+def test_names_that_are_not_utf8_are_refused_or_shown_but_never_a_traceback(bench):
+    odd = os.fsdecode(b"r\xff")
+    file = bench.write("tasks: {a: {command: 'true'}}\n")
+    assert bench.cli("run", file, "--root", odd).returncode == 0
+    assert bench.cli("run", file, "--set", os.fsdecode(b"x=\xff")).returncode == 2
+    (bench.folder / "d").mkdir()
+    (bench.folder / "d" / odd).write_text("")
+    file = bench.write("files: [d/**]\ntasks: {a: {command: 'true'}}\n")
+    done = bench.cli("validate", file)
+    assert done.returncode == 2
+    assert "is not UTF-8; rename the file" in done.stderr

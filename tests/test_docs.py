@@ -88,7 +88,7 @@ def test_the_examples_within_the_schema_are_valid():
         if isinstance(node, dict):
             rule = {**node, "$defs": SCHEMA["$defs"]}
             for example in node.get("examples", []):
-                Draft202012Validator(rule).validate(example)
+                assert Draft202012Validator(rule).is_valid(example), example
             for value in node.values():
                 check(value)
         elif isinstance(node, list):

@@ -14,6 +14,7 @@ import pytest
 from matterstack import open_run, run_until_done
 from matterstack.care.checks import examine
 from matterstack.care.repair import repair
+from matterstack.errors import RunRootError
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.conftest import Bench
 
@@ -474,7 +475,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
 
     assert content(over.root / "state.sqlite.v2-backup") == whole
     broken = (*newer, ("CREATE TABLE fine (x)", "THIS IS NO SQL"))
-    with pytest.raises(Exception, match="syntax error"):
+    with pytest.raises(RunRootError, match="syntax error"):
         SQLiteStateStore(ledger, migrations=broken)
     with SQLiteStateStore(ledger, migrations=newer) as store:
         assert store.db.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'fine'").fetchone() == (0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -117,3 +118,17 @@ def test_on_a_terminal_it_shows_progress_and_running_tasks(bench):
     assert "0 of 2 tasks completed, 1 running" in text
     assert "  a  " in text
     assert "COMPLETED" in text
+
+
+def test_the_loop_does_not_spin_while_a_command_outlives_its_wrapper(bench):
+    bench.start("tasks: {a: {command: 'sleep 2', retries: 0}}\n")
+    bench.step()
+    claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    time.sleep(0.2)
+    os.kill(claim["pid"], signal.SIGKILL)
+    ticks = []
+
+    run_until_done(bench.root, ticks.append)
+
+    assert len(ticks) < 8

@@ -635,3 +635,39 @@ def test_a_wrapper_that_is_refused_a_process_starts_nothing_and_loses_nothing(be
     subprocess.run([*strace, inject[-1] + "3+", *MATTERSTACK, "step", bench.root], check=True, capture_output=True)
     assert bench.step_until_over().state == "COMPLETED"
     assert bench.witnessed() == ["a"]
+
+
+def test_a_lone_surrogate_in_metrics_stops_nobody(bench):
+    bench.start("tasks: {a: {command: 'printf %s ${{ params.m }} > metrics.json'}, b: {needs: [a], command: 'true'}}\n"
+                "params: {m: '{\"x\": \"\\ud800\"}'}\n")  # fmt: skip
+    assert bench.step_until_over().state == "COMPLETED"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "exit.json", "out", "outputs.sha256"])
+def test_a_named_pipe_where_a_file_is_expected_hangs_nobody(bench, name):
+    bench.start(f"tasks: {{a: {{command: 'mkfifo {name}', outputs: {{o: {{path: out, optional: true}}}}}}}}\n")
+    assert bench.step_until_over(limit_s=20).state.is_over
+
+
+def test_the_wrapper_leaves_the_tasks_environment_alone(bench):
+    names = "claim head limit timeout date shell options mv started stat uptime kills pid file code tries sha256 folder"
+    env = ", ".join(f"{name}: mine" for name in names.split())
+    bench.start(f"tasks: {{a: {{env: {{{env}}}, command: env, resources: {{time: 1m}}, outputs: {{}}}}}}\n")
+    bench.step_until_over()
+    found = dict(
+        line.split("=", 1) for line in (bench.attempt("a") / "stdout.log").read_text().splitlines() if "=" in line
+    )
+    assert {name: found.get(name) for name in names.split()} == dict.fromkeys(names.split(), "mine")
+
+
+def test_a_job_that_removes_its_claim_is_lost_and_not_started_anew(bench):
+    bench.start("tasks: {a: {command: 'echo x >> WITNESS; rm -rf ./*; sleep 0.2; kill -9 $PPID'}}\n")
+    bench.step_until_over()
+    assert bench.witnessed() == ["x"]
+    assert attempts(bench.root, "a")[1][-1]["class"] == "lost"
+
+
+def test_a_task_that_failed_before_its_hand_over_is_shown_with_its_own_attempt(bench):
+    file = bench.write("tasks: {a: {command: x, env: {T: {from_env: NOT_SET_HERE}}}}\n")
+    done = bench.cli("run", file, "--root", bench.root)
+    assert "a failed: attempt 1, the environment variable NOT_SET_HERE is not set where the step runs" in done.stderr

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from matterstack.care.checks import examine
+from matterstack.errors import UsageError
 from matterstack.orchestration.actions import cancel, rerun
 from matterstack.people.answer import find_question, respond
 from matterstack.people.inbox import inbox
+from matterstack.spec.load import load_campaign
 from matterstack.views.attempts import attempts
 from matterstack.views.results import results
 from tests.conftest import MATTERSTACK
@@ -113,7 +115,7 @@ def test_a_later_answer_never_overwrites_an_earlier_one(bench):
 
     assert done.returncode == 2
     assert done.stderr.startswith("error: approve is already answered by ada, in ")
-    with pytest.raises(Exception, match="already answered by ada"):
+    with pytest.raises(UsageError, match="already answered by ada"):
         respond(question, data={"metals": ["Cu"]}, by="bob")
     assert question.answer_path.read_bytes() == first
     bench.step_until_over()
@@ -722,6 +724,13 @@ def test_an_answer_typed_while_the_question_ended_is_refused(bench):
     ask(bench)
     question = find_question(bench.root, "approve")
     cancel(bench.root, ["approve"])
-    with pytest.raises(Exception, match="approve is CANCELLED and asks nothing now"):
+    with pytest.raises(UsageError, match="approve is CANCELLED and asks nothing now"):
         respond(question, data={"metals": []}, by="ada")
     assert not question.answer_path.exists()
+
+
+def test_a_persons_answer_can_be_an_input(bench):
+    file = bench.write(
+        "operators: {h: {kind: human}}\ntasks: {a: {operator: h, instructions: x}, b: {inputs: {r: responses/a.json}, command: 'cat ${{ inputs.r }}'}}\n"
+    )
+    assert [(e.upstream, i.task_id) for i in load_campaign(file).instances for e in i.edges] == [("a", "b")]

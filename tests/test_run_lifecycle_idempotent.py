@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -158,3 +161,100 @@ def test_every_line_of_the_journal_is_an_event_of_the_ledger(bench):
 
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     assert (bench.root / "journal.jsonl").read_text().splitlines() == [line for _, line in rows]
+
+
+def test_a_retry_waits_for_an_upstream_that_is_run_again(bench):
+    bench.start(
+        "tasks: {a: {command: '[ $MATTERSTACK_ATTEMPT = 1 ] || sleep 1; echo 1 > o', outputs: {o: o}}, "
+        "b: {inputs: {i: o}, retries: {max: 1, delay: 1s}, command: 'cat ${{ inputs.i }}; [ $MATTERSTACK_ATTEMPT = 2 ]'}}\n"
+    )
+    bench.step_until(lambda: "retry 1 of 1" in bench.reasons().get("b", ""))
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until(lambda: bench.states()["a"] == "RUNNING")
+
+    assert bench.step_until_over().state == "COMPLETED"
+    used = json.loads((bench.attempt("b", 2) / "task.json").read_text())["inputs"]["i"]["files"]
+    assert [file["attempt"] for file in used] == [2]
+
+
+def test_a_retry_is_blocked_if_an_upstream_has_failed_meanwhile(bench):
+    bench.start(
+        "tasks: {a: {command: '[ $MATTERSTACK_ATTEMPT = 1 ] && echo 1 > o', outputs: {o: o}}, "
+        "b: {inputs: {i: 'o*'}, retries: {max: 1, delay: 1s}, command: '[ $MATTERSTACK_ATTEMPT = 2 ]'}}\n"
+    )
+    bench.step_until(lambda: "retry 1 of 1" in bench.reasons().get("b", ""))
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    assert bench.states() == {"a": "FAILED", "b": "BLOCKED"}
+
+
+@pytest.mark.skipif(not (shutil.which("strace") or os.environ.get("CI")), reason="needs strace")
+@pytest.mark.parametrize("write", range(1, 60, 4))
+def test_a_commit_that_is_killed_at_any_write_is_rolled_back_and_repeated(bench, write):
+    bench.start(
+        f"tasks: {{a: {{matrix: {{i: {list(range(40))}}}, command: 'echo ${{{{ matrix.i }}}} >> WITNESS'}}}}\n"
+        "operators: {local: {kind: local, slots: {cpus: 100}}}\n"
+    )
+    killed = subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", f"inject=pwrite64:signal=KILL:when={write}",
+         sys.executable, "-m", "matterstack", "step", str(bench.root)],
+        cwd=bench.folder, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode in (0, -signal.SIGKILL, 137)
+
+    assert bench.cli("run", bench.root).returncode == 0
+
+    assert sorted(map(int, bench.witnessed())) == list(range(40))
+
+
+def test_a_fan_in_is_stale_when_a_task_that_it_had_to_do_without_succeeds(bench):
+    (bench.folder / "s.sh").write_text("[ $1 != 2 ] && echo $1 > o\n")
+    bench.start(
+        'files: ["*.sh"]\ntasks: {a: {matrix: {n: [1, 2, 3]}, command: "sh ${{ source }}/s.sh ${{ matrix.n }}", allow_failure: true, '
+        'outputs: {o: {file: o, path: "o/${{ matrix.n }}"}}}, '
+        'b: {inputs: {i: "o/*"}, allow_dependency_failure: {min: 2}, command: "cat ${{ inputs.i }} > p", outputs: {p: p}}}\n'
+    )
+    bench.step_until_over()
+    assert "\nstale  " not in bench.cli("status", bench.root).stdout
+    (bench.folder / "s.sh").write_text("echo $1 > o\n")
+    bench.cli("refresh", bench.root, "--yes")
+    bench.cli("rerun", bench.root, "a/2")
+    bench.step_until_over()
+    assert "stale  b: made without a/2, which has succeeded since" in bench.cli("status", bench.root).stdout
+    assert bench.cli("explain", bench.root).stdout.startswith(
+        "every task is COMPLETED, 1 of them stale:\nb: COMPLETED: stale: "
+    )
+    bench.cli("rerun", bench.root, "b")
+    bench.step_until_over()
+    assert "\nstale  " not in bench.cli("status", bench.root).stdout
+    assert (bench.root / "results" / "p").read_text() == "1\n2\n3\n"
+
+
+def test_a_link_of_an_older_attempt_does_not_stay_beside_a_newer_result(bench):
+    bench.start(
+        "tasks: {a: {command: 'echo 1 > o; [ $MATTERSTACK_ATTEMPT = 2 ] || echo 1 > extra', "
+        "outputs: {o: o, e: {path: extra, optional: true}}}}\n"
+    )
+    bench.step_until_over()
+    assert (bench.root / "results" / "extra").exists()
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    assert sorted(path.name for path in (bench.root / "results").iterdir()) == ["o"]
+
+
+def test_files_in_a_folder_output_are_digested_by_the_job_and_found_by_globs(bench):
+    bench.start(
+        "tasks: {a: {command: 'mkdir d/sub; echo 1 > d/x; echo 2 > d/sub/y', outputs: {d: d/}}, "
+        "b: {inputs: {all: 'd/**', one: d/x}, command: 'cat ${{ inputs.all }} ${{ inputs.one }}'}}\n"
+    )
+    bench.step_until_over()
+    assert len((bench.attempt("a") / "outputs.sha256").read_text().splitlines()) == 2
+    assert (bench.attempt("b") / "stdout.log").read_text() == "2\n1\n1\n"
+
+
+def test_an_input_as_keeps_its_mode(bench):
+    script = bench.folder / "run.sh"
+    script.write_text("#!/bin/sh\necho ran\n")
+    script.chmod(0o755)
+    bench.start("tasks: {a: {inputs: {s: {path: run.sh, as: go.sh}}, command: ./go.sh}}\n")
+    assert bench.step_until_over().state == "COMPLETED"

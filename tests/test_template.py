@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matterstack.errors import TemplateError
+from matterstack.errors import CampaignError, TemplateError
+from matterstack.spec.load import load_campaign
 from matterstack.template.forms import render, render_argv, render_command, render_pattern, render_text
 from matterstack.template.language import parse, references
 from matterstack.template.shell import shell_places
+from tests.conftest import HEAD
 
 SCOPE = {
     "params": {"metals": ["Al", "Cu"], "n": 3, "flag": True, "nothing": None, "e hull": 1, "lambda": 2},
@@ -248,3 +250,20 @@ def test_a_value_never_becomes_a_command_whatever_stands_around_it(tmp_path_fact
         (folder / "pwned").unlink(missing_ok=True)
         subprocess.run(["bash"], input=script.encode(), cwd=folder, capture_output=True, timeout=20)
         assert not (folder / "pwned").exists(), script
+
+
+def test_a_case_within_a_substitution_does_not_let_a_value_out_of_its_quotes(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        HEAD + "params: {x: $(touch pwned)}\n"
+        'tasks: {a: {command: "echo \\"$(case a in a) echo \\"${{ params.x }}\\" ;; esac)\\""}}\n'
+    )
+    with pytest.raises(CampaignError, match="is inside double quotes"):
+        load_campaign(tmp_path / "c.yaml")
+
+
+def test_a_value_that_bash_would_evaluate_again_can_only_be_a_number(bench):
+    bench.start(
+        "params: {n: 3}\ntasks: {a: {command: 'if [[ ${{ params.n }} -eq 3 ]]; then echo a >> WITNESS; fi; let x=${{ params.n }}'}}\n"
+    )
+    bench.step_until_over()
+    assert bench.witnessed() == ["a"]

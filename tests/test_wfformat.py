@@ -189,3 +189,13 @@ def test_whatever_the_document_it_is_imported_or_refused(tmp_path_factory, tree,
             load_campaign(folder / "c.json")
         except CampaignError as error:  # a cycle stands in the recording itself
             assert all("a cycle" in problem.message for problem in error.problems), error
+
+
+@pytest.mark.parametrize("text", ["{'name': 'x'}", "{'command': {'program': 'x', 'arguments': ['\\ud800']}}"])
+def test_an_odd_recording_is_refused_or_imported_never_a_traceback(bench, text):
+    document = json.loads(text.replace("'", '"'))
+    workflow = {"workflow": {"tasks": [{"name": "a", "files": [{"link": "input", "name": ""}], **document}]}}
+    (bench.folder / "in.json").write_text(json.dumps(workflow))
+    done = bench.cli("import", "wfformat", "in.json", "-o", "c.yaml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not (bench.folder / "c.yaml").exists()

@@ -28,12 +28,6 @@ class TaskStanding:
     soft: bool
     cause: str | None
 
-    @property
-    def is_bad(self) -> bool:
-        """Whether it failed for good: what needs it is BLOCKED."""
-        blocked = self.state in (TaskState.BLOCKED, TaskState.CANCELLED)
-        return blocked or (self.state is TaskState.FAILED and not self.soft)
-
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:

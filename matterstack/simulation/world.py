@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from matterstack.simulation.chance import Chance
 
@@ -111,7 +110,3 @@ class World:
         assert work.began_at is not None
         cut = work.stopped_at is not None and work.stopped_at < work.began_at + work.runs_s
         return 143 if cut else work.exit_code
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the truth in short, for a report of a failing history."""
-        return {f"{task} {attempt}": vars(work) for (task, attempt), work in self.work.items()}
