@@ -66,13 +66,13 @@ def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) 
     for instance in expansion.instances:
         groups.setdefault(instance.group, []).append(instance)
     for name, instances in groups.items():
-        late_keys = {key for keys in expansion.late[name].values() for key in keys}
+        answer_keys = {key for keys in expansion.named[name].values() for key in keys}
         with_templates = _has_early_templates(campaign, name)
         fine = all(
-            _check_early(campaign, instance, late_keys, builder)
+            _check_early(campaign, instance, answer_keys, builder)
             for instance in (instances if with_templates else instances[:1])
         )
-        if fine and not late_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
+        if fine and not answer_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
             all(_check_whole(campaign, instance, builder) for instance in _samples(instances))
         for kind in {campaign.operators[instance.operator].kind: instance for instance in instances}.values():
             _check_people(campaign, campaign.tasks[name], kind, builder)
@@ -107,21 +107,21 @@ def _samples(instances: list[Instance]) -> Iterator[Instance]:
             return
 
 
-def _check_early(campaign: Campaign, instance: Instance, late_keys: set[str], builder: Builder) -> bool:
+def _check_early(campaign: Campaign, instance: Instance, answer_keys: set[str], builder: Builder) -> bool:
     """Report a resource, retry rule, deadline or condition of an instance that cannot be; say if all are fine."""
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance)
     key = "resources"
     try:
-        if not late_keys & {"resources", "params"}:
+        if not answer_keys & {"resources", "params"}:
             _check_slots(parse_resources(asked_resources(spec, operator, early)), operator)
         key = "retries"
-        if not late_keys & {"retries", "params"}:
+        if not answer_keys & {"retries", "params"}:
             resolve_retries(spec, early)
         key = "deadline"
         deadline = spec.asked.get("deadline")
-        if deadline is not None and not late_keys & {"deadline", "params"}:
+        if deadline is not None and not answer_keys & {"deadline", "params"}:
             parse_time(resolve_early(deadline, spec, early))
         key = "when"
         _check_when(spec, early)
@@ -346,9 +346,9 @@ def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str
             continue
         key = (instance.group, instance.operator)
         if key not in of_task or _has_early_templates(campaign, instance.group):
-            late_keys = {name for names in expansion.late[instance.group].values() for name in names}
+            answer_keys = {name for names in expansion.named[instance.group].values() for name in names}
             of_task[key] = None  # where an answer or metric decides, nobody knows yet
-            if not late_keys & {"resources", "retries", "params"}:
+            if not answer_keys & {"resources", "retries", "params"}:
                 spec, early = campaign.tasks[instance.group], early_scope(campaign, instance)
                 asked, retries = asked_resources(spec, operator, early), resolve_retries(spec, early)
                 values = repr((asked, retries))

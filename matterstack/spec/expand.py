@@ -64,14 +64,14 @@ class Expansion:
     graph: Graph
     group_nodes: frozenset[str]  # groups that something waits for as a whole
     matches: dict[tuple[str, str], Match]  # (task id, input) -> what matched
-    late: Mapping[str, Late]  # task -> `late_names` of it
+    named: Mapping[str, AnswerNames]  # task -> `answer_names` of it
     labels: dict[str, str]  # task id -> what its label was before it was made safe, where that is something else
 
 
-Late = Mapping[tuple[str, str], Sequence[str]]
+AnswerNames = Mapping[tuple[str, str], Sequence[str]]
 
 
-def late_names(spec: TaskSpec) -> Late:
+def answer_names(spec: TaskSpec) -> AnswerNames:
     """Return each (root, task) that a task's templates name below response and metrics, with the keys that do."""
     found: dict[tuple[str, str], list[str]] = {}
     parts: dict[str, Any] = {
@@ -107,13 +107,13 @@ class Expander:
     def __init__(
         self,
         campaign: Campaign,
-        late: Mapping[str, Late],
+        named: Mapping[str, AnswerNames],
         folder: Path,
         builder: Builder,
         only_files: frozenset[str] | None = None,
     ) -> None:
         self.campaign = campaign
-        self.late = late
+        self.named = named
         self.folder = folder
         self.builder = builder
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -140,8 +140,8 @@ class Expander:
             self._resolve_inputs(draft)
             self._resolve_needs(draft)
         for spec in self.campaign.tasks.values():
-            if self.late[spec.name]:
-                self._resolve_late(spec, self.late[spec.name])
+            if self.named[spec.name]:
+                self._resolve_answers(spec, self.named[spec.name])
         self._check_source_paths()
         return self._finish()
 
@@ -566,7 +566,7 @@ class Expander:
 
     # --- answers and metrics ---
 
-    def _resolve_late(self, spec: TaskSpec, names: Late) -> None:
+    def _resolve_answers(self, spec: TaskSpec, names: AnswerNames) -> None:
         """Make the edges that `response.TASK` and `metrics.TASK` imply: to the instance of equal axis values."""
         for (root, task), keys in names.items():
             if task not in self.rows or not self.rows[task] or not self.builder.may_give(root, task):
@@ -663,7 +663,9 @@ class Expander:
         graph = task_graph(instances, group_nodes)
         for cycle in find_cycles(graph):
             self._report_cycle(cycle)
-        return Expansion(instances, tuple(sorted(self.files)), graph, group_nodes, self.matches, self.late, self.labels)
+        return Expansion(
+            instances, tuple(sorted(self.files)), graph, group_nodes, self.matches, self.named, self.labels
+        )
 
     def _report_cycle(self, cycle: list[str]) -> None:
         first = min(range(len(cycle)), key=lambda index: cycle[index])

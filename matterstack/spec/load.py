@@ -14,9 +14,9 @@ from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
-from matterstack.spec.expand import Expander, Expansion, late_names
+from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.loader import Document, load_document, parse_document, plain
-from matterstack.spec.schema import check_campaign, check_operators, harmless_paths
+from matterstack.spec.schema import check_campaign, check_operators, removable_paths
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def load_campaign(
     document = load_document(path)
     site = load_document(Path(operators)) if operators is not None else None
     problems = check_campaign(document) + (check_operators(site) if site is not None else [])
-    without = harmless_paths(problems, document)
+    without = removable_paths(problems, document)
     if without is None:  # what is wrong is so basic that more would be said about the consequences alone
         raise CampaignError(_sorted(problems))
     overrides = dict(overrides or {})
@@ -71,9 +71,9 @@ def load_campaign(
     campaign = builder.build()
     if builder.unparsed:
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
-    late = {spec.name: late_names(spec) for spec in campaign.tasks.values()}
+    named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
-    expansion = Expander(campaign, late, home, builder, only_files).expand()
+    expansion = Expander(campaign, named, home, builder, only_files).expand()
     for instance in expansion.instances:  # an operator may be named by a template
         kind = campaign.operators[instance.operator].kind
         if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):

@@ -12,7 +12,7 @@ from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
 from matterstack.core.selection import WILDCARD, in_short
 from matterstack.core.suggestions import did_you_mean
 from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
-from matterstack.spec.expand import late_names
+from matterstack.spec.expand import answer_names
 from matterstack.template.attempt import (
     RunFacts,
     early_scope,
@@ -51,7 +51,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     early = early_scope(campaign, instance)
     outputs = {other.task_id: other.outputs for other in loaded.instances}
     inputs = {name: _paths(item, instance, outputs) for name, item in instance.inputs.items()}
-    late = late_names(spec)
+    named = answer_names(spec)
     out: dict[str, Any] = {
         "task": instance.task_id, "attempt": 1, "operator": instance.operator, "kind": operator.kind,
         "matrix": instance.matrix, "priority": instance.priority,
@@ -62,8 +62,8 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     }  # fmt: skip
     if spec.when is not None:
         out["when"] = spec.when
-    if any(keys != ["when"] for keys in late.values()):
-        out |= {"unresolved": [f"{root}.{task}" for root, task in late], "command": spec.command, "script": None}
+    if any(keys != ["when"] for keys in named.values()):
+        out |= {"unresolved": [f"{root}.{task}" for root, task in named], "command": spec.command, "script": None}
         out |= {"env": dict(spec.env), "resources": dict(spec.resources), "instructions": None}
         return out
     unknown = [f"inputs.{name}" for name, item in instance.inputs.items() if _is_open(item)]

@@ -103,7 +103,7 @@ _HARMLESS = frozenset(
 )
 
 
-def harmless_paths(problems: list[Problem], document: Document) -> list[tuple[str | int, ...]] | None:
+def removable_paths(problems: list[Problem], document: Document) -> list[tuple[str | int, ...]] | None:
     """Return the values to take out so that the rest can still be checked, None if too much hangs on what is wrong.
 
     A task may lose an unknown key, or one that nothing else refers to: more problems are then told at once.
