@@ -14,6 +14,7 @@ def test_there_are_histories_of_version_1_of_kills_of_gates_and_of_an_adoption()
     assert all(word in names for word in ("version-1", "killed", "gate", "adoption"))
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda path: path.name)
 def test_each_beginning_rebuilds_the_same_ledger_and_decides_the_same_step(history, tmp_path):
     expected = (history / "expected.jsonl").read_text(encoding="utf-8").splitlines()

@@ -119,6 +119,7 @@ def test_its_journal_alone_makes_the_same_ledger(root):
     assert {name: rebuilt[name] == migrated[name] for name in rebuilt} == dict.fromkeys(rebuilt, True)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("part", range(12))
 def test_a_kill_in_the_middle_loses_nothing(root, part):
     whole = command("pause", root, "after_slow", code=10**9)
