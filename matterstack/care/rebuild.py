@@ -23,9 +23,8 @@ from matterstack.operators.registry import make_operator
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
-from matterstack.storage.journal import Entry, Journal
+from matterstack.storage.journal import Entry, Journal, is_version_1, set_aside_version_1
 from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.storage.version_1 import is_version_1, set_aside_version_1
 
 
 def from_journal(root: Path, store: SQLiteStateStore) -> list[Entry]:

@@ -21,10 +21,9 @@ from matterstack.run_root.files import read_regular, write_beside
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import ignore_large, publish
 from matterstack.storage.integrity import integrity_problem
-from matterstack.storage.journal import Journal, parse_or_none
+from matterstack.storage.journal import Journal, parse_or_none, set_aside_version_1
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
 from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.storage.version_1 import set_aside_version_1
 
 PATIENCE_S = 30.0
 

@@ -20,10 +20,9 @@ from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
 from matterstack.run_root.source import finish_staged_source
 from matterstack.run_root.verify import output_problem
-from matterstack.storage.journal import Journal
+from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
 from matterstack.storage.run_lock import boot_id, run_lock
 from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.storage.version_1 import KEPT_JOURNAL, set_aside_version_1
 
 log = logging.getLogger("matterstack")
 

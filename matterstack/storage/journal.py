@@ -25,6 +25,7 @@ from matterstack.hints import Hint
 from matterstack.run_root.files import open_regular, read_regular
 
 _ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
+KEPT_JOURNAL = "journal.v1.jsonl"
 BEGINNING = "0" * 32  # stands for the digest of the line before the first
 
 
@@ -238,3 +239,27 @@ def parse_or_none(line: str) -> Entry | None:
         return parse(line)
     except ValueError:
         return None
+
+
+def is_version_1(line: str) -> bool:
+    """Return whether a line of a journal was written by version 1, which had no chain."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == "run_created" and "prev" not in data
+
+
+def set_aside_version_1(journal: Path, run_id: str) -> bool:
+    """Keep a journal of version 1 under another name, once the ledger holds its translation; return whether it was one.
+
+    One is kept once, and only the run's own: nothing is done about any other. Raises OSError.
+    """
+    if not journal.is_file() or journal.with_name(KEPT_JOURNAL).exists():
+        return False
+    with open(journal, encoding="utf-8", errors="surrogateescape") as file:
+        first = file.readline()
+    if not is_version_1(first) or json.loads(first).get("run") != run_id:
+        return False
+    os.replace(journal, journal.with_name(KEPT_JOURNAL))
+    return True

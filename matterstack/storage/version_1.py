@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import from_text
 from matterstack.errors import LedgerError
 from matterstack.storage.expanded import write_expanded
+from matterstack.storage.journal import KEPT_JOURNAL
 
 if TYPE_CHECKING:
     import sqlite3
 
-KEPT_JOURNAL = "journal.v1.jsonl"
 _TABLES = (
     "events", "outputs", "attempt_inputs", "attempts", "edges", "tasks", "campaign_versions", "source_files", "run",
     "schema_info",
@@ -60,30 +59,6 @@ class Past:
     sources: Mapping[str, tuple[str, int]]
     inputs_of: Callable[[str, int], Mapping[str, int]]
     outputs_of: Callable[[str, int, Mapping[str, str], Mapping[str, str]], Iterable[OutputFile]]
-
-
-def is_version_1(line: str) -> bool:
-    """Return whether a line of a journal was written by version 1, which had no chain."""
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and data.get("kind") == "run_created" and "prev" not in data
-
-
-def set_aside_version_1(journal: Path, run_id: str) -> bool:
-    """Keep a journal of version 1 under another name, once the ledger holds its translation; return whether it was one.
-
-    One is kept once, and only the run's own: nothing is done about any other. Raises OSError.
-    """
-    if not journal.is_file() or journal.with_name(KEPT_JOURNAL).exists():
-        return False
-    with open(journal, encoding="utf-8", errors="surrogateescape") as file:
-        first = file.readline()
-    if not is_version_1(first) or json.loads(first).get("run") != run_id:
-        return False
-    os.replace(journal, journal.with_name(KEPT_JOURNAL))
-    return True
 
 
 def translate(lines: Iterable[str], past: Past) -> Iterator[Timed]:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from matterstack.run_root import layout
-from matterstack.storage.journal import BEGINNING, digest_of
-from matterstack.storage.version_1 import is_version_1
+from matterstack.storage.journal import BEGINNING, digest_of, is_version_1
 from tests.histories import HERE, beginnings
 
 _OF_VERSION_1 = (layout.CAMPAIGN, layout.OPERATORS, layout.RUN, "source")
