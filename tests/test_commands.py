@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from matterstack.orchestration.actions import cancel, rerun
 from tests.conftest import is_alive
@@ -631,3 +632,11 @@ def test_names_that_are_not_utf8_are_refused_or_shown_but_never_a_traceback(benc
     done = bench.cli("validate", file)
     assert done.returncode == 2
     assert "is not UTF-8; rename the file" in done.stderr
+
+
+def test_columns_stay_aligned_behind_characters_of_double_width(bench):
+    bench.start("tasks: {a: {matrix: {m: ['鉄鉄鉄', 'Fe']}, command: 'true'}}\n")
+
+    lines = [line for line in bench.cli("results", bench.root).stdout.splitlines() if "READY" in line]
+
+    assert len({cell_len(line.partition("READY")[0]) for line in lines}) == 1 and len(lines) == 2

@@ -10,6 +10,8 @@ import signal
 import time
 
 from matterstack import initialize_run, run_until_done
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.session import open_to_write
 
 
 def test_the_loop_reacts_when_a_process_ends_and_does_not_poll_for_it(bench):
@@ -132,3 +134,23 @@ def test_the_loop_does_not_spin_while_a_command_outlives_its_wrapper(bench):
     run_until_done(bench.root, ticks.append)
 
     assert len(ticks) < 8
+
+
+def test_what_wakes_the_loop_is_an_exit_json_or_the_end_of_a_wrapper_and_never_all_processes(bench):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 4}}}\ntasks: {long: {command: 'sleep 30'}, done: {command: 'true'}, gone: {command: 'sleep 30'}}\n"
+    )
+    bench.step()
+    bench.exit_of("done")
+    with open_to_write(bench.root) as store:
+        rows = {row.task_id: row for row in store.live_attempts()}
+        os.kill(json.loads(rows["gone"].handle)["pid"], signal.SIGKILL)
+        time.sleep(0.3)
+        found = {}
+        for task, row in rows.items():
+            fds = Pool(store).wake_fds([row], {row.key: str(bench.attempt(task))})
+            found[task] = [bool(select.select([fd], [], [], 0)[0]) for fd in fds]
+            for fd in fds:
+                os.close(fd)
+    bench.cli("cancel", bench.root)
+    assert found == {"long": [False], "done": [True], "gone": []}
