@@ -143,3 +143,20 @@ def test_what_a_step_meets_of_it_is_one_sentence(bench, statement):
 
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
     assert "is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["a", "a, attempt 1, which runs"])
+def test_a_campaign_that_the_ledger_cannot_give_is_not_taken_for_an_operator_that_is_missing(bench, command):
+    bench.start("tasks: {a: {command: 'sleep 0.2'}}\n")
+    if command != "a":
+        bench.step()
+        bench.exit_of("a")
+    with sqlite3.connect(bench.root / "state.sqlite") as db:
+        db.execute("UPDATE campaign_versions SET definition = '{broken'")
+    db.close()
+    before = bench.digest()
+
+    for done in (bench.cli("step", bench.root), bench.cli("run", bench.root, timeout=60)):
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done
+        assert "is damaged" in done.stderr
+    assert bench.digest() == before

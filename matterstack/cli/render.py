@@ -24,7 +24,7 @@ _CONTROL = re.compile(
 
 
 def coloured(state: str) -> str:
-    """Return a state with its colour; click drops it where the output is no terminal."""
+    """Return a state with its colour; click removes it unless the output is a terminal."""
     colour = _COLOURS.get(state)
     return click.style(state, fg=colour) if colour else str(state)
 

@@ -429,7 +429,7 @@ def inputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedInput]:
 
 
 def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
-    """Return a compact form: a fan-in over thousands of files stands in one row of the ledger."""
+    """Return a compact form: a fan-in over thousands of files fits in one row of the ledger."""
     return {
         name: [item.is_list, item.as_name, [[s.task, s.output, s.path] for s in item.sources]]
         for name, item in inputs.items()

@@ -13,7 +13,7 @@ MOST_AT_ONCE = 10_000  # tasks looked at in one step
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The most that all live attempts of an operator may use; None is no limit. Memory in bytes."""
+    """The most that all live attempts of an operator may use; None means no limit. Memory in bytes."""
 
     most: int | None = None
     cpus: int | None = None

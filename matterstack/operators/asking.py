@@ -118,7 +118,7 @@ def require_task(folder: Path) -> dict[str, Any]:
 
 
 def terms_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a request is looked at in every step, and stands in its handle: the deadline."""
+    """Return the part of a request that every step examines and that its handle keeps: the deadline."""
     return {key: asked[key] for key in ("deadline_at", "on_deadline") if asked.get(key) is not None}
 
 

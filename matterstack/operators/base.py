@@ -32,7 +32,7 @@ class Operator(Protocol):
         ...
 
     def slots(self) -> tuple[int | None, int | None]:
-        """Return what all live attempts may use in sum, (cpus, bytes of memory); None is no limit."""
+        """Return what all live attempts may use in sum, (cpus, bytes of memory); None means no limit."""
         ...
 
     def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:

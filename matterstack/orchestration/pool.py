@@ -39,7 +39,11 @@ class Pool:
         return self._made[key]
 
     def usable(self, version: int, name: str) -> Operator | None:
-        """Return an operator, None with a notice if it cannot be made: that must not stop the others."""
+        """Return an operator, None with a notice if it cannot be made: that must not stop the others.
+
+        Raises LedgerError if the ledger cannot give its campaign: the operator is not at fault, and the step stops.
+        """
+        self._store.campaign(version)
         try:
             return self.of(version, name)
         except Exception as error:  # of a plug-in that is missing or does not load: the other operators go on
@@ -50,6 +54,7 @@ class Pool:
     def capacity(self, name: str) -> Capacity | Notice:
         """Return what an operator may use in sum, by the newest version of the campaign."""
         version = self._store.newest_version()
+        self._store.campaign(version)  # a ledger that cannot be read stops the step, as in `usable`
         try:
             operator = self.of(version, name)
             cpus, memory = operator.slots()
@@ -105,6 +110,7 @@ class Pool:
             attempts = by_operator.setdefault((row.campaign_version, row.operator), [])
             attempts.append(LiveAttempt(*row.key, folders[row.key], row.state, row.handle, row.time_s, row.started_at))
         for (version, name), attempts in by_operator.items():
+            self._store.campaign(version)  # as in `usable`
             try:
                 fds += self.of(version, name).wake_fds(attempts)
             except Exception:  # of a plug-in, or one that is not installed: the loop looks again after a while
