@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
+from matterstack.deferred import dataclass
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Hint:
     """A command of MatterStack; ``run`` is the run root as the user gave it, ``rest`` are words that need no quotes."""
 

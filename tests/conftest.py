@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,10 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as in the background of a shell, and so in all that is started here
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The tests start thousands of interpreters: none of them should compile the package again, whatever the caller's shell says.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is not None:
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / f"matterstack-tests-{os.getuid()}"))
 
 MATTERSTACK = (sys.executable, "-m", "matterstack")
 HEAD = "matterstack: 1\nname: t\n"

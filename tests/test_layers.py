@@ -13,7 +13,7 @@ import pytest
 import matterstack
 
 PACKAGE = Path(matterstack.__file__).parent
-# part -> the parts that it may import. `errors`, `version` and `hints` may be imported from anywhere.
+# part -> the parts that it may import. `errors`, `version`, `hints` and `deferred` may be imported from anywhere.
 DATA = {"core"}
 DISK = DATA | {"run_root"}
 LEDGER = DISK | {"storage"}
@@ -22,6 +22,7 @@ ARROWS = {
     "errors": set(),
     "version": set(),
     "hints": set(),
+    "deferred": set(),
     "core": DATA,
     "text": DATA | {"text"},
     "template": DATA | {"template"},
@@ -41,7 +42,7 @@ ARROWS = {
     "__main__": {"cli"},
     "__init__": {"api"},
 }
-ANYWHERE = {"errors", "version", "hints"}
+ANYWHERE = {"errors", "version", "hints", "deferred"}
 HOMES = {  # library -> the one file, or folder, that imports it
     "networkx": ["core/graph.py"],
     "jsonschema": ["core/validation.py"],

@@ -9,7 +9,6 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from matterstack.core.kinds import HUMAN
 from matterstack.core.model import OutputFile
 from matterstack.core.recorded import TaskRow
 from matterstack.core.states import AttemptState, FailureClass
+from matterstack.deferred import dataclass
 from matterstack.errors import (
     JournalError,
     LedgerDamagedError,

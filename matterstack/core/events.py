@@ -10,18 +10,19 @@ A further kind of event is a class here with its entry in `KINDS`, and a functio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar, Self
 
 from matterstack.core.model import AttemptChange, Evidence, OutputFile, Resources, TaskChange
 from matterstack.core.reasons import NO_REASON, Reason, reason_from_json, reason_to_json
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import from_text, rounded, to_text
+from matterstack.deferred import dataclass
 
 Key = tuple[str, int]  # task id, attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """Fields become keys of the journal line; a field that has its default value is left out."""
 
@@ -69,7 +70,7 @@ def _value(name: str, value: Any) -> Any:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunCreated(Event):
     kind = "run_created"
     run: str  # its id
@@ -90,7 +91,7 @@ class RunCreated(Event):
     sources: Mapping[str, Any] = field(default_factory=dict)  # path -> [sha256, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TasksAdded(Event):
     """Instances of a version of the campaign; their rows are in the file of expanded/ that has this sha256."""
 
@@ -100,29 +101,29 @@ class TasksAdded(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Paused(Event):
     kind = "paused"
     tasks: tuple[str, ...] = ()  # none: the run
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resumed(Event):
     kind = "resumed"
     tasks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cancelled(Event):
     kind = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Uncancelled(Event):
     kind = "uncancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceChanged(Event):
     """Files of source/ were replaced: those named here, the others stay."""
 
@@ -131,7 +132,7 @@ class SourceChanged(Event):
     sources: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moved(Event):
     """The run root was moved, or its host renamed: still the same home."""
 
@@ -142,7 +143,7 @@ class Moved(Event):
     campaign_path: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Adopted(Event):
     """A copy became the run's home."""
 
@@ -155,7 +156,7 @@ class Adopted(Event):
     assume: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rebuilt(Event):
     """The ledger was made from the journal."""
 
@@ -167,7 +168,7 @@ class Rebuilt(Event):
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Translated(Event):
     """Journal and ledger were translated from an older version; what is before is in the file named here."""
 
@@ -179,7 +180,7 @@ class Translated(Event):
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TasksChanged(Event):
     """Tasks that all became the same for the same reason."""
 
@@ -205,7 +206,7 @@ class TasksChanged(Event):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RetriesReset(Event):
     """The retries of these tasks count from zero again."""
 
@@ -216,7 +217,7 @@ class RetriesReset(Event):
 # --- attempts -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptMade(Event):
     """The intent to hand a task over: it is SUBMITTED, its attempt SUBMITTING."""
 
@@ -236,7 +237,7 @@ class AttemptMade(Event):
         return self.task, self.attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptChanged(Event):
     """An attempt changed, and with it perhaps its task."""
 
@@ -299,7 +300,7 @@ class AttemptChanged(Event):
         return self.task, self.attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LinksChanged(Event):
     """Of an attempt that had COMPLETED: which links of results/ cannot be set; no reason says that all are."""
 
@@ -309,7 +310,7 @@ class LinksChanged(Event):
     reason: Reason = NO_REASON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wished(Event):
     """Somebody wants these live attempts ended: ``cancel`` or ``rerun``."""
 
@@ -318,7 +319,7 @@ class Wished(Event):
     wish: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParcelPacked(Event):
     """Attempts went out in a parcel; ``undone`` takes that back, since nobody got it."""
 
@@ -328,7 +329,7 @@ class ParcelPacked(Event):
     undone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ParcelReturned(Event):
     """What came back of a parcel."""
 

@@ -7,10 +7,11 @@ member of such a group has an edge to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
+
+from matterstack.deferred import dataclass
 
 if TYPE_CHECKING:
     Graph = nx.DiGraph[str]

@@ -6,7 +6,7 @@ What a file or the ledger stores of them goes through `to_json` and the `…_fro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from matterstack.core.kinds import Kind, kind_of
 from matterstack.core.reasons import NO_REASON, Reason, as_reason
 from matterstack.core.states import AttemptState, FailureClass, TaskState
+from matterstack.deferred import dataclass
 from matterstack.errors import Problem
 
 # --- the campaign, as written ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Neither writes anything. What they need that is not in the ledger (templates ren
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from matterstack.core.board import Board, startable
@@ -34,12 +34,13 @@ from matterstack.core.reconcile import postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.slots import Capacity, Slots
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
+from matterstack.deferred import dataclass
 
 _BAD_ANSWERS = (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT)
 ENDED = (Sighting.ENDED, Sighting.GONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Notice:
     """A warning: of whom, "" where the reason says so itself, and what."""
 
@@ -47,7 +48,7 @@ class Notice:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ended:
     """An attempt that ended in a step; ``task_state`` is what became of its task."""
 
@@ -60,7 +61,7 @@ class Ended:
     soft: bool = False  # a failure that is allowed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class End:
     """An attempt to be ended, as somebody wished, or since its time to answer is over: then ``instead`` holds if nobody
     has answered by then."""
@@ -70,7 +71,7 @@ class End:
     instead: Observation | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Publication:
     """Outputs of an attempt that results/ shows from now on; none of a failed one, whose files git may have to ignore."""
 
@@ -91,7 +92,7 @@ class Intent(Protocol):
     def resources(self) -> Resources: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unlaunchable:
     """A task that fails before it could be handed over; ``defect`` is a traceback."""
 
@@ -132,7 +133,7 @@ class Workshop(Protocol):
 Outcome = Submission | Rejection
 
 
-@dataclass(slots=True)
+@dataclass()
 class Plan:
     """What is to be committed and done. `events` in the order in which they are committed."""
 

@@ -11,14 +11,14 @@ below at once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from matterstack.core.model import DependencyRule, Instance, TaskChange
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.states import TaskState
+from matterstack.deferred import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskStanding:
     """What readiness must know of a task upstream."""
 
@@ -29,7 +29,7 @@ class TaskStanding:
     cause: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GroupSummary:
     """A group of tasks in sum; ``troubled`` and ``last`` leave out those that the reader was told to."""
 

@@ -6,9 +6,11 @@ The ledger and the journal store ``{"code": …, value: …}``. A value may be a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
+
+from matterstack.deferred import dataclass
 
 
 class Code(StrEnum):
@@ -91,7 +93,7 @@ class Code(StrEnum):
     STATUS_FAILED = "status_failed"  # file, error, exit_code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reason:
     """A code with its values; false for "no reason"."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from matterstack.core.readiness import TaskStanding
 from matterstack.core.reasons import Reason
 from matterstack.core.states import AttemptState, FailureClass, TaskState
+from matterstack.deferred import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunRow:
     run_id: str
     name: str
@@ -23,7 +22,7 @@ class RunRow:
     home_path: str  # where the run root was made, or moved to
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskRow:
     task_id: str
     position: int
@@ -48,7 +47,7 @@ class TaskRow:
         return TaskStanding(self.task_id, self.position, self.state, self.soft, self.cause)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AttemptRow:
     task_id: str
     attempt: int

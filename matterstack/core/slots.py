@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from matterstack.core.model import Resources
 from matterstack.core.recorded import AttemptRow
+from matterstack.deferred import dataclass
 
 MOST_AT_ONCE = 10_000  # tasks looked at in one step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capacity:
     """The most that all live attempts of an operator may use; None means no limit. Memory in bytes."""
 

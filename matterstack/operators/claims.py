@@ -13,10 +13,10 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matterstack.deferred import dataclass
 from matterstack.run_root.files import read_regular
 from matterstack.run_root.layout import CLAIM
 

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from matterstack.deferred import dataclass
 
 KILL_AFTER_S = 10.0
 _PROC = sys.platform.startswith("linux")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matterstack.core.board import Board, state_of_run
@@ -19,6 +18,7 @@ from matterstack.core.reasons import Code, reason
 from matterstack.core.recorded import RunRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.states import ACTIVE, TaskState
+from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step

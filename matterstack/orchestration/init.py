@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import shutil
 import time
 from contextlib import suppress
@@ -53,7 +52,7 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
 
 
 def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
-    beside = root.parent / f".{root.name}.init-{secrets.token_hex(8)}"
+    beside = root.parent / f".{root.name}.init-{os.urandom(8).hex()}"
     root.parent.mkdir(parents=True, exist_ok=True)
     beside.mkdir()
     try:
@@ -70,7 +69,7 @@ def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
 
 def _make_in(campaign: LoadedCampaign, root: Path) -> None:
     """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
-    inside = root / f".init-{secrets.token_hex(8)}"
+    inside = root / f".init-{os.urandom(8).hex()}"
     with run_lock(root):
         try:
             _require_free(root, locked=True)
@@ -136,7 +135,7 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
 
 def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     now = time.time()
-    run_id = f"{loaded.campaign.name}-{secrets.token_hex(4)}"
+    run_id = f"{loaded.campaign.name}-{os.urandom(4).hex()}"
     for name in ("source", "tasks", "results"):
         (folder / name).mkdir()
     write_beside(folder / layout.CAMPAIGN, loaded.text)
@@ -163,7 +162,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
             run=run_id, name=loaded.campaign.name, digest=loaded.digest, version=__version__, definition=definition,
             created_at=to_text(now), campaign_path=_relative_path(loaded, root),
             campaign_sha256=sha256_of(folder / layout.CAMPAIGN), operators_sha256=sha256_of(folder / layout.OPERATORS),
-            source_digest=source_digest, new_home=secrets.token_hex(4), host=host, path=path,
+            source_digest=source_digest, new_home=os.urandom(4).hex(), host=host, path=path,
             inode=store.path.stat().st_ino, set=json.loads(dump_json(loaded.overrides)),
             sources={name: list(item) for name, item in sources.items()},
         )  # fmt: skip

@@ -6,11 +6,11 @@ import os
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matterstack.core.model import Campaign
 from matterstack.core.states import RunState, TaskState
+from matterstack.deferred import dataclass
 from matterstack.errors import RunLockedError
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool

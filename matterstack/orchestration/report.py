@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from matterstack.core.board import Board, counts_of, startable, state_of_run
 from matterstack.core.plan import Ended, Notice, Plan
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.deferred import dataclass
 from matterstack.text.reasons import sentence
 
 Key = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepReport:
     """What one step did, or a dry run would. Counts are those of the tick line."""
 

@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +21,7 @@ from matterstack.core.plan import ENDED, Decider, Notice, Outcome, Plan, Publica
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState
+from matterstack.deferred import dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
 from matterstack.orchestration.files import RunFiles
@@ -35,7 +36,7 @@ log = logging.getLogger("matterstack")
 Clock = Callable[[], float]
 
 
-@dataclass
+@dataclass()
 class Acted:
     """What came of acting on a plan."""
 

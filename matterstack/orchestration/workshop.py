@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from matterstack.core.recorded import TaskRow
 from matterstack.core.slots import Capacity
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.times import from_text, to_text
+from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, TemplateError
 from matterstack.operators.answers import decode
 from matterstack.operators.base import Operator
@@ -194,7 +194,7 @@ class RunWorkshop:
                 asked["deadline_at"] = decode(before.handle)["deadline_at"]
             asked.setdefault("on_deadline", "fail")
         if kind.needs_token:
-            asked["token"] = secrets.token_hex(16)
+            asked["token"] = os.urandom(16).hex()
             asked["parameters"] = {name: rendered.params[name] for name in self.spec(row).params}
         if kind.elsewhere:
             asked["env"], asked["env_from"] = dict(rendered.env), dict(rendered.env_from)

@@ -13,7 +13,7 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from matterstack.core.selection import select_tasks
 from matterstack.core.states import AttemptState, TaskState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines, parse_memory
+from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode, printable, read_task

@@ -12,12 +12,13 @@ import tarfile
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from matterstack.core.events import Key, ParcelReturned
 from matterstack.core.recorded import AttemptRow
+from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.operators.answers import (
     LARGEST,
@@ -38,7 +39,7 @@ from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import sentence
 
 
-@dataclass
+@dataclass()
 class Imported:
     """What a parcel brought back; the lists hold task ids, ``refused`` and ``remarks`` sentences."""
 

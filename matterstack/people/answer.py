@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from matterstack.core.selection import one_task
 from matterstack.core.states import AttemptState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
+from matterstack.deferred import dataclass
 from matterstack.errors import RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.answers import LARGEST, BadAnswer, NotYet, check_data, read_answer, read_task

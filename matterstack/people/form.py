@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from matterstack.core.suggestions import did_you_mean
+from matterstack.deferred import dataclass
 from matterstack.errors import UsageError
 
 

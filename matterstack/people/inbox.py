@@ -6,7 +6,6 @@ import logging
 import shlex
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matterstack.core.reasons import Code, Reason, includes
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
+from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError
 from matterstack.hints import Hint
 from matterstack.operators.answers import deadline_passed, decode, read_task

@@ -6,8 +6,9 @@ The truth is here (what ran, how often, how it ended); MatterStack only learns w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from matterstack.deferred import dataclass
 from matterstack.simulation.chance import Chance
 
 Key = tuple[str, int]
@@ -17,7 +18,7 @@ class Killed(BaseException):
     """The process died here: nothing after it happens."""
 
 
-@dataclass
+@dataclass()
 class Work:
     """What an attempt was handed over as, and what became of it."""
 
@@ -31,7 +32,7 @@ class Work:
     answer: str = ""  # of a person: "good", "bad" or "no"
 
 
-@dataclass
+@dataclass()
 class Folder:
     """An attempt's folder."""
 
@@ -41,7 +42,7 @@ class Folder:
     defect: str = ""
 
 
-@dataclass
+@dataclass()
 class World:
     """``before`` is called with the name of each effect and may raise: a kill, or an error of the disk."""
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from matterstack.core.selection import WILDCARD, names_task
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
+from matterstack.deferred import dataclass
 from matterstack.errors import CampaignError, TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
@@ -49,7 +50,7 @@ _LITERAL_PATH = re.compile(r"/([\w./+@%=,-]+)")
 Where = tuple[str | int, ...]
 
 
-@dataclass(slots=True)
+@dataclass()
 class Match:
     """What a pattern matched, for the summary of `validate`: count of sources by task, and of files."""
 
@@ -57,7 +58,7 @@ class Match:
     files: int = 0
 
 
-@dataclass(slots=True)
+@dataclass()
 class Expansion:
     instances: list[Instance]
     files: tuple[str, ...]  # of the campaign folder, to be copied to source/
@@ -674,7 +675,7 @@ class Expander:
         self.builder.add(("tasks", ordered[0].split("/")[0]), f"a cycle: {path}", at_key=True)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class _Draft:
     spec: TaskSpec
     task_id: str

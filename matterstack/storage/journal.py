@@ -14,12 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from matterstack.core.events import KINDS, Adopted, Event
 from matterstack.core.times import from_text, to_text
+from matterstack.deferred import dataclass
 from matterstack.errors import JournalError
 from matterstack.hints import Hint
 from matterstack.run_root.files import open_regular, read_regular
@@ -29,7 +29,7 @@ KEPT_JOURNAL = "journal.v1.jsonl"
 BEGINNING = "0" * 32  # stands for the digest of the line before the first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """An event with its envelope; ``at`` is in POSIX seconds, ``prev`` the digest of the line before."""
 

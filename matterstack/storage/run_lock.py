@@ -13,13 +13,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from matterstack.core.times import to_text
+from matterstack.deferred import dataclass
 from matterstack.errors import RunLockedError, RunRootError
 from matterstack.run_root.files import place_of, read_regular
 from matterstack.run_root.layout import LOCK, RUN
@@ -80,7 +81,7 @@ def _acquire(root: Path, wait_s: float) -> FileLock:
     return lock
 
 
-@dataclass
+@dataclass()
 class Held:
     """A lock that is held: ``before`` is what its file said of the last holder, ``note`` is added when it is released."""
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +19,7 @@ from matterstack.core.model import OutputFile, TaskChange
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import from_text
+from matterstack.deferred import dataclass
 from matterstack.errors import LedgerError
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.journal import KEPT_JOURNAL

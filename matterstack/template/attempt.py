@@ -8,13 +8,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
 from matterstack.core.resources import escalate, parse_resources, parse_retries
 from matterstack.core.states import FailureClass
 from matterstack.core.values import as_text, parse_time
+from matterstack.deferred import dataclass
 from matterstack.errors import TemplateError
 from matterstack.template.forms import render, render_argv, render_command, render_text
 from matterstack.template.language import evaluate, is_template, references, whole

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import as_text, resolve_scalar
+from matterstack.deferred import dataclass
 from matterstack.errors import TemplateError
 
 LONGEST_EXPRESSION = 1000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
+from matterstack.deferred import dataclass
 from matterstack.errors import TemplateError
 from matterstack.template.language import Hole, Parts, parse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.values import format_duration
+from matterstack.deferred import dataclass
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode
 from matterstack.operators.registry import make_operator
@@ -31,7 +32,7 @@ from matterstack.text.reasons import minute, sentence
 from matterstack.views.reading import reading
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Explanation:
     """Why a task is not COMPLETED: its root cause, where to look, and what to do next."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from matterstack.core.board import state_of_run
 from matterstack.core.recorded import RunRow, TaskRow
 from matterstack.core.states import RunState, TaskState
 from matterstack.core.times import to_text
+from matterstack.deferred import dataclass
 from matterstack.text.reasons import sentence
 from matterstack.views.reading import reading
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TaskView:
     """A task as people see it: a pause or a retry's delay shows as PENDING."""
 
@@ -29,7 +29,7 @@ class TaskView:
     stale: bool = False  # COMPLETED, of older results than there are
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunView:
     """A run at one moment."""
 

@@ -15,12 +15,12 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.selection import WILDCARD
 from matterstack.core.validation import find_errors
+from matterstack.deferred import dataclass
 from matterstack.errors import CampaignError, Problem
 from matterstack.spec.expand import RESERVED_FILES
 from matterstack.spec.loader import dotted
@@ -85,7 +85,7 @@ class Imported:
     remarks: tuple[str, ...]
 
 
-@dataclass
+@dataclass()
 class _Task:
     id: str
     name: str
