@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,21 @@ class SimulatedStore(SQLiteStateStore):
 
     world: World
 
-    def instance(self, task_id: str) -> Instance:
+    def _read(self) -> None:
         with self.guard():
             self.world.before("read")
+
+    def instance(self, task_id: str) -> Instance:
+        self._read()
         return super().instance(task_id)
+
+    def campaign(self, version: int) -> Campaign:
+        self._read()
+        return super().campaign(version)
+
+    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
+        self._read()
+        return super().published(task_id)
 
     def write(self, timed: Iterable[tuple[float, int, Event]]) -> list[str]:
         lines = super().write(timed)
@@ -189,17 +201,26 @@ class SimulatedWorkshop(RunWorkshop):
         return attempt_made(key, task.operator, "{}", resources, "", inputs)
 
 
+@cache
+def _empty_ledger() -> bytes:
+    """Return the pages of a ledger without rows: making its tables takes longer than a step."""
+    store = SQLiteStateStore.in_memory(ROOT / "state.sqlite")
+    pages: bytes = store.db.serialize()
+    store.close()
+    return pages
+
+
 class SimulatedRun:
     """A run and its home. The database is its disk: it survives the process that is killed."""
 
     def __init__(self, world: World, home: str = "home-1") -> None:
         self.world = world
         self.home = home
-        self._known = False  # its database was opened before
         self.campaigns: dict[int, Campaign] = {}
         self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change
         self.reruns = False  # somebody has run tasks again: what is below may be older than what it needs
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
+        self.db.deserialize(_empty_ledger())
 
     def create(self, campaign: Campaign, instances: Sequence[Instance]) -> None:
         definition = dump_json(to_json(campaign), exact=True)
@@ -216,8 +237,7 @@ class SimulatedRun:
     def empty(self) -> SimulatedStore:
         """Return the ledger without its journal, for a clone to be filled."""
         read = self.world.expanded.__getitem__
-        store = SimulatedStore.over(self.db, ROOT / "state.sqlite", read, known=self._known)
-        self._known = True
+        store = SimulatedStore.over(self.db, ROOT / "state.sqlite", read, known=True)
         store.world = self.world
         store.keep_campaigns(self.campaigns)
         return store

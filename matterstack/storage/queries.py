@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from matterstack.core.model import ABSENT, Campaign, Instance, OutputFile, ResolvedOutput, campaign_from_json
@@ -40,11 +40,9 @@ class Queries:
     db: sqlite3.Connection
     _campaigns: dict[int, Campaign]
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self) -> AbstractContextManager[None]:
         """Turn what SQLite raises into errors of ours."""
         raise NotImplementedError
-        yield
 
     def _all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self.guard():

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,7 @@ from matterstack.errors import (
     LedgerNewerError,
     LedgerTakenOverError,
     LedgerUnfinishedError,
+    MatterStackError,
     RunRootError,
 )
 from matterstack.hints import Hint
@@ -45,6 +46,26 @@ from matterstack.version import __version__
 log = logging.getLogger("matterstack")
 
 _BUSY_TIMEOUT_S = 10.0
+
+
+_OF_THE_DISK = {
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH,
+}  # fmt: skip
+
+
+class _Guard:
+    """The context in which a ledger is read or written."""
+
+    def __init__(self, store: SQLiteStateStore) -> None:
+        self.store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, (sqlite3.Error, Undecodable)):
+            raise self.store.refusal(error) from None
 
 
 class SQLiteStateStore(Queries):
@@ -239,33 +260,30 @@ class SQLiteStateStore(Queries):
         )
         return full and f" ({full} on its disk)"
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self) -> AbstractContextManager[None]:
         """Turn SQLite's errors, and what cannot be decoded, into errors of ours."""
-        try:
-            yield
-        except Undecodable as error:
-            raise LedgerDamagedError(self.path, str(error), self._rebuilds()) from None
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise RunRootError(f"{self.path} is busy: {text}; try again") from None
-            if "readonly" in text and self.read_only:
-                raise LedgerUnfinishedError(
-                    f"{self.path}: a killed step left an unfinished commit; {Hint('step', self.root)} rolls it back"
-                ) from None
-            if "readonly" in text:
-                raise RunRootError(
-                    f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
-                    f"check its permissions, then run {Hint('step', self.root)}"
-                ) from None
-            if any(what in text for what in ("no such table", "no such column", "Could not decode")):
-                raise LedgerDamagedError(self.path, text, self._rebuilds()) from None
-            raise RunRootError(
+        return _Guard(self)
+
+    def refusal(self, error: sqlite3.Error | Undecodable) -> MatterStackError:
+        """Return what is raised for an error of SQLite. Source of the codes: sqlite.org/rescode.html."""
+        text = str(error)
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the rest tells kinds of one code
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return RunRootError(f"{self.path} is busy: {text}; try again")
+        if code == sqlite3.SQLITE_READONLY and self.read_only:
+            return LedgerUnfinishedError(
+                f"{self.path}: a killed step left an unfinished commit; {Hint('step', self.root)} rolls it back"
+            )
+        if code == sqlite3.SQLITE_READONLY:
+            return RunRootError(
+                f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
+                f"check its permissions, then run {Hint('step', self.root)}"
+            )
+        if code in _OF_THE_DISK:
+            return RunRootError(
                 f"{self.path}: {text}{self._full()}; check the disk, then run {Hint('step', self.root)}"
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise LedgerDamagedError(self.path, str(error), self._rebuilds()) from None
+            )
+        return LedgerDamagedError(self.path, text, self._rebuilds())
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

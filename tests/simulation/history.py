@@ -22,9 +22,23 @@ from tests.simulation.invariants import AFTER_EACH_STEP, AT_THE_END, Now
 
 MOST_FAULTY_STEPS = 8
 MOST_QUIET_STEPS = 150
-_CAN_FAIL = {"read": sqlite3.OperationalError("disk I/O error"), "commit": sqlite3.OperationalError("database or disk is full"), "journal": OSError(28, "No space left on device"),
-             "journal line": OSError(28, "No space left on device"), "task.json": OSError(28, "No space left on device"),
-             "link": OSError(5, "Input/output error")}  # fmt: skip
+
+
+def _of_sqlite(text: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
+
+
+_NO_SPACE = OSError(28, "No space left on device")
+_CAN_FAIL = {
+    "read": _of_sqlite("disk I/O error", sqlite3.SQLITE_IOERR),
+    "commit": _of_sqlite("database or disk is full", sqlite3.SQLITE_FULL),
+    "journal": _NO_SPACE,
+    "journal line": _NO_SPACE,
+    "task.json": _NO_SPACE,
+    "link": OSError(5, "Input/output error"),
+}
 _OUTSIDE_OF_TRANSACTIONS = ("journal", "folder", "task.json", "start", "started", "claim", "ask")
 
 
