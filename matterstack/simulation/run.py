@@ -97,10 +97,6 @@ class SimulatedStore(SQLiteStateStore):
         self._read()
         return super().instance(task_id)
 
-    def campaign(self, version: int) -> Campaign:
-        self._read()
-        return super().campaign(version)
-
     def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
         self._read()
         return super().published(task_id)
@@ -113,7 +109,7 @@ class SimulatedStore(SQLiteStateStore):
 
 class SimulatedFiles(RunFiles):
     def __init__(self, world: World) -> None:
-        super().__init__(ROOT)
+        self.root = ROOT
         self.world = world
 
     def folder(self, key: Key) -> str:
@@ -202,7 +198,7 @@ class SimulatedWorkshop(RunWorkshop):
 
 
 @cache
-def _empty_ledger() -> bytes:
+def empty_ledger() -> bytes:
     """Return the pages of a ledger without rows: making its tables takes longer than a step."""
     store = SQLiteStateStore.in_memory(ROOT / "state.sqlite")
     pages: bytes = store.db.serialize()
@@ -220,7 +216,7 @@ class SimulatedRun:
         self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change
         self.reruns = False  # somebody has run tasks again: what is below may be older than what it needs
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
-        self.db.deserialize(_empty_ledger())
+        self.db.deserialize(empty_ledger())
 
     def create(self, campaign: Campaign, instances: Sequence[Instance]) -> None:
         definition = dump_json(to_json(campaign), exact=True)

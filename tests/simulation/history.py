@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from tests.simulation.invariants import AFTER_EACH_STEP, AT_THE_END, Now
 
 MOST_FAULTY_STEPS = 8
 MOST_QUIET_STEPS = 150
+QUIET_STEP_S = 90.0  # most attempts end, and most delays are over, within one
 
 
 def _of_sqlite(text: str, code: int) -> sqlite3.OperationalError:
@@ -246,7 +248,7 @@ class History:
         store = self.run.open()
         store.append([Resumed(), Resumed(tuple(store.task_ids()))], self.world.now)
         for _ in range(MOST_QUIET_STEPS):
-            self.world.now += 30.0
+            self.world.now += QUIET_STEP_S
             for key in list(self.world.work):
                 self.world.catch_up(key)
             if self._quiet_step():
@@ -282,13 +284,14 @@ class History:
         states: dict[tuple[str, int], str] = {}
         moves: Counter[tuple[str, str]] = Counter()
         for line in self.world.journal:
-            event = parse(line).event
-            if event.kind == "attempt_made":
-                states[event.key] = "SUBMITTING"
-            elif event.kind == "attempt_changed":
-                if states[event.key] != event.state:
-                    moves[states[event.key], str(event.state)] += 1
-                states[event.key] = str(event.state)
+            event = json.loads(line)
+            if event["kind"] == "attempt_made":
+                states[event["task"], event["attempt"]] = "SUBMITTING"
+            elif event["kind"] == "attempt_changed":
+                key = (event["task"], event["attempt"])
+                if states[key] != event["state"]:
+                    moves[states[key], event["state"]] += 1
+                states[key] = event["state"]
         return moves
 
 

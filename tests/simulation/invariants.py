@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from matterstack.core.states import LIVE, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
-from matterstack.simulation.run import ROOT, SimulatedRun
+from matterstack.simulation.run import ROOT, SimulatedRun, empty_ledger
 from matterstack.storage.journal import Journal
 from matterstack.storage.rows import ATTEMPT_COLUMNS, attempt_row
 from matterstack.storage.state_store import SQLiteStateStore
@@ -161,9 +161,9 @@ def journal_and_ledger_say_the_same(now: Now) -> str:
 
 def a_rebuilt_ledger_is_the_same(now: Now) -> str:
     entries = list(Journal(ROOT / "journal.jsonl").check(now.world.journal))
-    again = SQLiteStateStore.over(
-        sqlite3.connect(":memory:", isolation_level=None), ROOT / "again", now.world.expanded.__getitem__
-    )
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.deserialize(empty_ledger())
+    again = SQLiteStateStore.over(db, ROOT / "again", now.world.expanded.__getitem__, known=True)
     with again:
         again.replay(entries)
         for table in TABLES:

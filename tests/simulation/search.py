@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections import Counter
@@ -16,7 +17,7 @@ def search(seeds: Iterable[int], processes: int | None = None) -> tuple[Moves, l
     """Play each seed; give the moves of attempts that were made, and the seeds that failed."""
     moves: Moves = Counter()
     failed: list[int] = []
-    with multiprocessing.get_context("fork").Pool(processes or os.cpu_count()) as pool:
+    with multiprocessing.get_context("fork").Pool(processes or os.cpu_count(), gc.set_threshold, (100_000,)) as pool:
         for seed, made in pool.imap_unordered(_play, seeds, chunksize=20):
             if made is None:
                 failed.append(seed)
