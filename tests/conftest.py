@@ -97,6 +97,13 @@ class Bench:
             time.sleep(0.005)
         return path
 
+    def wait_for_text(self, path: Path, text: str, limit_s: float = 10.0) -> str:
+        deadline = time.monotonic() + limit_s
+        while text not in (found := path.read_text() if path.exists() else ""):
+            assert time.monotonic() < deadline, f"{path} does not hold {text!r}: {found!r}"
+            time.sleep(0.005)
+        return found
+
     def exit_of(self, task_id: str, number: int = 1) -> dict[str, Any]:
         data = json.loads(self.wait_for(self.attempt(task_id, number) / "exit.json").read_text())
         assert isinstance(data, dict)

@@ -36,8 +36,28 @@ def last(bench, task="a"):
 
 
 def session_of(bench, task="a"):
-    claim = json.loads((bench.attempt(task) / "claim").read_text())
-    return processes.Session(claim["pid"], claim["start"], str(bench.attempt(task).resolve()), frozenset())
+    """Return the processes of a running attempt, as they are found when its worker is gone."""
+    folder = bench.attempt(task).resolve()
+    claim = json.loads((folder / "claim").read_text())
+    _, command, start, *_ = bench.wait_for_text(folder / ".exit.json", "started").split()
+    return processes.Session(claim["pid"], claim["start"], int(command), start, str(folder), frozenset())
+
+
+def kill_all(session):
+    """Kill an attempt's worker, so that it cannot record the end, and then all that it started."""
+    os.kill(session.leader, signal.SIGKILL)
+    wait_until_gone(session.leader)
+    kill_members(session)
+
+
+def kill_members(session):
+    deadline = time.monotonic() + 10
+    while members := processes.session_members(session):
+        assert time.monotonic() < deadline
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def run_one(bench, task):
@@ -120,7 +140,7 @@ def test_what_lies_in_a_new_attempts_folder_is_never_overwritten(bench):
     assert [path.name for path in bench.attempt("a").iterdir()] == ["notes.txt"]
 
 
-def test_a_killed_wrapper_whose_command_lives_is_still_running_and_then_lost(bench):
+def test_a_killed_worker_whose_command_lives_is_still_running_and_then_lost(bench):
     bench.start("tasks: {a: {command: 'sleep 1.5', retries: 0}}\n")
     bench.step()
     claim = json.loads(bench.wait_for(bench.attempt("a") / "claim").read_text())
@@ -132,7 +152,7 @@ def test_a_killed_wrapper_whose_command_lives_is_still_running_and_then_lost(ben
 
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
-    assert "its wrapper is gone, its command is still running" in bench.reasons()["a"]
+    assert "its worker is gone, its command is still running" in bench.reasons()["a"]
 
     bench.step_until_over()
     assert (last(bench)["state"], last(bench)["class"]) == ("LOST", "lost")
@@ -143,8 +163,7 @@ def test_a_vanished_process_is_lost_and_tried_again(bench):
     bench.start("tasks: {a: {command: 'echo x >> WITNESS; [ $MATTERSTACK_ATTEMPT = 2 ] || sleep 60', retries: 1}}\n")
     bench.step()
     bench.wait_for(bench.witness)
-    for pid in processes.session_members(session_of(bench)):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(session_of(bench))
 
     report = bench.step_until_over()
 
@@ -168,7 +187,7 @@ def test_an_exit_json_that_is_not_whole_is_never_taken_for_a_result(bench, conte
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
 
-    processes.end_sessions([session])
+    kill_all(session)
     (bench.attempt("a") / ".exit.json").unlink(missing_ok=True)  # whose rename was ended as well
     (bench.attempt("a") / "exit.json").write_text(content)
     bench.step_until_over()
@@ -213,7 +232,7 @@ def live(folder: Path, handle: str, state: AttemptState = AttemptState.SUBMITTIN
     return LiveAttempt("a", 1, str(folder), state, handle, None, None)
 
 
-def test_a_wrapper_that_finds_the_folder_claimed_runs_and_writes_nothing(operator, tmp_path):
+def test_a_worker_that_finds_the_folder_claimed_runs_and_writes_nothing(operator, tmp_path):
     asked = launch(tmp_path / "x")
     assert take_claim(tmp_path / "x", "test") is None
 
@@ -226,7 +245,7 @@ def test_a_wrapper_that_finds_the_folder_claimed_runs_and_writes_nothing(operato
     assert operator.recover([attempt])["a", 1].sighting is Sighting.NOT_STARTED
 
 
-def test_a_wrapper_whose_folder_is_gone_makes_nothing(operator, tmp_path):
+def test_a_worker_whose_folder_is_gone_makes_nothing(operator, tmp_path):
     asked = launch(tmp_path / "x")
     (tmp_path / "x" / "command.sh").unlink()
     (tmp_path / "x").rmdir()
@@ -270,7 +289,7 @@ def test_a_running_attempt_that_the_ledger_does_not_know_is_adopted(operator, tm
     assert operator.cancel([adopted])["a", 1].sighting is Sighting.ENDED
 
 
-def test_a_torn_claim_without_a_wrapper_never_started(operator, tmp_path):
+def test_a_torn_claim_without_a_worker_never_started(operator, tmp_path):
     launch(tmp_path / "x")
     (tmp_path / "x" / "claim").write_text('{"by": "wrap')
 
@@ -301,7 +320,7 @@ def test_a_torn_claim_without_a_wrapper_never_started(operator, tmp_path):
 def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sighting, words):
     folder = tmp_path / "x"
     folder.mkdir()
-    (folder / "claim").write_text('{"by": "wrapper"}\n')
+    (folder / "claim").write_text('{"by": "worker"}\n')
     handle = {**processes.this_place().to_json(), "pid": 1, "start": "0", **change}
 
     seen = operator.observe([live(folder, json.dumps(handle), AttemptState.RUNNING)])["a", 1]
@@ -314,7 +333,7 @@ def test_gone_is_only_said_where_it_can_be_known(operator, tmp_path, change, sig
 def test_a_stranger_with_our_old_pid_is_neither_ours_nor_ended(operator, tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()
-    (folder / "claim").write_text('{"by": "wrapper"}\n')
+    (folder / "claim").write_text('{"by": "worker"}\n')
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     handle = {**processes.this_place().to_json(), "pid": stranger.pid, "start": "1"}
     attempt = live(folder, json.dumps(handle), AttemptState.RUNNING)
@@ -332,7 +351,7 @@ def test_of_a_session_whose_leader_is_gone_all_is_seen_and_only_what_has_our_mar
     folder.mkdir()
     leader = subprocess.Popen(["sh", "-c", "sleep 60 & exec sleep 0.1"], start_new_session=True)
     leader.wait()
-    gone = {"leader": leader.pid, "start": "1", "folder": str(folder)}
+    gone = {"leader": 0, "start": "1", "command": leader.pid, "command_start": "1", "folder": str(folder)}
     strange = processes.Session(**gone, marks=frozenset({b"MATTERSTACK_TASK=a"}))
     assert len(processes.session_members(strange)) == 1  # so nothing is called lost
     processes.end_sessions([strange])
@@ -345,7 +364,7 @@ def test_of_a_session_whose_leader_is_gone_all_is_seen_and_only_what_has_our_mar
 
 def test_three_attempts_in_a_row_that_never_started_fail_the_task(bench):
     bench.start("tasks: {a: {command: 'true'}}\n")
-    for number in (1, 2, 3):  # somebody claims each folder before its wrapper can: the wrapper's claim fails
+    for number in (1, 2, 3):  # somebody claims each folder before its worker can: the worker's claim fails
         folder = bench.attempt("a", number)
 
         class Claiming(LocalOperator):
@@ -442,7 +461,7 @@ def test_a_link_that_cannot_be_set_is_told_and_set_by_a_later_step(bench):
 ODD = {
     "exit.json is a folder": ("mkdir exit.json", "COMPLETED"),
     "exit.json is a link to a folder": ("mkdir d; ln -s d exit.json", "COMPLETED"),
-    "exit.json is a loop of links": ("ln -s exit.json exit.json", "COMPLETED"),  # the wrapper replaces it
+    "exit.json is a loop of links": ("ln -s exit.json exit.json", "COMPLETED"),  # the worker replaces it
     ".exit.json is a pipe": ("rm .exit.json; mkfifo .exit.json", "COMPLETED"),
     ".exit.json is a link": ("rm .exit.json; ln -s nowhere .exit.json", "COMPLETED"),
     "its own group is signalled": ("kill -USR1 0", "FAILED"),
@@ -525,33 +544,28 @@ def test_an_attempt_of_a_container_that_is_gone_is_lost_by_a_persons_word(bench)
 
 
 @pytest.mark.parametrize("word", [False, True], ids=["ended by hand", "by a person's word"])
-def test_a_command_without_our_marks_that_outlives_its_wrapper_is_not_lost(bench, word):
-    bench.start("tasks: {a: {retries: 1, command: [env, '-i', '-C', /, sh, '-c', 'echo $$ >> WITNESS; sleep 30']}}\n")
+def test_a_command_without_our_marks_in_a_session_of_its_own_is_not_lost_with_its_worker(bench, word):
+    script = "echo $$ >> WITNESS; exec sleep 30"
+    bench.start(
+        f"tasks: {{a: {{retries: 1, background: wait, command: [env, '-i', '-C', /, setsid, '-f', sh, '-c', '{script}']}}}}\n"
+    )
     bench.step()
     bench.wait_for(bench.witness)
-    claim = json.loads((bench.attempt("a") / "claim").read_text())
-    os.kill(claim["pid"], signal.SIGKILL)
-    wait_until_gone(claim["pid"])
+    session = session_of(bench)
+    os.kill(session.leader, signal.SIGKILL)
+    wait_until_gone(session.leader)
+    wait_until_gone(session.command)
 
     bench.step()
 
     assert bench.states() == {"a": "RUNNING"}
-    pid = bench.witnessed()[0]
-    assert f"its wrapper is gone; pid {pid}" in bench.reasons()["a"]
-    assert (
-        f"may belong to it: end it, or if it does not, `matterstack adopt {bench.root} --assume lost`"
-        in bench.reasons()["a"]
-    )
+    held = f"a process that it started holds {bench.attempt('a').resolve()}/claim (`fuser` names it)"
+    assert held in bench.reasons()["a"]
+    assert f"if it is not the command's, `matterstack adopt {bench.root} --assume lost`" in bench.reasons()["a"]
     if word:
         assert bench.cli("adopt", bench.root, "--assume", "lost").returncode == 0
-    session = session_of(bench)
-    deadline = time.monotonic() + 10
-    while members := processes.session_members(session):
-        assert time.monotonic() < deadline
-        for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
-        time.sleep(0.01)
+    os.kill(int(bench.witnessed()[0]), signal.SIGKILL)
+    wait_until_gone(int(bench.witnessed()[0]))
     bench.step()
     assert attempts(bench.root, "a")[1][0]["state"] == "LOST"
     bench.cli("cancel", bench.root)
@@ -563,7 +577,6 @@ def test_a_claim_that_was_replaced_hides_neither_life_nor_end(bench, kind):
     bench.step()
     bench.wait_for(bench.witness)
     claim = bench.attempt("a") / "claim"
-    pid = json.loads(claim.read_text())["pid"]
     session = session_of(bench)
     claim.unlink()
     if kind == "folder":
@@ -576,11 +589,7 @@ def test_a_claim_that_was_replaced_hides_neither_life_nor_end(bench, kind):
         claim.touch()
     bench.step()
     assert bench.states() == {"a": "RUNNING"}
-    os.kill(pid, signal.SIGKILL)  # first, so that it cannot write down how the others ended
-    wait_until_gone(pid)
-    for member in processes.session_members(session):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
+    kill_all(session)
 
     assert bench.step_until_over().state == "COMPLETED"
 
@@ -595,7 +604,7 @@ def wait_until_gone(pid):
 
 
 @pytest.mark.parametrize("end", ["completed", "cancelled"])
-def test_a_live_wrapper_is_found_where_neither_claim_nor_event_is_left(bench, end):
+def test_a_live_worker_is_found_where_neither_claim_nor_event_is_left(bench, end):
     bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; while ! [ -e go ]; do sleep 0.1; done'}}\n")
     bench.step()
     bench.wait_for(bench.witness)
@@ -616,23 +625,20 @@ def test_a_live_wrapper_is_found_where_neither_claim_nor_event_is_left(bench, en
     assert bench.witnessed() == ["a"]
 
 
-def test_a_wrapper_that_is_refused_a_process_starts_nothing_and_loses_nothing(bench):
+def test_a_step_that_is_refused_a_process_starts_nothing_and_loses_nothing(bench):
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
     bench.start("tasks: {a: {command: 'echo a >> WITNESS; echo 1 > out', outputs: {o: out}}}\n")
-    inject = "trace=clone,fork,clone3", "-e", "inject=clone,fork,clone3:error=EAGAIN:when="
-    strace = ["strace", "-f", "-qq", "-o", bench.folder / "trace", "-e", *inject[:-1]]
-    for number in (1, 2):  # its first process is `date`, the second the command
-        refused = [*strace, inject[-1] + f"{number}+", *MATTERSTACK, "step", bench.root]
-        subprocess.run(refused, check=True, capture_output=True)
-        bench.step()
-        last_one = last(bench)
-        assert (last_one["attempt"], last_one["state"], last_one["class"]) == (number, "CANCELLED", "postponed")
-        assert "its wrapper was refused a process" in bench.reasons()["a"]
-        bench.cli("rerun", bench.root, "a")
-    assert not bench.witness.exists()
+    calls = "clone,fork,vfork,clone3"
+    strace = ["strace", "-f", "-qq", "-o", bench.folder / "trace", "-e", f"trace={calls}"]
 
-    subprocess.run([*strace, inject[-1] + "3+", *MATTERSTACK, "step", bench.root], check=True, capture_output=True)
+    refused = [*strace, "-e", f"inject={calls}:error=EAGAIN:when=1+", *MATTERSTACK, "step", bench.root]
+    done = subprocess.run(refused, capture_output=True, text=True)
+
+    assert done.returncode == 1, done.stderr
+    assert "nothing could be handed over: cannot be started: " in done.stderr
+    assert last(bench)["class"] == "postponed"
+    bench.cli("rerun", bench.root, "a")
     assert bench.step_until_over().state == "COMPLETED"
     assert bench.witnessed() == ["a"]
 

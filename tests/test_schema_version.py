@@ -28,13 +28,12 @@ def ledger(bench):
     return bench.root / "state.sqlite"
 
 
-def test_a_new_ledger_gets_version_2_in_both_places_and_our_application_id(ledger):
+def test_a_new_ledger_gets_todays_version_in_both_places_and_our_application_id(ledger):
     db = sqlite3.connect(ledger)
-    assert db.execute("SELECT version FROM schema_info").fetchall() == [(2,)]
-    assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert db.execute("SELECT version FROM schema_info").fetchall() == [(SCHEMA_VERSION,)]
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     assert db.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     db.close()
-    assert SCHEMA_VERSION == 2
 
 
 def test_a_ledger_of_today_opens(ledger):
@@ -51,7 +50,7 @@ def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, le
 
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == (
-        f"{ledger} has schema 5, written by MatterStack 0.9; MatterStack 0.1.0 knows 2; use the newer MatterStack"
+        f"{ledger} has schema 5, written by MatterStack 0.9; MatterStack 0.1.0 knows 3; use the newer MatterStack"
     )
     assert bench.digest() == before
 
@@ -61,8 +60,8 @@ DAMAGE = {
     "no version at all": ["PRAGMA user_version = 0", "DELETE FROM schema_info"],
     "no table of versions": ["DROP TABLE schema_info"],
     "two versions": ["INSERT INTO schema_info VALUES (1, 'x')"],
-    "schema_info unlike user_version": ["UPDATE schema_info SET version = 3"],
-    "user_version unlike schema_info": ["PRAGMA user_version = 4"],
+    "schema_info unlike user_version": ["UPDATE schema_info SET version = 4"],
+    "user_version unlike schema_info": ["PRAGMA user_version = 5"],
     "another application id": ["PRAGMA application_id = 7"],
 }
 
@@ -136,7 +135,7 @@ def test_path_and_version_are_logged_with_v(bench, ledger):
     done = bench.cli("step", "-v", bench.root)
 
     assert f"ledger: {ledger}" in done.stderr
-    assert "ledger schema version: 2" in done.stderr
+    assert "ledger schema version: 3" in done.stderr
 
 
 # --- ledgers of every version that was ever written ------------------------------------------------------------------

@@ -10,6 +10,7 @@ import click
 
 from matterstack.cli.options import common, json_option, run_argument, task_argument
 from matterstack.errors import ExitCode, UsageError
+from matterstack.run_root.layout import EXIT
 
 
 @click.command()
@@ -47,15 +48,19 @@ def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: boo
 
 
 def _read_tail(file: Path, tail: int | None) -> str | None:
-    """Return the text of a log, or its last lines; None if it is not there."""
+    """Return the text of a log, or its last lines; None if nothing was started. An empty log is removed at the end."""
     from matterstack.run_root.files import read_regular
 
     try:
         lines = read_regular(file).splitlines(keepends=True)
     except FileNotFoundError:
-        return None
+        return "" if _has_ended(file) else None
     wanted = lines if tail is None else lines[len(lines) - tail :] if tail else []
     return b"".join(wanted).decode("utf-8", errors="replace")
+
+
+def _has_ended(log: Path) -> bool:
+    return log.with_name(EXIT).exists()
 
 
 def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
@@ -64,7 +69,7 @@ def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
     try:
         data = read_regular(file)
     except FileNotFoundError:
-        print(f"{file}: not there (yet)", file=sys.stderr)
+        print(f"{file}: {'empty' if _has_ended(file) else 'not there (yet)'}", file=sys.stderr)
         return 0
     if with_header:
         print(f"==> {file} <==", file=sys.stderr, flush=True)

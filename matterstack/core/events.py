@@ -255,6 +255,7 @@ class AttemptChanged(Event):
     unclaimed: bool = False
     outputs: tuple[OutputFile, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, Any] = field(default_factory=dict)
     response: Mapping[str, Any] = field(default_factory=dict)
     unlinked: Reason = NO_REASON  # which links of results/ could not be set
     becomes: TaskChange | None = None  # of the task
@@ -269,7 +270,7 @@ class AttemptChanged(Event):
         for name in ("handle", "exit_code", "started_at", "ended_at"):
             if (value := getattr(self, name)) is not None:
                 data[name] = value
-        for name in ("counts", "unclaimed", "metrics", "response"):
+        for name in ("counts", "unclaimed", "metrics", "usage", "response"):
             if value := getattr(self, name):
                 data[name] = value
         if self.outputs:
@@ -375,6 +376,7 @@ def attempt_changed(change: AttemptChange, becomes: TaskChange | None, unlinked:
         unclaimed=change.unclaimed,
         outputs=evidence.outputs if change.state is AttemptState.COMPLETED else (),
         metrics=evidence.metrics or {},
+        usage=change.usage,
         response=evidence.response or {},
         unlinked=unlinked,
         becomes=becomes,

@@ -86,6 +86,7 @@ class TaskSpec:
     allow_failure: bool = False
     allow_dependency_failure: DependencyRule | None = None
     allow_skipped: bool = False
+    background: str = ""  # what becomes of processes that the command leaves: "" ends them, "wait", "leave"
     needs: tuple[str, ...] = ()
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     outputs: Mapping[str, OutputSpec] = field(default_factory=dict)
@@ -206,6 +207,7 @@ class Launch:
     env: Mapping[str, str]
     resources: Resources
     outputs: tuple[str, ...]  # declared files in the folder
+    background: str = ""  # as in `TaskSpec`
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ class Observation:
     response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
     unclaimed: bool = False  # NOT_STARTED: a process was there and ended without claiming the folder
     unreachable: bool = False  # nothing can be known or done from here; a person may say that it is gone
+    usage: Mapping[str, Any] = field(default_factory=dict)  # cpu_s, max_rss, read, written, …, as in exit.json
     # output -> (file, sha256), where the lab says it
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     # files to be written first; where another is there already, nothing is decided
@@ -339,6 +342,7 @@ class AttemptFacts:
     allow_failure: bool
     asks: bool = False  # of a person, a lab or a closed cluster: a bad answer is asked for again
     bad_answers: int = 0  # in a row, just before this one
+    interruptions: int = 0  # the same
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,7 @@ class AttemptChange:
     ended_at: float | None = None
     evidence: Evidence | None = None
     counts: bool = False  # against the retries
+    usage: Mapping[str, Any] = field(default_factory=dict)  # as in `Observation`
     unclaimed: bool = False  # a process that ended without claiming: the third in a row is one too many
 
 

@@ -214,7 +214,7 @@ class Decider:
             else:
                 retries = found
         reader = self.board.reader
-        not_started = seen.sighting is Sighting.NOT_STARTED
+        not_started, interrupted = seen.sighting is Sighting.NOT_STARTED, FailureClass.INTERRUPTED
         return AttemptFacts(
             live=as_live("", row),
             wish=row.wish,
@@ -226,6 +226,9 @@ class Decider:
             allow_failure=spec.allow_failure,
             asks=asks,
             bad_answers=reader.consecutive(row.task_id, row.attempt, *_BAD_ANSWERS) if asks else 0,
+            interruptions=reader.consecutive(row.task_id, row.attempt, interrupted)
+            if seen.failure is interrupted
+            else 0,
         )
 
     def _record(

@@ -25,6 +25,10 @@ class Code(StrEnum):
     FAILED_AS = "failed_as"  # failure
     TIME_LIMIT = "time_limit"  # time_s
     OUT_OF_MEMORY = "out_of_memory"  # exit_code
+    LEFT_RUNNING = "left_running"  # names
+    INTERRUPTED = "interrupted"  # by: the name of a signal
+    INTERRUPTED_AGAIN = "interrupted_again"  # because
+    TOO_OFTEN_INTERRUPTED = "too_often_interrupted"  # times, because
     GONE = "gone"  # rebooted, record: "missing", "torn", "no claim", "no folder" or "torn claim"
     MISSING_OUTPUTS = "missing_outputs"  # names, after: a reason
     CANCELLED_AT_END = "cancelled_at_end"  # after: a reason
@@ -59,6 +63,7 @@ class Code(StrEnum):
     NOT_RECORDED_WHERE = "not_recorded_where"
     HIDDEN = "hidden"  # owner
     ORPHANS = "orphans"  # pids, certain
+    CLAIM_HELD = "claim_held"  # folder
     CLAIM_INCOMPLETE = "claim_incomplete"
     NO_FOLDER = "no_folder"
     LINKS = "links"  # links: [{path, why, old}]

@@ -13,6 +13,7 @@ from matterstack.core.states import RETRIED, TASK_STATE_OF_ATTEMPT, AttemptState
 
 MOST_BAD_ANSWERS = 10  # in a row; then asking once more does not help, until somebody reruns the task
 RETRY_LATER_S = 30.0  # after a temporary refusal
+MOST_INTERRUPTED = 10  # in a row
 MOST_UNCLAIMED = 3  # in a row; then something is wrong that another try does not cure
 
 _LIVE_SIGHTINGS = {
@@ -109,12 +110,15 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
         ended_at=seen.ended_at if seen.ended_at is not None else now,
         evidence=evidence,
         counts=counts,
+        usage=seen.usage,
     )
     return change, task
 
 
 def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tuple[FailureClass | None, Reason]:
     """Return the failure class of an ended attempt, None for a success, and the reason."""
+    if seen.failure is FailureClass.INTERRUPTED:
+        return seen.failure, seen.why
     if seen.sighting is Sighting.GONE:
         return FailureClass.LOST, seen.why or reason(Code.GONE, rebooted=False, record="missing")
     if seen.failure is not None:
@@ -147,6 +151,10 @@ def after_failure(
             text = reason(Code.BAD_ANSWERS, times=MOST_BAD_ANSWERS, because=why)
             return TaskChange(live.task_id, TaskState.FAILED, text, soft=facts.allow_failure)
         return TaskChange(live.task_id, TaskState.PENDING, reason(Code.ASKED_AGAIN, because=why))
+    if failure is FailureClass.INTERRUPTED and facts.interruptions + 1 < MOST_INTERRUPTED:
+        return TaskChange(live.task_id, TaskState.PENDING, reason(Code.INTERRUPTED_AGAIN, because=why))
+    if failure is FailureClass.INTERRUPTED:
+        why = reason(Code.TOO_OFTEN_INTERRUPTED, times=MOST_INTERRUPTED, because=why)
     never = rule_for(facts.retries, failure, exit_code) == "never"
     tries = facts.tries + 1
     if failure in RETRIED and tries <= facts.retries.max and not never:

@@ -70,6 +70,7 @@ class AttemptRow:
     time_s: float | None
     source_digest: str
     response: str | None  # JSON of what a person or lab answered
+    usage: str | None  # JSON, as in exit.json
 
     @property
     def key(self) -> tuple[str, int]:

@@ -89,6 +89,8 @@ class FailureClass(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     MISSING_OUTPUT = "missing_output"
+    LEFT_RUNNING = "left_running"  # the command ended with 0, and processes that it had started did not
+    INTERRUPTED = "interrupted"  # ended from outside: a shutdown, the end of an allocation; uses no retry
     LOST = "lost"
     NODE_FAIL = "node_fail"
     BAD_RESPONSE = "bad_response"  # of a person, a lab or a closed cluster: it is asked again

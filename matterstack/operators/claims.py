@@ -1,14 +1,15 @@
 """The claim: the file `claim` in an attempt's folder, one line saying who may act there.
 
-Whoever cannot create it, exclusively, *and* write its line runs nothing and writes nothing else. A wrapper creates
+Whoever cannot create it, exclusively, *and* write its line runs nothing and writes nothing else. A worker creates
 the file and then writes; a step writes its line beside and links it in place. So an empty or torn claim is always a
-wrapper's, and a claim by a step proves that the command never started and never will. A wrapper that cannot start its
+worker's, and a claim by a step proves that the command never started and never will. A worker that cannot start its
 command, for want of a process or of room on the disk, gives its claim up: `{"by": "nobody", "why": ...}`.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from matterstack.run_root.layout import CLAIM
 
 @dataclass(frozen=True)
 class Claim:
-    by: str  # "wrapper", "step", "nobody", or "torn": of an instrument, or not written whole
+    by: str  # "worker", "step", "nobody", or "torn": of an instrument, or not written whole
     data: dict[str, Any]
 
 
@@ -41,9 +42,10 @@ def read_claim(folder: Path) -> Claim | None:
         data = json.loads(text) if text.endswith(b"\n") else None
     except (ValueError, RecursionError):
         data = None
-    if not isinstance(data, dict) or data.get("by") not in ("wrapper", "step", "nobody"):
+    if not isinstance(data, dict) or data.get("by") not in ("worker", "wrapper", "step", "nobody"):
         return Claim("torn", data if isinstance(data, dict) else {})  # an instrument says who it is in its own words
-    return Claim(data["by"], data)
+    # "wrapper" is a worker's of the time when each attempt had a shell of its own: it may still run.
+    return Claim("worker" if data["by"] == "wrapper" else data["by"], data)
 
 
 def take_claim(folder: Path, purpose: str) -> Claim | None:
@@ -65,3 +67,23 @@ def take_claim(folder: Path, purpose: str) -> Claim | None:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether a process holds the lock of a claim: its worker, or one that the command started. Raises OSError.
+
+    Where the file system has no locks, nobody does.
+    """
+    try:
+        fd = os.open(folder / CLAIM, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False

@@ -1,7 +1,7 @@
-"""The local operator: detached processes of this machine that outlive the step.
+"""The local operator: processes of this machine that outlive the step.
 
-One shell a task (`wrapper.sh`), in a session of its own: it claims the folder, runs the command under its time
-limit, and writes exit.json last. All that is known later is in files and in the kernel's table of processes.
+A slot worker (`slot_worker.py`) claims an attempt's folder, runs its command under its time limit, and writes exit.json
+last. All that is known later is in files and in the kernel's table of processes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import errno
 import json
 import os
 import resource
-import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,18 +23,16 @@ from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpe
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
-from matterstack.errors import TRANSIENT, SubmissionRejected
-from matterstack.operators import processes
+from matterstack.errors import SubmissionRejected
+from matterstack.operators import processes, workers
 from matterstack.operators.base import Key
-from matterstack.operators.claims import read_claim, take_claim
-from matterstack.run_root.files import read_regular
-from matterstack.run_root.layout import EXIT, STDOUT, TASK
+from matterstack.operators.claims import Claim, is_held, read_claim, take_claim
+from matterstack.run_root.files import open_regular, read_regular
+from matterstack.run_root.layout import EXIT, STDERR, STDOUT, TASK, attempt_folder
 
-_WRAPPER = Path(__file__).with_name("wrapper.sh")
 _LARGEST_EXIT_JSON = 1 << 16
-_DATE_FORMAT = "+%Y-%m-%dT%H:%M:%S.%6NZ" if sys.platform.startswith("linux") else "+%Y-%m-%dT%H:%M:%SZ"
-
-_children: dict[int, subprocess.Popen[bytes]] = {}  # of this process; reaped when they are looked at
+_LARGEST_ARGUMENT = 32 * 4096  # bytes, MAX_ARG_STRLEN of Linux. Source: execve(2)
+_RECORD_S = 3.0  # within which a worker records the end of what was killed
 
 
 class LocalOperator:
@@ -53,62 +50,36 @@ class LocalOperator:
 
     def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:
         out: dict[Key, Submission | SubmissionRejected] = {}
-        for launch in launches:
-            try:
-                place = processes.this_place().to_json()
-                argv = self._argv(launch, place)
-            except SubmissionRejected as error:
-                out[launch.task_id, launch.attempt] = error
-                continue
-            except OSError as error:  # before anything is started
-                late = error.errno in TRANSIENT
-                out[launch.task_id, launch.attempt] = SubmissionRejected(
-                    f"cannot be started: {error}", retry_later=late
-                )
-                continue
-            try:
-                out[launch.task_id, launch.attempt] = self._start(launch, argv, place)
-            except SubmissionRejected as error:
-                out[launch.task_id, launch.attempt] = error
-            except OSError:  # it was started, and cannot be looked at: the next step finds it by its claim
-                continue
+        try:
+            for launch in launches:
+                try:
+                    out[launch.task_id, launch.attempt] = self._start(launch)
+                except SubmissionRejected as error:
+                    out[launch.task_id, launch.attempt] = error
+        finally:
+            workers.let_go()
         return out
 
-    @staticmethod
-    def _argv(launch: Launch, place: Mapping[str, str]) -> list[str]:
-        """Return the wrapper's command line. Raises SubmissionRejected for tools that are not here, OSError."""
-        tools = {name: _tool(name) for name in ("date", "mv", launch.argv[0])}
-        missing = [name for name, path in tools.items() if path is None]
-        limit = launch.resources.time_s
-        if limit is not None and _tool("timeout") is None and _tool("gtimeout") is None:
-            missing.append("timeout (of GNU coreutils, for the time limit)")
-        if missing:
-            raise SubmissionRejected(f"{', '.join(missing)}: not found on PATH")
-        head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
-        claim = json.dumps({"by": "wrapper", **place})[:-1]
-        files = [_as_operand(name) for name in launch.outputs]
-        return [
-            "/bin/sh", str(_WRAPPER), launch.folder, claim, head,
-            "" if limit is None else f"{limit:.3f}", processes.oom_counter(),
-            _tool("timeout") or _tool("gtimeout") or "", _tool("sha256sum") or "",
-            str(tools["date"]), _DATE_FORMAT, str(tools["mv"]), os.environ.get("PATH", os.defpath),
-            str(tools[launch.argv[0]]), " ".join(launch.argv[1:-1]), *files,
-        ]  # fmt: skip
-
-    def _start(self, launch: Launch, argv: list[str], place: Mapping[str, str]) -> Submission:
+    def _start(self, launch: Launch) -> Submission:
+        """Hand an attempt to a worker. Raises SubmissionRejected: nothing was started."""
+        program = _tool(launch.argv[0])
+        if program is None:
+            raise SubmissionRejected(f"{launch.argv[0]}: not found on PATH")
+        env = self._environment(launch)
+        _check_size(launch.argv, env)
         try:
-            child = subprocess.Popen(
-                argv, env=self._environment(launch), cwd="/", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            place = processes.this_place().to_json()
+            head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
+            claim = json.dumps({"by": "worker", **place})[:-1] + ", "
+            fields = workers.request(
+                launch.folder, claim, head, launch.resources.time_s, launch.background, (program, *launch.argv[1:]),
+                launch.outputs, env,
             )  # fmt: skip
+            worker = workers.here().run((launch.task_id, launch.attempt), fields)
         except (OSError, ValueError) as error:
-            # Popen reports a failed fork or exec from the child: for certain nothing was started. What it could not
-            # run is /bin/sh, which is the machine's fault and passes, but for a command line that is too long.
-            late = isinstance(error, OSError) and error.errno != errno.E2BIG
-            raise SubmissionRejected(f"cannot be started: {error}", retry_later=late) from None
-        _children[child.pid] = child
-        handle = {**place, "pid": child.pid, "start": processes.start_of(child.pid) or ""}
-        return Submission(json.dumps(handle), AttemptState.RUNNING)
+            # A worker that cannot be started is the machine's fault, and passes.
+            raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, OSError)) from None
+        return Submission(json.dumps({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
 
     @staticmethod
     def _environment(launch: Launch) -> dict[str, str]:
@@ -122,9 +93,7 @@ class LocalOperator:
     # --- looking ---
 
     def observe(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
-        for pid, child in list(_children.items()):
-            if child.poll() is not None:
-                del _children[pid]
+        workers.here().collect()
         out: dict[Key, Observation] = {}
         for attempt in attempts:
             try:
@@ -140,9 +109,8 @@ class LocalOperator:
         unknown = _out_of_reach(handle)
         if unknown:
             return Observation(Sighting.UNKNOWN, reason=unknown, unreachable=True)
-        session = _session(attempt, handle)
         rebooted = _is_another_boot(handle)
-        if not rebooted and processes.is_alive(session.leader, session.start):
+        if not rebooted and _is_at_work(attempt, handle):
             return Observation(Sighting.RUNNING)
         # It may have written exit.json and ended between the two looks.
         ended = _read_exit(attempt)
@@ -151,20 +119,28 @@ class LocalOperator:
         hidden = "" if rebooted else _hidden(attempt)
         if hidden:
             return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
+        session = _session(attempt, handle)
         left = set() if rebooted else processes.session_members(session)
         if left:
             return _orphans(session, left)
         claim = read_claim(Path(attempt.folder))
-        found = None if rebooted else _find_wrapper(attempt)
+        found = None if rebooted else _find_worker(attempt)
         if found is not None:  # what says its pid was lost or spoilt
             return Observation(Sighting.RUNNING, found)
         ended = _read_exit(attempt) or _read_exit(attempt, f".{EXIT}")  # the last if it could not rename it any more
         if ended is not None:
             return ended
-        if claim is None or claim.by != "wrapper":
+        if claim is None or claim.by != "worker":
             return Observation(Sighting.UNCLAIMED)  # or claimed by a step, or torn: recover tells them apart
+        if not rebooted and is_held(Path(attempt.folder)):
+            return Observation(
+                Sighting.RUNNING, reason=reason(Code.CLAIM_HELD, folder=attempt.folder), unreachable=True
+            )
         record = "torn" if (Path(attempt.folder) / EXIT).exists() else "missing"
-        return Observation(Sighting.GONE, reason=reason(Code.GONE, rebooted=rebooted, record=record))
+        return Observation(
+            Sighting.GONE, reason=reason(Code.GONE, rebooted=rebooted, record=record),
+            failure=FailureClass.INTERRUPTED if rebooted else None,
+        )  # fmt: skip
 
     def recover(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
         out = {}
@@ -186,7 +162,7 @@ class LocalOperator:
         if ran and (claim is None or claim.by == "step"):  # of this step or an earlier, since its own was removed
             if hidden:
                 return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
-            found = _find_wrapper(attempt)
+            found = _find_worker(attempt)
             if found is not None:
                 return Observation(Sighting.RUNNING, found)
             ended = _read_exit(attempt)
@@ -198,7 +174,7 @@ class LocalOperator:
         if claim.by == "nobody":
             why = reason(Code.NO_ROOM, text=str(claim.data.get("why")))
             return Observation(Sighting.NOT_STARTED, failure=FailureClass.POSTPONED, reason=why)
-        if claim.by == "wrapper":
+        if claim.by == "worker":
             seen = self._look(attempt, claim.data)
             return seen if seen.handle else _with_handle(seen, json.dumps(claim.data))
         ended = _read_exit(attempt)
@@ -206,10 +182,10 @@ class LocalOperator:
             return ended
         if hidden:
             return Observation(Sighting.UNKNOWN, reason=hidden, unreachable=True)
-        if _find_wrapper(attempt) is not None:
+        if _find_worker(attempt) is not None:
             return Observation(Sighting.UNKNOWN, reason=reason(Code.CLAIM_INCOMPLETE))
         claim = read_claim(Path(attempt.folder))
-        if claim is not None and claim.by == "wrapper":
+        if claim is not None and claim.by == "worker":
             return self._recover(attempt)
         if ran:
             return Observation(Sighting.GONE, reason=reason(Code.GONE, rebooted=False, record="torn claim"))
@@ -219,17 +195,24 @@ class LocalOperator:
         seen = dict(self.recover(attempts))
         running = [a for a in attempts if a.key in seen and seen[a.key].sighting is Sighting.RUNNING]
         processes.end_sessions(_session(a, _decode(seen[a.key].handle or a.handle)) for a in running)
-        for key, found in self.observe(running).items():
-            seen[key] = _with_handle(found, seen[key].handle)
+        found = self.observe(running)
+        deadline = time.monotonic() + _RECORD_S  # of what was killed this moment, its worker writes the end
+        while any(i.sighting is Sighting.RUNNING and not i.why for i in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+            found = self.observe(running)
+        for key, item in found.items():
+            seen[key] = _with_handle(item, seen[key].handle)
         return seen
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
-        fds: list[int] = []
+        ours, fds = workers.here(), list[int]()
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # the rest is for files; the loop looks anyway
         for attempt in attempts:
             if len(fds) >= most:
                 break
             handle = _decode(attempt.handle)
+            if ours.is_running(handle.get("pid", 0), handle.get("start", ""), attempt.key):
+                continue  # its worker answers
             with suppress(OSError):
                 if (Path(attempt.folder) / EXIT).exists():  # it has ended since the step looked
                     fds.append(processes.readable_now())
@@ -241,7 +224,29 @@ class LocalOperator:
 
 @cache
 def _tool(name: str) -> str | None:
+    import shutil
+
     return shutil.which(name)
+
+
+def _check_size(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Raise SubmissionRejected for what the system will not start: it would end with 126 and no word of why."""
+    texts = [*argv, *(f"{name}={value}" for name, value in env.items())]
+    sizes = [len(os.fsencode(text)) + 1 for text in texts]
+    largest = max(sizes)
+    if largest > _LARGEST_ARGUMENT and sys.platform.startswith("linux"):
+        name = texts[sizes.index(largest)].partition("=")[0]
+        raise SubmissionRejected(
+            f"cannot be started: {name[:60]} with its value is {largest} bytes long, the system takes {_LARGEST_ARGUMENT}; "
+            "write it to a file"
+        )
+    most = os.sysconf("SC_ARG_MAX")
+    total = sum(sizes) + 8 * (len(sizes) + 2)  # with a pointer for each
+    if total > most - 4096:
+        raise SubmissionRejected(
+            f"cannot be started: its arguments and environment are {total} bytes, the system takes {most - 4096}; "
+            "write what is long to a file"
+        )
 
 
 def _has_run(folder: Path, *, handed_over: bool) -> bool:
@@ -261,13 +266,31 @@ def _hidden(attempt: LiveAttempt) -> Reason:
     return reason(Code.HIDDEN, owner=owner) if owner else NO_REASON
 
 
-def _find_wrapper(attempt: LiveAttempt) -> str | None:
-    """Return the handle of a live wrapper of this attempt, of this installation or another, by its command line."""
-    for pid in processes.find_by_arguments(_WRAPPER.name, attempt.folder):
+def _find_worker(attempt: LiveAttempt) -> str | None:
+    """Return the handle of a live worker that is in an attempt's folder, of this installation or another."""
+    for pid in processes.find_in_folder(workers.WORKER, attempt.folder):
         start = processes.start_of(pid)
         if start is not None:
             return json.dumps({**processes.this_place().to_json(), "pid": pid, "start": start})
     return None
+
+
+def _is_at_work(attempt: LiveAttempt, handle: Mapping[str, Any]) -> bool:
+    """Return whether the worker that got an attempt is alive and has it in hand. Raises OSError."""
+    pid, start = handle.get("pid"), handle.get("start")
+    if not isinstance(pid, int) or not isinstance(start, str) or pid < 2:
+        return False
+    known = workers.here().is_running(pid, start, attempt.key)
+    if known is not None:
+        return known
+    if not processes.is_alive(pid, start):
+        return False
+    claim = read_claim(Path(attempt.folder))
+    return claim is None or claim.by == "torn" or _is_by(claim, pid, start)
+
+
+def _is_by(claim: Claim, pid: int, start: str) -> bool:
+    return claim.by == "worker" and (claim.data.get("pid"), claim.data.get("start")) == (pid, start)
 
 
 def _orphans(session: processes.Session, pids: set[int]) -> Observation:
@@ -278,18 +301,28 @@ def _orphans(session: processes.Session, pids: set[int]) -> Observation:
 
 
 def _session(attempt: LiveAttempt, handle: Mapping[str, Any]) -> processes.Session:
-    pid = handle.get("pid")
-    marks = {f"MATTERSTACK_TASK={attempt.task_id}", f"MATTERSTACK_ATTEMPT={attempt.attempt}"}
+    root = attempt.folder.removesuffix(f"/{attempt_folder(*attempt.key)}")
+    marks = {
+        f"MATTERSTACK_RUN={root}", f"MATTERSTACK_TASK={attempt.task_id}", f"MATTERSTACK_ATTEMPT={attempt.attempt}"
+    }  # fmt: skip
+    command, command_start = _command(attempt)
     return processes.Session(
-        leader=pid if isinstance(pid, int) and pid > 1 else 0,
+        leader=handle["pid"] if _is_at_work(attempt, handle) else 0,
         start=str(handle.get("start") or "unknown"),
+        command=command,
+        command_start=command_start,
         folder=attempt.folder,
         marks=frozenset(mark.encode(errors="surrogateescape") for mark in marks),
     )
 
 
-def _as_operand(name: str) -> str:
-    return f"./{name}" if name.startswith("-") else name
+def _command(attempt: LiveAttempt) -> tuple[int, str]:
+    """Return pid and start time of a command, as its worker wrote them down; (0, "") if they are not known."""
+    try:
+        words = read_regular(Path(attempt.folder) / f".{EXIT}", 64).decode(errors="replace").split()
+    except OSError:
+        return 0, ""
+    return (int(words[1]), words[2]) if len(words) > 2 and words[0] == "started" and words[1].isdigit() else (0, "")
 
 
 def _decode(handle: str) -> dict[str, Any]:
@@ -346,18 +379,46 @@ def _read_exit(attempt: LiveAttempt, name: str = EXIT) -> Observation | None:
     code = data.get("exit_code")
     if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code <= 255:
         return None
-    elapsed = _elapsed(data)
-    failure = None
-    limit = attempt.time_s
-    if code in (124, 137) and limit is not None and elapsed is not None and elapsed >= limit - 0.05:
-        failure = FailureClass.TIMEOUT
-    elif code == 137 and isinstance(data.get("oom_kills"), int) and data["oom_kills"] > 0:
-        failure = FailureClass.OUT_OF_MEMORY
-    why = reason(Code.OUT_OF_MEMORY, exit_code=code) if failure is FailureClass.OUT_OF_MEMORY else NO_REASON
+    failure, why = _failure(attempt, data, code)
+    usage = data.get("usage")
     return Observation(
         Sighting.ENDED, exit_code=code, started_at=from_text(data.get("started_at")),
-        ended_at=from_text(data.get("ended_at")), elapsed_s=elapsed, failure=failure, reason=why,
+        ended_at=from_text(data.get("ended_at")), elapsed_s=_elapsed(data), failure=failure, reason=why,
+        usage=usage if isinstance(usage, dict) else {},
     )  # fmt: skip
+
+
+def _failure(attempt: LiveAttempt, data: Mapping[str, Any], code: int) -> tuple[FailureClass | None, Reason]:
+    """Return the class of a failure that the record tells, None for others and for a success."""
+    if data.get("timed_out") is True:
+        return FailureClass.TIMEOUT, NO_REASON
+    if data.get("interrupted") and code != 0:
+        return FailureClass.INTERRUPTED, reason(Code.INTERRUPTED, by=str(data["interrupted"]))
+    kills = data.get("oom_kills")
+    if (
+        code != 0
+        and isinstance(kills, int)
+        and kills > 0
+        and (code == 137 or data.get("killed") or _tells_of_kill(attempt))
+    ):
+        return FailureClass.OUT_OF_MEMORY, reason(Code.OUT_OF_MEMORY, exit_code=code)
+    left = data.get("left_running")
+    if code == 0 and isinstance(left, list) and left:
+        return FailureClass.LEFT_RUNNING, reason(Code.LEFT_RUNNING, names=[str(name) for name in left])
+    return None, NO_REASON
+
+
+def _tells_of_kill(attempt: LiveAttempt) -> bool:
+    """Return whether a shell has written that a process which it started was killed.
+
+    The kernel's count is of the whole cgroup: without this the kill may have been another attempt's.
+    """
+    try:
+        with open_regular(Path(attempt.folder) / STDERR) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65_536))
+            return b"Killed" in file.read()
+    except OSError:
+        return False
 
 
 def _elapsed(data: Mapping[str, Any]) -> float | None:

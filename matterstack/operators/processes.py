@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -121,16 +121,18 @@ def is_alive(pid: int, start: str) -> bool:
 
 @dataclass(frozen=True)
 class Session:
-    """The processes of one attempt: a session that its wrapper leads, with what tells them from strangers."""
+    """The processes of one attempt: what its worker started, with what tells them from strangers."""
 
-    leader: int
+    leader: int  # the worker, or the wrapper of an earlier version; 0 if it is not known, or is at work elsewhere
     start: str
+    command: int  # leader of the session of the command, 0 if it is not known
+    command_start: str
     folder: str  # of the attempt
     marks: frozenset[bytes]  # NAME=VALUE of the environment
 
 
 def session_members(session: Session, *, marked: bool = False) -> set[int]:
-    """Return the live processes of an attempt's session; with ``marked`` only those that are its own for certain.
+    """Return the live processes of an attempt, without its worker; with ``marked`` only those that are its own for certain.
 
     Raises OSError if that cannot be told.
     """
@@ -138,73 +140,95 @@ def session_members(session: Session, *, marked: bool = False) -> set[int]:
 
 
 def _members(sessions: Iterable[Session], *, marked: bool) -> set[int]:
-    """Return the live processes of sessions, by one look at all processes.
+    """Return the live processes of attempts, by one look at all processes.
 
-    While the leader is there, or only waits for its parent, the session is ours. If its pid belongs to another
-    process now, it is not: the kernel gives no number away that a session still has. If the leader is gone, a member is
-    ours for certain (``marked``) by its environment or its folder: the number may have been used again by a session
-    whose leader is gone as well. Nobody is ended on less, and nothing is called gone on less.
+    While the worker is there, they are its descendants: it is the child subreaper. If it is gone, a process is the
+    attempt's own for certain (``marked``) by its environment, wherever it went, or in the session of the command: while
+    that leads it, or in its folder. One that is only in a session of that number may be: the number may have been used
+    again by a session whose leader is gone as well. Nobody is ended on less, and nothing is called gone on less.
     """
-    led: dict[int, Session | None] = {}
-    orphaned: dict[int, Session] = {}
-    for session in sessions:
-        if session.leader < 1:  # not known
-            continue
-        start = start_of(session.leader)
-        if start is not None and start == session.start:
-            led[session.leader] = None
-        elif start is None:
-            orphaned[session.leader] = session
-    if not led and not orphaned:
-        return set()
+    wanted = list(sessions)
     if not _PROC:
-        groups = set(led) if marked else {*led, *orphaned}
+        numbers = {number for session in wanted for number in (session.leader, session.command) if number > 0}
         rows = (line.split() for line in _run("ps", "-A", "-o", "pid=,pgid=").splitlines())
-        return {int(row[0]) for row in rows if len(row) == 2 and int(row[1]) in groups}
-    found = set()
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
+        found = {int(row[0]) for row in rows if len(row) == 2 and int(row[1]) in numbers}
+        return found - {session.leader for session in wanted}
+    table = _all_processes()
+    children: dict[int, list[int]] = {}
+    for pid, fields in table.items():
+        children.setdefault(int(fields[1]), []).append(pid)
+    members: set[int] = set()
+    alive = {pid for pid, fields in table.items() if fields[0] not in ("Z", "X")}
+    for session in wanted:
+        if session.leader in alive and table[session.leader][19] == session.start:
+            members |= _descendants(session.leader, children)
+            members |= {pid for pid in alive if int(table[pid][3]) == session.leader}
+            members.discard(session.leader)
             continue
-        fields = _stat(int(name))
-        if fields is None or fields[0] in ("Z", "X"):
-            continue
-        number = int(fields[3])
-        if number in led or (number in orphaned and (not marked or _is_marked(int(name), orphaned[number]))):
-            found.add(int(name))
+        members |= {pid for pid in alive if pid != session.leader and _has_marks(pid, session)}
+        for number, start in ((session.leader, session.start), (session.command, session.command_start)):
+            if number < 1 or (number in table and table[number][19] != start):
+                continue  # not known, or another process's by now: none is given away that a session still has
+            inside = {pid for pid in alive if int(table[pid][3]) == number and pid != session.leader}
+            if number not in table and marked:
+                inside = {pid for pid in inside if _is_within(pid, session.folder)}
+            members |= inside
+    return members & alive
+
+
+def _descendants(pid: int, children: Mapping[int, Sequence[int]]) -> set[int]:
+    found: set[int] = set()
+    new = list(children.get(pid, ()))
+    while new:
+        found |= set(new)
+        new = [child for parent in new for child in children.get(parent, ())]
     return found
 
 
-def _is_marked(pid: int, session: Session) -> bool:
+def _all_processes() -> dict[int, list[str]]:
+    """Return pid -> the fields of /proc/PID/stat behind the name. Raises OSError if that cannot be told."""
+    rows = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit())
+    return {pid: fields for pid, fields in rows if fields is not None and len(fields) > 19}
+
+
+def _has_marks(pid: int, session: Session) -> bool:
     try:
-        if os.readlink(f"/proc/{pid}/cwd").startswith(session.folder):
-            return True
-        return session.marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        return bool(session.marks) and session.marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     except _ABSENT:
         return False
 
 
-def find_by_arguments(script: str, argument: str) -> list[int]:
-    """Return live processes that run a script of this name with ``argument`` as a whole word. Raises OSError."""
+def _is_within(pid: int, folder: str) -> bool:
+    """Return whether a process is in a folder: not enough by itself, a person's shell may be there."""
+    try:
+        return f"{os.readlink(f'/proc/{pid}/cwd')}/".startswith(f"{folder}/")
+    except _ABSENT:
+        return False
+
+
+def find_in_folder(program: str, folder: str) -> list[int]:
+    """Return live processes that run a program of this file name in a folder, or with it as an argument. Raises OSError."""
     if not _PROC:
         lines = _run("ps", "-A", "-o", "pid=,args=").splitlines()
-        return [int(line.split()[0]) for line in lines if argument in line and f"/{script} " in line]
-    word, ending = os.fsencode(argument), os.fsencode(f"/{script}")
+        return [int(line.split()[0]) for line in lines if folder in line and f"/{program} " in line]
+    word, ending = os.fsencode(folder), os.fsencode(f"/{program}")
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                if any(item.endswith(ending) for item in words) and (
+                    word in words or os.readlink(f"/proc/{name}/cwd") == folder
+                ):
+                    found.append(int(name))
             except _ABSENT:
                 continue
-            if word in words and any(item.endswith(ending) for item in words):
-                found.append(int(name))
     return found
 
 
 def end_sessions(sessions: Iterable[Session]) -> None:
-    """End all processes of sessions: TERM, KILL 10 s later; a session's leader, which reports, last."""
+    """End all processes of attempts: TERM, KILL 10 s later. Their workers stay, and record the end."""
     wanted = list(sessions)
-    leaders = {session.leader for session in wanted}
     told: set[int] = set()
     deadline = time.monotonic() + KILL_AFTER_S
     pause = 0.005
@@ -214,12 +238,11 @@ def end_sessions(sessions: Iterable[Session]) -> None:
         told |= members
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
-    for without in (leaders, set[int]()):
-        for pid in _members(wanted, marked=True) - without:
+    deadline = time.monotonic() + 2.0
+    while (members := _members(wanted, marked=True)) and time.monotonic() < deadline:
+        for pid in members:
             _signal(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 2.0
-        while _members(wanted, marked=True) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        time.sleep(0.02)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -235,6 +258,7 @@ def machine_slots() -> tuple[int, int]:
     return cpus, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+@cache
 def oom_counter() -> str:
     """Return the file in which the kernel counts kills for memory in this process's cgroup, "" without one.
 

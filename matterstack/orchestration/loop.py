@@ -1,4 +1,4 @@
-"""The loop of `run`: step, wait until something ends, step again; between steps the lock is free."""
+"""The loop of `run`: step, wait until something ends, step again; while nothing happens the lock is free."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from matterstack.core.model import Campaign
 from matterstack.core.states import RunState, TaskState
 from matterstack.deferred import dataclass
 from matterstack.errors import RunLockedError
+from matterstack.operators import workers
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_to_write
-from matterstack.orchestration.step import take_step
+from matterstack.orchestration.step import Step, take_and_tell
 from matterstack.run_root.layout import require_run_root
 from matterstack.storage.run_lock import somebody_waits
+from matterstack.storage.state_store import SQLiteStateStore
 
 _LONGEST_WAIT_S = 2.0  # between looks at what other commands did
+_HOLD_S = 0.1  # for which the lock is kept although nothing happens
+_GROUP_S = 0.05  # after which what was seen is committed, also while more comes
 _PATIENCE_S = 1.0  # for which the loop stays away from the lock when somebody waits for it
 
 
@@ -39,10 +43,88 @@ class _Tick:
         paused = report.state is RunState.PAUSED and report.active <= waiting
         return report.state.is_over or paused or (report.state is RunState.WAITING and not self.fds)
 
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+
     def patience_s(self) -> float:
         if self.next_retry is None:
             return _LONGEST_WAIT_S
         return min(_LONGEST_WAIT_S, max(0.0, self.next_retry - time.time()) + 0.001)
+
+
+class _Loop:
+    """A loop over a run. While one end follows the other it keeps the lock and the ledger; when nothing happens for a
+    moment, or somebody waits for the lock, it lets both go."""
+
+    def __init__(self, root: Path, on_tick: Callable[[StepReport], None] | None) -> None:
+        self.root = root
+        self.on_tick = on_tick
+        self.campaigns: dict[int, Campaign] = {}
+        self.last: StepReport | None = None
+        self.woken = False
+        self.in_vain = (
+            False  # the last tick was woken by something that a step cannot record, such as an unreadable file
+        )
+
+    def run(self) -> StepReport:
+        while True:
+            try:
+                with open_to_write(self.root, wait_s=0.0 if self.last is None else 3600.0) as store:
+                    store.keep_campaigns(self.campaigns)
+                    tick = self._hold(store)
+            except RunLockedError:
+                if self.last is None:
+                    raise
+                continue
+            try:
+                if tick.is_last:
+                    return tick.report
+                _give_way(self.root)
+                self.woken = _wait(self._wakers(tick), tick.patience_s())
+            finally:
+                tick.close()
+
+    def _hold(self, store: SQLiteStateStore) -> _Tick:
+        """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
+        pool, files = Pool(store), RunFiles(self.root)
+        flushed = time.monotonic()
+        try:
+            while True:
+                tick = self._tick(store, pool, files)
+                try:
+                    if tick.is_last:
+                        store.flush()
+                    if self.on_tick is not None:
+                        self.on_tick(tick.report)
+                    if tick.is_last or somebody_waits(self.root):
+                        return tick
+                    self.woken = _wait(self._wakers(tick), 0.0)
+                    if not self.woken or time.monotonic() - flushed > _GROUP_S:
+                        store.flush()
+                        flushed = time.monotonic()
+                    self.woken = self.woken or _wait(self._wakers(tick), min(_HOLD_S, tick.patience_s()))
+                    if not self.woken:
+                        return tick
+                except BaseException:
+                    tick.close()
+                    raise
+                tick.close()
+        finally:
+            store.flush()
+
+    def _tick(self, store: SQLiteStateStore, pool: Pool, files: RunFiles) -> _Tick:
+        pool.notices.clear()
+        told = self.last.warnings if self.last is not None else ()
+        report = take_and_tell(Step(self.root, store, pool=pool, files=files, grouped=True), told)
+        fds = pool.wake_fds(report.live, {row.key: files.folder(row.key) for row in report.live})
+        # What wakes the loop and lets a step change nothing would wake it again at once, for ever.
+        self.in_vain = (self.woken or self.in_vain) and not report.changed
+        self.last = report
+        return _Tick(report, fds, store.next_retry())
+
+    def _wakers(self, tick: _Tick) -> Sequence[int]:
+        return [*([] if self.in_vain else tick.fds), *workers.here().answers()]
 
 
 def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:
@@ -51,41 +133,8 @@ def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | Non
     ``on_tick`` gets each report. Raises what `step_run` raises; a lock that is held later than at the start is waited
     for.
     """
-    path = require_run_root(Path(root))
-    campaigns: dict[int, Campaign] = {}
-    last: StepReport | None = None
-    in_vain = False  # the last tick was woken by something that a step cannot record, such as an unreadable file
-    woken = False
-    while True:
-        try:
-            tick = _tick(path, campaigns, last)
-        except RunLockedError:
-            if last is None:
-                raise
-            continue
-        last = tick.report
-        # What wakes the loop and lets a step change nothing would wake it again at once, for ever.
-        in_vain = (woken or in_vain) and not tick.report.changed
-        try:
-            if on_tick is not None:
-                on_tick(tick.report)
-            if tick.is_last:
-                return tick.report
-            woken = _wait([] if in_vain else tick.fds, tick.patience_s())
-        finally:
-            for fd in tick.fds:
-                os.close(fd)
-        _give_way(path)
-
-
-def _tick(root: Path, campaigns: dict[int, Campaign], last: StepReport | None) -> _Tick:
-    with open_to_write(root, wait_s=0.0 if last is None else 3600.0) as store:
-        store.keep_campaigns(campaigns)
-        report = take_step(root, store, told=last.warnings if last is not None else ())
-        files = RunFiles(root)
-        live = store.live_attempts()
-        fds = Pool(store).wake_fds(live, {row.key: files.folder(row.key) for row in live})
-        return _Tick(report, fds, store.next_retry())
+    with workers.kept():
+        return _Loop(require_run_root(Path(root)), on_tick).run()
 
 
 def _wait(fds: Sequence[int], wait_s: float) -> bool:

@@ -64,7 +64,9 @@ class Step:
         files: RunFiles | None = None,
         clock: Clock = time.time,
         workshop: type[RunWorkshop] = RunWorkshop,
+        grouped: bool = False,
     ) -> None:
+        self.grouped = grouped  # what was seen may be committed later, with what comes then
         self.root = root
         self.store = store
         self.pool = pool or Pool(store)
@@ -173,7 +175,9 @@ class Step:
             for event in plan.events
         ]
         events += self._link_again({event.task for event in events if isinstance(event, AttemptChanged)})
-        written = self.store.append(events, self.now)
+        # Nothing is acted on that is not committed.
+        acts = bool(plan.intents or plan.fences or plan.ends or plan.leave)
+        written = self.store.append(events, self.now, sync=acts or not self.grouped)
         for key, text in plan.defects.items():
             self.files.write_defect(key, text)
         return written > 0
@@ -266,6 +270,7 @@ class Step:
             env=intent.env,
             resources=intent.resources,
             outputs=tuple(output.file for output in outputs),
+            background=intent.background,
         )
 
     def _submit(
@@ -312,7 +317,11 @@ def _outcome(outcome: Submission | SubmissionRejected) -> Outcome:
 
 def take_step(root: Path, store: SQLiteStateStore, told: Collection[str] = ()) -> StepReport:
     """Take a step and log its warnings; ``told`` are those of the step before, which a loop does not repeat."""
-    report = Step(root, store).take()
+    return take_and_tell(Step(root, store), told)
+
+
+def take_and_tell(step: Step, told: Collection[str]) -> StepReport:
+    report = step.take()
     for warning in report.warnings:
         if warning not in told:
             log.warning("%s", warning)

@@ -44,6 +44,7 @@ class RenderedIntent:
     env: Mapping[str, str]
     task_json: Mapping[str, Any]
     copies: Mapping[str, Path]
+    background: str = ""  # as in `TaskSpec`
 
     @property
     def key(self) -> Key:
@@ -174,7 +175,9 @@ class RunWorkshop:
             (row.task_id, attempt), row.operator, operator.origin(), rendered.resources, self.run.source_digest,
             _attempts_read(task_json),
         )  # fmt: skip
-        return RenderedIntent(made, row.campaign_version, instance, rendered, env, task_json, inputs.copies)
+        return RenderedIntent(
+            made, row.campaign_version, instance, rendered, env, task_json, inputs.copies, self.spec(row).background
+        )
 
     def _asked(self, rendered: Rendered, row: TaskRow, operator: Operator) -> dict[str, Any]:
         """Return what operators of people, labs and closed clusters make their files of.

@@ -251,6 +251,7 @@ class Builder:
             allow_failure=value("allow_failure", False),
             allow_dependency_failure=_dependency_rule(value("allow_dependency_failure", False)),
             allow_skipped=value("allow_skipped", False),
+            background=value("background", ""),
             needs=tuple(data.get("needs", ())),
             inputs={
                 key: InputSpec(item) if isinstance(item, str) else InputSpec(item["path"], item.get("as"))

@@ -90,6 +90,7 @@ _HARMLESS = frozenset(
         "allow_failure",
         "allow_dependency_failure",
         "allow_skipped",
+        "background",
         "instructions",
         "deadline",
         "on_deadline",

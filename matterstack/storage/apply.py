@@ -178,11 +178,12 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
     db.execute(
         "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
         "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), ended_at = COALESCE(?, ended_at), "
-        "counts = ?, unclaimed = ?, awaited = ?, unlinked = ?, metrics = COALESCE(?, metrics), "
+        "counts = ?, unclaimed = ?, awaited = ?, unlinked = ?, metrics = COALESCE(?, metrics), usage = COALESCE(?, usage), "
         "response = COALESCE(?, response) WHERE task_id = ? AND attempt = ?",
         (event.state, event.failure, text_of(event.reason), event.handle, event.exit_code, from_text(event.started_at),
          from_text(event.ended_at), event.counts, event.unclaimed, event.state is AttemptState.LOST,
          text_of(event.unlinked), dump_json(event.metrics) if event.metrics else None,
+         dump_json(event.usage) if event.usage else None,
          dump_json(event.response) if event.response else None, *event.key),
     )  # fmt: skip
     if event.counts and before is not AttemptState.LOST:  # one that was lost has counted already

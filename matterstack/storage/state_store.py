@@ -123,6 +123,8 @@ class SQLiteStateStore(Queries):
         self.moved: Moved | None = None  # recorded by the next commit
         self.epoch = None  # of this process's last commit or of opening; None in an empty ledger
         self._raised = False
+        self._before: tuple[int | None, bool, Moved | None] = (None, False, None)  # the open transaction
+        self._unsynced: list[str] = []  # its lines
         self._campaigns: dict[int, Campaign] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 
@@ -221,11 +223,14 @@ class SQLiteStateStore(Queries):
             finally:
                 copy.close()
             os.replace(beside, backup)  # whole, or not there
-        for number, statements in enumerate(self.migrations[version:], start=version + 1):
+        steps = list(enumerate(self.migrations[version:], start=version + 1))
+        if version < 2:  # its events fill the tables as they are today
+            steps = [(len(self.migrations), [item for statements in self.migrations[1:] for item in statements])]
+        for number, statements in steps:
             self.db.execute("PRAGMA foreign_keys = OFF")  # it has no effect within a transaction
             self.db.execute("BEGIN IMMEDIATE")
             try:
-                if number == 2:
+                if version < 2:
                     from matterstack.storage.version_1 import translate_ledger
 
                     translate_ledger(self, statements)
@@ -243,7 +248,7 @@ class SQLiteStateStore(Queries):
                 self.db.execute("PRAGMA foreign_keys = ON")
             log.warning(
                 "%s: migrated from schema %d to %d; the previous ledger is saved as %s",
-                self.path, number - 1, number, backup.name,
+                self.path, 1 if version < 2 else number - 1, number, backup.name,
             )  # fmt: skip
 
     def _rebuilds(self) -> str:
@@ -298,19 +303,27 @@ class SQLiteStateStore(Queries):
 
     # --- writing ---
 
-    def append(self, events: Iterable[Event], now: float) -> int:
-        """Commit events with what they change, and bring the journal up to them; return how many there were.
+    def append(self, events: Iterable[Event], now: float, *, sync: bool = True) -> int:
+        """Record events with what they change; return how many there were.
 
+        With ``sync`` they are committed, with those before them that were not, and the journal is brought up to them.
+        Without it they wait for that, or for `flush`: this process sees what they change, and nobody else.
         All or nothing. Raises LedgerTakenOverError if another process has committed since this one opened the ledger,
         LedgerError for events that do not fit or that would make the ledger say what cannot be (defect.txt in the run
         root has the details), RunRootError if the disk refuses.
         """
         given = list(events)
-        if not given:
-            return 0
-        lines: list[str] = []
+        if given:
+            self._add(given, now)
+        if sync:
+            self.flush()
+        return len(given)
+
+    def _add(self, given: list[Event], now: float) -> None:
+        """Apply events in the open transaction, or in a new one."""
+        joins = self.db.in_transaction
         with self.guard():
-            self.db.execute("BEGIN IMMEDIATE")
+            self.db.execute("SAVEPOINT events" if joins else "BEGIN IMMEDIATE")
             try:
                 epoch = self._next_epoch()
                 if self.moved is not None:
@@ -319,19 +332,36 @@ class SQLiteStateStore(Queries):
                 problem = violation(self.db, given)
                 if problem:
                     raise self._defect(problem, given)
+                if joins:
+                    self.db.execute("RELEASE events")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK TO events" if joins else "ROLLBACK")
+                raise
+        if not joins:
+            self._before = (self.epoch, self._raised, self.moved)
+        self.epoch, self._raised, self.moved = epoch, True, None
+        self._unsynced += lines
+
+    def flush(self) -> None:
+        """Commit what was recorded without it, and bring the journal up to that. Raises RunRootError."""
+        if not self._unsynced:
+            return
+        lines, self._unsynced = self._unsynced, []
+        with self.guard():
+            try:
                 self.db.execute("COMMIT")
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
+                self.epoch, self._raised, self.moved = self._before
                 raise
-        self.epoch, self._raised, self.moved = epoch, True, None
         if self.journal is not None:
             try:
                 self.journal.append(lines)
             except OSError as error:
                 message = f"{self.journal.path}: cannot be written: {error.strerror}; the next step completes it"
                 raise RunRootError(message) from None
-        return len(given)
 
     def write(self, timed: Iterable[tuple[float, int, Event]]) -> list[str]:
         """Apply new events, each with its time and epoch, in the open transaction; return their lines."""

@@ -67,7 +67,7 @@ _NOT_STARTED = {
     "claimed": "claimed by a step before it could start",
     "interrupted": "the hand-over was interrupted before it could start",
     "no files": "the hand-over was interrupted before its files were written",
-    "no claim": "its wrapper could not write its claim",
+    "no claim": "its worker could not write its claim",
 }
 _RECORDS = {
     "missing": " and left no exit.json",
@@ -132,10 +132,8 @@ def _hidden(found: Reason, run: str | Path) -> str:
 def _orphans(found: Reason, run: str | Path) -> str:
     pids = some(found["pids"])
     if found["certain"]:
-        return f"its wrapper is gone, its command is still running (pid {pids})"
-    return (
-        f"its wrapper is gone; pid {pids} of its session may belong to it: end it, or if it does not, {_give_up(run)}"
-    )
+        return f"its worker is gone, its command is still running (pid {pids})"
+    return f"its worker is gone; pid {pids} of its session may belong to it: end it, or if it does not, {_give_up(run)}"
 
 
 def _links(found: Reason, run: str | Path) -> str:
@@ -183,6 +181,15 @@ _SENTENCES: dict[Code, Render] = {
     Code.EXIT_CODE: lambda r, run: describe_exit(r["exit_code"]),
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
+    Code.LEFT_RUNNING: lambda r, run: (
+        f"its command ended, and left processes running, which were ended: {some(r['names'])}; let it wait for them, or set `background`"
+    ),
+    Code.INTERRUPTED: lambda r, run: f"ended from outside (by {r['by']}), which is not its failure",
+    Code.INTERRUPTED_AGAIN: lambda r, run: f"starts again, and uses no retry: {_nested(r, 'because', run)}",
+    Code.TOO_OFTEN_INTERRUPTED: lambda r, run: f"interrupted {r['times']} times in a row: {_nested(r, 'because', run)}",
+    Code.CLAIM_HELD: lambda r, run: (
+        f"its worker is gone, and a process that it started holds {r['folder']}/claim (`fuser` names it): end that, or if it is not the command's, {_give_up(run)}"
+    ),
     Code.OUT_OF_MEMORY: lambda r, run: f"killed by the kernel for its memory (exit code {r['exit_code']})",
     Code.GONE: _gone,
     Code.MISSING_OUTPUTS: _missing_outputs,

@@ -40,7 +40,7 @@ CHANGING = (
 )  # fmt: skip
 _CALL = re.compile(r"^(\d+ +)?([a-z0-9_]+)\((.*)$")
 TOP = Path(__file__).resolve().parent.parent.parent
-TRACED_WRAPPER = Path(__file__).with_name("traced_wrapper.py")
+TRACED_WORKER = Path(__file__).with_name("traced_worker.py")
 NEXT_VERSION = Path(__file__).with_name("next_version.py")
 _CREATES = re.compile(r"O_CREAT|O_TRUNC|O_WRONLY|O_RDWR|O_APPEND")
 
@@ -118,14 +118,14 @@ class Site:
             shutil.copy2(kept / "witness", self.witness)
 
     def run(self, words: Iterable[str], *strace: str) -> subprocess.CompletedProcess[str]:
-        """Run the command (or the wrapper of one task of its step) under strace; its trace is in `trace` of the folder."""
+        """Run the command (or the worker of one task of its step) under strace; its trace is in `trace` of the folder."""
         options = [
             "strace", "-q", "-y", "-s", "0", "-o", str(self.folder / "trace"), "-e", f"trace={','.join(CHANGING)}",
             *strace,
         ]  # fmt: skip
         first, *rest = words
-        if first == "wrapper":
-            argv = [sys.executable, str(TRACED_WRAPPER), "runs/t", *rest, *options]
+        if first == "worker":
+            argv = [sys.executable, str(TRACED_WORKER), "runs/t", *rest, *options]
         elif first == "tree":
             argv = [*options, "-f", sys.executable, "-m", "matterstack", *rest]
         elif first == "newer":
@@ -137,7 +137,7 @@ class Site:
         done = subprocess.run(
             argv, capture_output=True, text=True, cwd=self.folder, timeout=120, stdin=subprocess.DEVNULL, env=env
         )
-        if first == "wrapper":  # it outlives the step
+        if first == "worker":  # it outlives the step
             wait(lambda: re.search(r"^\+\+\+ (exited|killed)", self.trace(), re.MULTILINE) is not None)
         return done
 
@@ -309,7 +309,7 @@ def wait(done: Callable[[], bool], limit_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-# name -> (words of the command, states in which it is broken). "wrapper TASK" is the wrapper of a task that a step
+# name -> (words of the command, states in which it is broken). "worker TASK" is the worker of a task that a step
 # starts, "tree ..." the command and all that it starts, each at its N-th call, "newer ..." the command of a MatterStack whose ledger has one more version.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "init": (("init", "campaign.yaml"), ("nothing",)),
@@ -330,8 +330,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "resume": (("resume", "runs/t"), ("paused",)),
     "refresh": (("refresh", "runs/t", "--yes"), ("edited",)),
     "doctor": (("doctor", "runs/t", "--fix"), ("lost",)),
-    "wrapper": (("wrapper", "a/1"), ("fresh",)),
-    "wrapper-limit": (("wrapper", "late"), ("fresh",)),
+    "worker": (("worker", "a/1"), ("fresh",)),
+    "worker-limit": (("worker", "late"), ("fresh",)),
     "tree": (("tree", "step", "runs/t"), ("fresh", "ended")),
     "migration": (("newer", "step", "runs/t"), ("ended", "over")),
     "adopt": (("adopt", "runs/t", "--assume", "keep"), ("clone",)),
@@ -359,7 +359,7 @@ def after(command: str, site: Site) -> None:
             site.check()
             with SQLiteStateStore(site.root / "state.sqlite") as store:
                 assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-        with SQLiteStateStore(site.root / "state.sqlite.v2-backup") as backup:  # as it was
+        with SQLiteStateStore(site.root / "state.sqlite.v3-backup") as backup:  # as it was
             assert integrity_problem(backup) == ""
         assert not list(site.root.glob("*.part*"))
         return
@@ -371,8 +371,8 @@ def after(command: str, site: Site) -> None:
         "answered-step",
         "run",
         "tree",
-        "wrapper",
-        "wrapper-limit",
+        "worker",
+        "worker-limit",
     ):
         subprocess.run(
             [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60

@@ -25,11 +25,11 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
 ]
-EVERY = 14  # in CI each 14th point is killed, each 42nd refused; of a job's wrapper, which has few, all
+EVERY = 14  # in CI each 14th point is killed, each 42nd refused; of a job's worker, which has few, all
 
 
 def every(command: str, kind: str = "kill") -> int:
-    return 1 if command.startswith("wrapper") else EVERY if kind == "kill" else 3 * EVERY
+    return 1 if command.startswith("worker") else EVERY if kind == "kill" else 3 * EVERY
 
 
 PARTS = [(command, state, part) for command, (_, states) in COMMANDS.items() for state in states for part in range(2)]
@@ -288,12 +288,12 @@ def test_how_a_command_ended_is_written_down_on_a_full_disk_as_well(bench, small
     assert bench.witnessed() == ["full"]
 
 
-def test_a_wrapper_that_cannot_open_its_files_never_started_and_uses_no_retry(site):
-    for call in ("stdout.log", "stderr.log", ".exit.json"):
-        command, state = "wrapper", "fresh"
-        words = COMMANDS[command][0]
+def test_a_worker_that_cannot_make_room_for_its_record_never_started_and_uses_no_retry(site):
+    command, state = "worker", "fresh"
+    words = COMMANDS[command][0]
+    for call in ("openat", "write"):
         points = site.points(command, words, state)
-        point = next(point for point in points if point.call == "openat" and point.path.endswith(call))
+        point = next(point for point in points if point.call == call and point.path.endswith(".exit.json"))
         site.refuse_at(point, words, state, "ENOSPC")
         site.finish()
         assert [(a["state"], a["class"]) for a in attempts(site.root, "a/1")[1]] == [

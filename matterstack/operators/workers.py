@@ -1,0 +1,227 @@
+"""The slot workers of this process: who is idle, what is handed to them, and what they answer.
+
+A worker (`slot_worker.py`) runs one attempt at a time. It ends when this process closes its requests or dies, once its
+attempt is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from matterstack.deferred import dataclass
+from matterstack.operators import processes
+
+Key = tuple[str, int]
+
+_PROGRAM = Path(__file__).with_name("slot_worker.py")
+WORKER = _PROGRAM.name
+_ANSWERS = 3  # the descriptor of `slot_worker.ANSWERS`
+_PATIENCE_MS = 10_000  # for a worker to read its request
+
+
+@dataclass()
+class Worker:
+    pid: int
+    start: str  # as processes.start_of gives it
+    requests: int  # the descriptor to write to
+    running: Key | None = None
+
+
+class WorkerGone(OSError):
+    """A worker ended before it had read a request whole: the attempt was not started."""
+
+
+class Workers:
+    """The workers that this process has started, and their answers."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+        self._busy: dict[int, Worker] = {}  # number of the request -> worker
+        self._leaving: list[int] = []  # pids of workers that end, to be reaped
+        self._answers: int | None = None  # read end of the pipe that all workers answer through
+        self._answers_in: int | None = None
+        self._text = b""
+        self._number = 0
+
+    def run(self, key: Key, fields: Sequence[bytes]) -> Worker:
+        """Hand a request to a worker, a new one if none is idle. Raises OSError if that cannot be done: nothing ran."""
+        self._number += 1
+        data = b"".join(b"%s\0" % field for field in (b"%d" % self._number, *fields))
+        while True:
+            worker = self._idle.pop() if self._idle else self._start()
+            try:
+                _write_all(worker.requests, b"%d\n%s" % (len(data), data))
+            except WorkerGone:
+                self._dismiss(worker)
+                continue
+            except OSError:
+                self._dismiss(worker)  # what it has read is not whole: it carries nothing out
+                raise
+            worker.running = key
+            self._busy[self._number] = worker
+            return worker
+
+    def collect(self) -> None:
+        """Take note of what workers have answered, without waiting."""
+        if self._answers is not None:
+            while True:
+                try:
+                    found = os.read(self._answers, 65536)
+                except BlockingIOError:
+                    break
+                self._text += found
+                if len(found) < 65536:
+                    break
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            words = line.split(b" ")
+            worker = self._busy.pop(int(words[0]), None)
+            if worker is None:
+                continue
+            worker.running = None
+            if words[-1] == b"last":
+                self._dismiss(worker)
+            else:
+                self._idle.append(worker)
+        self._reap()
+
+    def is_running(self, pid: int, start: str, key: Key) -> bool | None:
+        """Return whether a worker of this process has an attempt in hand; None if it is no worker of this process."""
+        for worker in (*self._busy.values(), *self._idle):
+            if (worker.pid, worker.start) == (pid, start):
+                return worker.running == key
+        return None
+
+    def answers(self) -> list[int]:
+        """Return the descriptor that becomes readable when a worker answers, none if none is at work; `collect` reads it."""
+        return [self._answers] if self._answers is not None and self._busy else []
+
+    def close(self) -> None:
+        """Let all workers go; they end when what they have in hand has ended."""
+        for worker in (*self._idle, *self._busy.values()):
+            self._dismiss(worker)
+        self._idle, self._busy, self._text = [], {}, b""
+        for fd in (self._answers, self._answers_in):
+            if fd is not None:
+                os.close(fd)
+        self._answers = self._answers_in = None
+        self._reap()
+
+    # --- processes ---
+
+    def _start(self) -> Worker:
+        if self._answers is None:
+            self._answers, self._answers_in = os.pipe()
+            os.set_blocking(self._answers, False)
+        assert self._answers_in is not None
+        reader, writer = os.pipe()
+        try:
+            pid = os.posix_spawn(
+                sys.executable, [sys.executable, "-I", "-S", str(_PROGRAM)], os.environ, setsid=True, setsigmask=(),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, reader, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, self._answers_in, _ANSWERS),
+                ],
+            )  # fmt: skip
+        except OSError:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+        os.set_blocking(writer, False)
+        worker = Worker(pid, "", writer)
+        try:
+            worker.start = processes.start_of(pid) or ""
+        except OSError:
+            self._dismiss(worker)
+            raise
+        return worker
+
+    def _dismiss(self, worker: Worker) -> None:
+        with suppress(OSError):
+            os.close(worker.requests)
+        self._leaving.append(worker.pid)
+
+    def _reap(self) -> None:
+        for pid in [*self._leaving]:
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                self._leaving.remove(pid)
+
+
+_here = Workers()
+_keepers = 0  # loops of this process that go on
+
+
+def here() -> Workers:
+    """Return the workers of this process."""
+    return _here
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep workers for the attempts to come; without it they are let go after each batch."""
+    global _keepers
+    _keepers += 1
+    try:
+        yield
+    finally:
+        _keepers -= 1
+        let_go()
+
+
+def let_go() -> None:
+    """Let the workers of this process go, unless a loop keeps them."""
+    if not _keepers:
+        _here.close()
+
+
+def request(
+    folder: str,
+    claim: str,
+    head: str,
+    limit_s: float | None,
+    background: str,
+    argv: Sequence[str],
+    outputs: Sequence[str],
+    env: Mapping[str, str],
+) -> list[bytes]:
+    """Return the fields of a request behind its number, as `slot_worker.Request` reads them."""
+    limit = "" if limit_s is None else f"{limit_s:.3f}"
+    texts = [folder, claim, head, limit, background, processes.oom_counter(), _sha256sum()]
+    texts += [str(len(argv)), *argv, str(len(outputs)), *outputs, *(f"{name}={value}" for name, value in env.items())]
+    return [os.fsencode(text) for text in texts]
+
+
+@cache
+def _sha256sum() -> str:
+    import shutil
+
+    return shutil.which("sha256sum") or ""
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write to a worker that reads. Raises WorkerGone if it has ended, OSError if it does not read."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if not poll.poll(_PATIENCE_MS):
+                raise OSError(errno.ETIMEDOUT, "its worker does not read") from None
+        except BrokenPipeError:
+            raise WorkerGone(errno.EPIPE, "its worker has ended") from None
