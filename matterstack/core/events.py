@@ -238,6 +238,14 @@ class AttemptMade(Event):
 
 
 @dataclass(frozen=True)
+class Withdrawn(Event):
+    """Intents of which nothing was made: the attempts never were, and their numbers are used again."""
+
+    kind = "withdrawn"
+    attempts: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
 class AttemptChanged(Event):
     """An attempt changed, and with it perhaps its task."""
 
@@ -343,7 +351,7 @@ KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
         RunCreated, TasksAdded, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
-        Translated, TasksChanged, RetriesReset, AttemptMade, AttemptChanged, LinksChanged, Wished, ParcelPacked,
+        Translated, TasksChanged, RetriesReset, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
         ParcelReturned,
     )
 }  # fmt: skip

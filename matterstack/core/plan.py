@@ -125,6 +125,10 @@ class Workshop(Protocol):
         """Return what an operator may use in sum, or why it cannot be used."""
         ...
 
+    def can_wait(self, operator: str) -> bool:
+        """Return whether intents of an operator may be on record before there is room for them."""
+        ...
+
     def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
         """Render an attempt of a READY task; a notice says why that cannot be done at the moment."""
         ...
@@ -144,7 +148,9 @@ class Plan:
         default_factory=list
     )  # files that an operator wants there first
     publications: list[Publication] = field(default_factory=list)
-    intents: list[Intent] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)  # to be handed over once they are committed
+    queued: list[Intent] = field(default_factory=list)  # the same, of those that were on record before
+    ahead: list[Intent] = field(default_factory=list)  # to be handed over later, as soon as there is room
     defects: dict[Key, str] = field(default_factory=dict)  # tracebacks, for the attempts' folders
     # for the report
     ended: list[Ended] = field(default_factory=list)
@@ -159,10 +165,22 @@ def as_live(folder: str, row: AttemptRow) -> LiveAttempt:
     return LiveAttempt(row.task_id, row.attempt, folder, row.state, row.handle, row.time_s, row.started_at)
 
 
+@dataclass()
+class Ahead:
+    """Intents that a loop has on record before there is room for them: it then hands them over without a commit.
+
+    They take no slot. Only operators of this machine have any: what is handed to others is not taken back in time.
+    """
+
+    intents: dict[Key, Intent] = field(default_factory=dict)  # in the order in which they start
+    most: int = 0  # how many may be on record
+
+
 class Decider:
     """Collects a plan over a board. The public functions below are its uses."""
 
-    def __init__(self, board: Board, workshop: Workshop, now: float) -> None:
+    def __init__(self, board: Board, workshop: Workshop, now: float, ahead: Ahead | None = None) -> None:
+        self.ahead = ahead or Ahead()
         self.board = board
         self.workshop = workshop
         self.now = now
@@ -391,33 +409,68 @@ class Decider:
     def launch(self) -> list[TaskChange]:
         """Choose what is handed over; return the tasks that failed before they could be."""
         failed = []
-        for operator in self.board.operators_with_ready():
+        waiting = {intent.made.operator for intent in self.ahead.intents.values()}
+        for operator in sorted(waiting.union(self.board.operators_with_ready())):
             capacity = self.workshop.capacity(operator)
             if isinstance(capacity, Notice):
                 self.plan.notices.append(capacity)
                 continue
             live = (row for row in self.board.live if row.operator == operator and row.key not in self._over)
-            failed += self._choose(operator, Slots(capacity, live))
+            slots = Slots(capacity, live)
+            left = self._hand_over_queued(operator, slots)
+            if not left:
+                failed += self._choose(operator, slots)
+            if self.ahead.most and left <= self.ahead.most // 2 and self.workshop.can_wait(operator):
+                failed += self._choose_ahead(operator, self.ahead.most - left)
         return failed
 
+    def _hand_over_queued(self, operator: str, slots: Slots) -> int:
+        """Choose of the intents that are on record; return how many are left."""
+        queue = [intent for intent in self.ahead.intents.values() if intent.made.operator == operator]
+        for number, intent in enumerate(queue):
+            if not slots.fits(intent.resources):
+                return len(queue) - number
+            slots.take(intent.resources)
+            self.plan.queued.append(intent)
+        return 0
+
     def _choose(self, operator: str, slots: Slots) -> list[TaskChange]:
-        failed = []
+        failed: list[TaskChange] = []
         for row in self.board.ready(operator, slots.bound()) if not slots.full() else ():
             if slots.full():
                 break
-            found = self.workshop.prepare(row)
-            if isinstance(found, Notice):  # it stays READY
-                self.plan.notices.append(found)
-            elif isinstance(found, Unlaunchable):
-                failed.append(self._unlaunchable(row, found))
-            elif not slots.fits(found.resources):
+            found = self._prepared(row, failed)
+            if found is None:
+                continue
+            if not slots.fits(found.resources):
                 break
-            else:
-                slots.take(found.resources)
+            slots.take(found.resources)
+            self.plan.events.append(found.made)
+            self.plan.intents.append(found)
+            self.board.submitted(row)
+        return failed
+
+    def _choose_ahead(self, operator: str, most: int) -> list[TaskChange]:
+        """Choose what will be handed over next."""
+        failed: list[TaskChange] = []
+        for row in self.board.ready(operator, most):
+            found = self._prepared(row, failed)
+            if found is not None:
                 self.plan.events.append(found.made)
-                self.plan.intents.append(found)
+                self.plan.ahead.append(found)
                 self.board.submitted(row)
         return failed
+
+    def _prepared(self, row: TaskRow, failed: list[TaskChange]) -> Intent | None:
+        """Return a READY task's attempt, None if it stays READY or has failed."""
+        found = self.workshop.prepare(row)
+        if isinstance(found, Notice):
+            self.plan.notices.append(found)
+            return None
+        if isinstance(found, Unlaunchable):
+            failed.append(self._unlaunchable(row, found))
+            return None
+        return found
 
     def _unlaunchable(self, row: TaskRow, found: Unlaunchable) -> TaskChange:
         attempt, change = self.failed(found.made.key, row, found.failure, found.reason)
@@ -439,13 +492,14 @@ def decide(
     seen: Mapping[Key, Observation],
     evidence: Mapping[Key, Evidence | Reason],
     now: float,
+    ahead: Ahead | None = None,
 ) -> Plan:
     """Return what a step is to record and to do.
 
     ``seen`` is what the operators saw of live and ``awaited`` attempts, ``folders`` where those are, ``evidence`` what the
     files of those that ended show, or why that cannot be told.
     """
-    decider = Decider(board, workshop, now)
+    decider = Decider(board, workshop, now, ahead)
     plan = decider.plan
     live = [row for row in board.live if not decider.set_aside(row, folders[row.key], seen.get(row.key))]
     made = decider.reconcile([*live, *awaited], seen, evidence)
@@ -459,7 +513,7 @@ def decide(
     decider.settle(made)
     if not board.run.paused:
         plan.ready = startable(board.buckets())
-        if plan.ready:
+        if plan.ready or decider.ahead.intents:
             decider.settle(decider.launch(), unlooked=False)
     return plan
 

@@ -19,12 +19,16 @@ from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.errors import TRANSIENT
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
 from matterstack.run_root.files import write_once
-from matterstack.run_root.layout import DEFECT, attempt_folder
+from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, TASK, attempt_folder
 from matterstack.run_root.results import ignore_large, publish
 
 log = logging.getLogger("matterstack")
 
 Key = tuple[str, int]
+
+
+class FolderTaken(Exception):
+    """An attempt's folder was made by another step."""
 
 
 class RunFiles:
@@ -47,6 +51,14 @@ class RunFiles:
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
             what = str(error.filename or "the system").removeprefix(f"{self._absolute}/")
             return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
+
+    def has_folder(self, key: Key) -> bool:
+        """Return whether anything is where an attempt's folder would be. Raises OSError if that cannot be told."""
+        try:
+            os.lstat(self.folder(key))
+        except FileNotFoundError:
+            return False
+        return True
 
     def files_within(self, folder: str, pattern: str) -> list[str]:
         """Return the files below a folder of the run root that a glob matches, sorted, relative to the run root."""
@@ -72,7 +84,7 @@ class RunFiles:
         outputs: Iterable[ResolvedOutput],
         copies: Mapping[str, Path],
     ) -> Rejection | None:
-        """Make the folder of an attempt; return why it cannot be handed over, None if it can."""
+        """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken."""
         folder = Path(self.folder(key))
         real = os.path.realpath(folder.parent)
         if real != str(folder.parent):  # from behind a link no relative path would lead where it should
@@ -84,6 +96,8 @@ class RunFiles:
         try:
             create_attempt_folder(folder, task, script, outputs, copies)
         except OSError as error:
+            if isinstance(error, FileExistsError) and _is_of_a_step(folder):
+                raise FolderTaken from None
             path = os.path.relpath(error.filename or folder, self.root)
             later = error.errno in (*TRANSIENT, errno.EACCES, errno.EPERM)
             return Rejection(said(f"{path} cannot be written: {error.strerror or error}"), retry_later=later)
@@ -135,6 +149,15 @@ class RunFiles:
         except OSError as error:
             return error.strerror or str(error)
         return ""
+
+
+def _is_of_a_step(folder: Path) -> bool:
+    """Return whether what lies in an attempt's folder is a step's, and not a person's."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return False
+    return not names or bool(names & {TASK, COMMAND, CLAIM})
 
 
 def _is_hidden(path: Path) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from matterstack.core.model import Campaign
+from matterstack.core.plan import Ahead
 from matterstack.core.states import RunState, TaskState
 from matterstack.deferred import dataclass
-from matterstack.errors import RunLockedError
+from matterstack.errors import MatterStackError, RunLockedError
 from matterstack.operators import workers
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
@@ -23,6 +26,7 @@ from matterstack.storage.run_lock import somebody_waits
 from matterstack.storage.state_store import SQLiteStateStore
 
 _LONGEST_WAIT_S = 2.0  # between looks at what other commands did
+_MOST_AHEAD = 32  # intents on record before there is room for them
 _HOLD_S = 0.1  # for which the lock is kept although nothing happens
 _GROUP_S = 0.05  # after which what was seen is committed, also while more comes
 _PATIENCE_S = 1.0  # for which the loop stays away from the lock when somebody waits for it
@@ -88,36 +92,59 @@ class _Loop:
     def _hold(self, store: SQLiteStateStore) -> _Tick:
         """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
         pool, files = Pool(store), RunFiles(self.root)
-        flushed = time.monotonic()
-        try:
-            while True:
-                tick = self._tick(store, pool, files)
-                try:
-                    if tick.is_last:
-                        store.flush()
-                    if self.on_tick is not None:
-                        self.on_tick(tick.report)
-                    if tick.is_last or somebody_waits(self.root):
-                        return tick
-                    self.woken = _wait(self._wakers(tick), 0.0)
-                    if not self.woken or time.monotonic() - flushed > _GROUP_S:
-                        store.flush()
-                        flushed = time.monotonic()
-                    self.woken = self.woken or _wait(self._wakers(tick), min(_HOLD_S, tick.patience_s()))
-                    if not self.woken:
-                        return tick
-                except BaseException:
-                    tick.close()
-                    raise
-                tick.close()
-        finally:
-            store.flush()
+        ahead = Ahead()
 
-    def _tick(self, store: SQLiteStateStore, pool: Pool, files: RunFiles) -> _Tick:
-        pool.notices.clear()
-        told = self.last.warnings if self.last is not None else ()
-        report = take_and_tell(Step(self.root, store, pool=pool, files=files, grouped=True), told)
-        fds = pool.wake_fds(report.live, {row.key: files.folder(row.key) for row in report.live})
+        def step() -> Step:
+            return Step(self.root, store, pool=pool, files=files, ahead=ahead)
+
+        step().withdraw()
+        try:
+            tick = self._ticks(store, step, ahead)
+        except BaseException:
+            with suppress(MatterStackError):
+                step().withdraw(ahead.intents)
+                store.flush()
+            raise
+        try:
+            step().withdraw(ahead.intents)
+            store.flush()
+        except BaseException:
+            tick.close()
+            raise
+        return tick
+
+    def _ticks(self, store: SQLiteStateStore, step: Callable[[], Step], ahead: Ahead) -> _Tick:
+        flushed = time.monotonic()
+        ended: deque[float] = deque(maxlen=_MOST_AHEAD)
+        while True:
+            now = time.monotonic()
+            # As many as ended in the last second: where tasks take long, nothing needs to be on record early.
+            ahead.most = sum(now - at < 1.0 for at in ended)
+            tick = self._tick(store, step())
+            ended.extend([now] * len(tick.report.ended))
+            try:
+                if tick.is_last:
+                    store.flush()
+                if self.on_tick is not None:
+                    self.on_tick(tick.report)
+                if tick.is_last or somebody_waits(self.root):
+                    return tick
+                self.woken = _wait(self._wakers(tick), 0.0)
+                if not self.woken or time.monotonic() - flushed > _GROUP_S:
+                    store.flush()
+                    flushed = time.monotonic()
+                self.woken = self.woken or _wait(self._wakers(tick), min(_HOLD_S, tick.patience_s()))
+                if not self.woken:
+                    return tick
+            except BaseException:
+                tick.close()
+                raise
+            tick.close()
+
+    def _tick(self, store: SQLiteStateStore, step: Step) -> _Tick:
+        step.pool.notices.clear()
+        report = take_and_tell(step, self.last.warnings if self.last is not None else ())
+        fds = step.pool.wake_fds(report.live, {row.key: step.files.folder(row.key) for row in report.live})
         # What wakes the loop and lets a step change nothing would wake it again at once, for ever.
         self.in_vain = (self.woken or self.in_vain) and not report.changed
         self.last = report

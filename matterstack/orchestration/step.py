@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import cast
 
 from matterstack.core.board import Board, startable
-from matterstack.core.events import AttemptChanged, Event, Key, LinksChanged
+from matterstack.core.events import AttemptChanged, Event, Key, LinksChanged, Withdrawn
 from matterstack.core.model import Evidence, Launch, Observation, OutputFile, Rejection, Sighting, Submission
-from matterstack.core.plan import ENDED, Decider, Notice, Outcome, Plan, Publication, decide, decide_outcomes
+from matterstack.core.plan import ENDED, Ahead, Decider, Notice, Outcome, Plan, Publication, decide, decide_outcomes
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState
 from matterstack.deferred import dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
-from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.files import FolderTaken, RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
 from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
@@ -64,9 +64,9 @@ class Step:
         files: RunFiles | None = None,
         clock: Clock = time.time,
         workshop: type[RunWorkshop] = RunWorkshop,
-        grouped: bool = False,
+        ahead: Ahead | None = None,
     ) -> None:
-        self.grouped = grouped  # what was seen may be committed later, with what comes then
+        self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.root = root
         self.store = store
         self.pool = pool or Pool(store)
@@ -77,6 +77,8 @@ class Step:
     def take(self) -> StepReport:
         """Take the step. Raises RunRootError if the disk refuses everything that was to be handed over."""
         plans: list[Plan] = []
+        if self.ahead is None:
+            self.withdraw()
         board, acted = self._pass(plans)
         if acted.freed and startable(board.buckets()):
             # What was fenced or ended may run again at once: by a pass like any other.
@@ -86,6 +88,21 @@ class Step:
         self._raise_if_all_is_refused(acted.outcomes)
         return report
 
+    def withdraw(self, also: Iterable[Key] = ()) -> None:
+        """Take back the intents of a loop that was killed, of which nothing was made, and ``also`` these of our own."""
+        keys = [*also]
+        for row in self.store.live_attempts():
+            if row.state is AttemptState.SUBMITTING and row.key not in keys and self._is_ours(row):
+                try:
+                    keys += [] if self.files.has_folder(row.key) else [row.key]
+                except OSError:  # it cannot be told: its claim decides
+                    continue
+        if keys:
+            self.store.append([Withdrawn(tuple(keys))], self.now)
+
+    def _is_ours(self, row: AttemptRow) -> bool:
+        return self.store.campaign(row.campaign_version).operators[row.operator].kind == "local"
+
     def preview(self) -> StepReport:
         """Return what a step would do; it ends where anything would be written."""
         board, plan, seen = self._decide()
@@ -94,7 +111,7 @@ class Step:
 
     def decider(self) -> Decider:
         """Return what a person's command decides with, over the ledger as it is."""
-        board = Board(self.store)
+        board = self._board()
         return Decider(board, self._workshop(board), self.now)
 
     def end_wished(self) -> None:
@@ -110,9 +127,16 @@ class Step:
 
     def record(self, seen: Mapping[Key, Observation]) -> None:
         """Record what was seen of live attempts; nothing is handed over."""
-        board = Board(self.store)
+        board = self._board()
         evidence = self._gather(board.live, seen)
         self._commit(decide_outcomes(board, self._workshop(board), seen, evidence, {}, self.now, unlooked=False))
+
+    def _board(self) -> Board:
+        """Return the ledger as it is; what is on record ahead of its time is not alive yet."""
+        board = Board(self.store)
+        if self.ahead is not None and self.ahead.intents:
+            board.live = [row for row in board.live if row.key not in self.ahead.intents]
+        return board
 
     # --- the way of a step ---
 
@@ -122,21 +146,21 @@ class Step:
         committed = self._commit(plan)
         acted = self._act(plan)
         plans.append(plan)
-        board = Board(self.store) if committed else board
+        board = self._board() if committed or plan.queued else board
         if acted.seen or acted.outcomes:
             evidence = self._gather(board.live, acted.seen)
             second = decide_outcomes(board, self._workshop(board), acted.seen, evidence, acted.outcomes, self.now)
-            board = Board(self.store) if self._commit(second) else board
+            board = self._board() if self._commit(second) else board
             plans.append(second)
         return board, acted
 
     def _decide(self) -> tuple[Board, Plan, dict[Key, Observation]]:
-        board = Board(self.store)
+        board = self._board()
         awaited = self.store.awaited_attempts()
         folders = self._folders([*board.live, *awaited])
         seen = self.pool.observe(board.live, awaited, folders)
         evidence = self._gather([*board.live, *awaited], seen)
-        plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now)
+        plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now, self.ahead)
         return board, plan, seen
 
     def _workshop(self, board: Board) -> RunWorkshop:
@@ -176,8 +200,12 @@ class Step:
         ]
         events += self._link_again({event.task for event in events if isinstance(event, AttemptChanged)})
         # Nothing is acted on that is not committed.
-        acts = bool(plan.intents or plan.fences or plan.ends or plan.leave)
-        written = self.store.append(events, self.now, sync=acts or not self.grouped)
+        acts = bool(plan.intents or plan.ahead or plan.fences or plan.ends or plan.leave)
+        written = self.store.append(events, self.now, sync=acts or self.ahead is None)
+        if self.ahead is not None:
+            for intent in plan.queued:
+                del self.ahead.intents[intent.made.key]
+            self.ahead.intents |= {intent.made.key: intent for intent in plan.ahead}
         for key, text in plan.defects.items():
             self.files.write_defect(key, text)
         return written > 0
@@ -211,12 +239,14 @@ class Step:
 
     def _act(self, plan: Plan) -> Acted:
         acted = Acted()
+        if plan.queued:
+            self.store.require_epoch()
         folders = self._folders([*plan.fences, *(end.operator for end in plan.ends)])
         acted.seen.update(self.pool.ask(lambda operator, live: operator.recover(live), plan.fences, folders))
         self._end(plan, folders, acted)
         for row, seen in plan.leave:
             acted.seen[row.key] = self._leave(row, seen)
-        self._hand_over(cast("list[RenderedIntent]", plan.intents), plan, acted)
+        self._hand_over(cast("list[RenderedIntent]", [*plan.queued, *plan.intents]), plan, acted)
         return acted
 
     def _end(self, plan: Plan, folders: Mapping[Key, str], acted: Acted) -> None:
@@ -243,7 +273,10 @@ class Step:
     def _hand_over(self, intents: Sequence[RenderedIntent], plan: Plan, acted: Acted) -> None:
         batches: dict[tuple[int, str], list[Launch]] = {}
         for intent in intents:
-            launch = self._prepare(intent)
+            try:
+                launch = self._prepare(intent)
+            except FolderTaken:  # by a step that took over, or was taken over: the claim decides whose it is
+                continue
             if isinstance(launch, Rejection):
                 acted.outcomes[intent.key] = launch
             else:

@@ -112,6 +112,9 @@ class RunWorkshop:
     def capacity(self, operator: str) -> Capacity | Notice:
         return self.pool.capacity(operator)
 
+    def can_wait(self, operator: str) -> bool:
+        return self.store.newest_campaign().operators[operator].kind == "local"
+
     def _facts(self) -> RunFacts:
         from matterstack.template.attempt import RunFacts
 

@@ -33,11 +33,15 @@ def create_attempt_folder(
     task.json comes last, and whole: where it is, all is. Raises FileExistsError if the folder exists: it is never
     reused; OSError.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir()
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        os.makedirs(folder.parent, exist_ok=True)
+        os.mkdir(folder)
     for output in outputs:
-        path = folder / output.file
-        (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+        if "/" in output.file:  # of a folder, at its end
+            path = folder / output.file
+            (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
     if script:
         (folder / "command.sh").write_text(script, encoding="utf-8")
     _place_inputs(folder, copies or {})

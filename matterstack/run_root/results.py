@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,13 +43,17 @@ def _link(root: Path, folder: str, output: OutputFile) -> str:
         in_the_way = what_is_in_the_way(root, link)
         if in_the_way:
             return f"{in_the_way}; move it away"
-        link.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(link) and not os.path.islink(link):
             return "something that is not a link is in its place; move it away"
-        beside = link.with_name(f".{link.name[:200]}.{os.getpid()}")
-        with suppress(FileNotFoundError):
-            beside.unlink()
-        beside.symlink_to(target)
+        beside = str(link.with_name(f".{link.name[:200]}.{os.getpid()}"))
+        try:
+            os.symlink(target, beside)
+        except FileNotFoundError:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(target, beside)
+        except FileExistsError:  # of one that was killed
+            os.unlink(beside)
+            os.symlink(target, beside)
         os.replace(beside, link)
     except OSError as error:
         return error.strerror or str(error)
@@ -68,10 +73,16 @@ def _unlink(root: Path, task_id: str, output_path: str) -> str:
 
 def what_is_in_the_way(root: Path, link: Path) -> str:
     """Return what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
-    for folder in [folder for folder in link.parents if folder.is_relative_to(root / "results")]:
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            return f"{folder.relative_to(root)} is {'a link' if folder.is_symlink() else 'not a folder'}"
-    return ""
+    results = root / "results"
+    folder = link.parent
+    while True:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mode = os.lstat(folder).st_mode
+            if not stat.S_ISDIR(mode):
+                return f"{folder.relative_to(root)} is {'a link' if stat.S_ISLNK(mode) else 'not a folder'}"
+        if folder == results:
+            return ""
+        folder = folder.parent
 
 
 def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from matterstack.core.model import (
     Resources,
     to_json,
 )
-from matterstack.core.plan import Intent, Notice, Unlaunchable
+from matterstack.core.plan import Ahead, Intent, Notice, Unlaunchable
 from matterstack.core.readiness import initial_changes
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.core.recorded import TaskRow
@@ -30,7 +30,7 @@ from matterstack.core.states import FailureClass
 from matterstack.core.values import dump_json
 from matterstack.errors import JournalError, RunRootError
 from matterstack.operators.base import Operator
-from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.files import FolderTaken, RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.step import Step
@@ -115,6 +115,9 @@ class SimulatedFiles(RunFiles):
     def folder(self, key: Key) -> str:
         return f"{key[0]}.{key[1]}"
 
+    def has_folder(self, key: Key) -> bool:
+        return key in self.world.folders
+
     def evidence(
         self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], *, ours: bool
     ) -> Evidence | Reason:
@@ -135,8 +138,8 @@ class SimulatedFiles(RunFiles):
         copies: Mapping[str, Path],
     ) -> Rejection | None:
         self.world.before("folder")
-        if key in self.world.folders:  # a step that took over has claimed it
-            return Rejection(said("File exists"))
+        if key in self.world.folders:
+            raise FolderTaken
         self.world.folders[key] = Folder(whole=False)
         try:
             self.world.before("task.json")
@@ -231,7 +234,9 @@ class SimulatedRun:
         self.open().append([created, TasksAdded(1, digest_of_text(rows), len(instances))], self.world.now)
 
     def empty(self) -> SimulatedStore:
-        """Return the ledger without its journal, for a clone to be filled."""
+        """Return the ledger without its journal, for a clone to be filled; what a killed process left open is undone."""
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
         read = self.world.expanded.__getitem__
         store = SimulatedStore.over(self.db, ROOT / "state.sqlite", read, known=True)
         store.world = self.world
@@ -250,10 +255,18 @@ class SimulatedRun:
 
     def process(self) -> Step:
         """Return a step as a new process takes it."""
-        store = self.open()
-        files = SimulatedFiles(self.world)
-        pool = Pool(store, self.make)
-        return Step(ROOT, store, pool=pool, files=files, clock=lambda: self.world.now, workshop=SimulatedWorkshop)
+        return self._step(self.open(), None)
+
+    def hold(self, most_ahead: int) -> tuple[SimulatedStore, Callable[[], Step], Ahead]:
+        """Return the ledger as a loop keeps it, its next step, and what it has on record ahead of its time."""
+        store, ahead = self.open(), Ahead(most=most_ahead)
+        return store, lambda: self._step(store, ahead), ahead
+
+    def _step(self, store: SimulatedStore, ahead: Ahead | None) -> Step:
+        files, pool = SimulatedFiles(self.world), Pool(store, self.make)
+        return Step(
+            ROOT, store, pool=pool, files=files, clock=lambda: self.world.now, workshop=SimulatedWorkshop, ahead=ahead
+        )
 
     def step(self) -> StepReport:
         return self.process().take()

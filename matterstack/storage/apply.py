@@ -167,6 +167,18 @@ def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, re
     )
 
 
+def _withdrawn(db: sqlite3.Connection, entry: Entry, event: e.Withdrawn, read: Read) -> None:
+    keys = event.attempts
+    _update(db, "DELETE FROM attempts WHERE task_id = ? AND attempt = ? AND state = 'SUBMITTING'", keys)
+    db.executemany("DELETE FROM attempt_inputs WHERE task_id = ? AND attempt = ?", keys)
+    _update(
+        db,
+        "UPDATE tasks SET state = 'READY', attempts = attempts - 1 WHERE task_id = ? AND attempts = ? "
+        "AND state = 'SUBMITTED'",
+        keys,
+    )
+
+
 def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChanged, read: Read) -> None:
     row = db.execute("SELECT state FROM attempts WHERE task_id = ? AND attempt = ?", event.key).fetchone()
     if row is None:
@@ -266,6 +278,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.TasksChanged.kind: _tasks_changed,
     e.RetriesReset.kind: _retries_reset,
     e.AttemptMade.kind: _attempt_made,
+    e.Withdrawn.kind: _withdrawn,
     e.AttemptChanged.kind: _attempt_changed,
     e.LinksChanged.kind: _links_changed,
     e.Wished.kind: _wished,

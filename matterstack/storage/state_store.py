@@ -125,6 +125,7 @@ class SQLiteStateStore(Queries):
         self._raised = False
         self._before: tuple[int | None, bool, Moved | None] = (None, False, None)  # the open transaction
         self._unsynced: list[str] = []  # its lines
+        self._owed: list[str] = []  # lines that are committed, and could not be written to the journal
         self._campaigns: dict[int, Campaign] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 
@@ -347,7 +348,6 @@ class SQLiteStateStore(Queries):
         """Commit what was recorded without it, and bring the journal up to that. Raises RunRootError."""
         if not self._unsynced:
             return
-        lines, self._unsynced = self._unsynced, []
         with self.guard():
             try:
                 self.db.execute("COMMIT")
@@ -355,11 +355,15 @@ class SQLiteStateStore(Queries):
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 self.epoch, self._raised, self.moved = self._before
+                self._unsynced = []
                 raise
+        lines, self._unsynced = self._unsynced, []
         if self.journal is not None:
+            self._owed += lines
             try:
-                self.journal.append(lines)
-            except OSError as error:
+                self.journal.append(self._owed)
+                self._owed = []
+            except OSError as error:  # whatever this process commits next writes them first
                 message = f"{self.journal.path}: cannot be written: {error.strerror}; the next step completes it"
                 raise RunRootError(message) from None
 
@@ -408,6 +412,11 @@ class SQLiteStateStore(Queries):
                 f"{self.path}: another process has changed the ledger; stopping here, nothing is lost"
             )
         return int(self.epoch) + (0 if self._raised else 1)
+
+    def require_epoch(self) -> None:
+        """Raise LedgerTakenOverError if another process has committed since this one did."""
+        with self.guard():
+            self._next_epoch()
 
     def replay(self, entries: Iterable[Entry]) -> None:
         """Fill an empty ledger with the events of a journal. Raises LedgerError for one that does not fit."""

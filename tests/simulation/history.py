@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from matterstack.core.events import Adopted, Paused, Resumed, RetriesReset, Uncancelled, Wished
@@ -112,7 +113,7 @@ class History:
             raise Killed(effect)
         if fault == "error":
             raise copy.copy(_CAN_FAIL[effect])
-        if fault == "second":  # this process sleeps, and another takes the lock over
+        if fault == "second" and not self.run.db.in_transaction:  # this process sleeps, and another takes the lock over
             self._nested = True
             try:
                 self.run.step()
@@ -132,8 +133,10 @@ class History:
     def _step(self, number: int) -> None:
         self.log.append(f"step {number} at {self.world.now - 1_800_000_000:.0f} s")
         try:
-            report = self.run.step()
-            self.log.append(f"  {report.line()}")
+            if self.chance.happens(0.4, "loop", number):
+                self._loop(number)
+            else:
+                self.log.append(f"  {self.run.step().line()}")
         except Killed as error:
             self.log.append(f"  killed at {error}")
         except LedgerTakenOverError:
@@ -141,6 +144,26 @@ class History:
         except MatterStackError as error:
             self.log.append(f"  {type(error).__name__}: {error}")
         self._check()
+
+    def _loop(self, number: int) -> None:
+        """Take some steps as a loop does: the ledger stays open, and what was seen is committed with what comes next."""
+        store, step, ahead = self.run.hold(self.chance.number(0, 4, "ahead", number))
+        step().withdraw()
+        try:
+            for tick in range(self.chance.number(1, 4, "ticks", number)):
+                self.log.append(f"  in a loop: {step().take().line()}")
+                if self.chance.happens(0.3, "flush", number, tick):
+                    store.flush()
+                self.world.now += self.chance.roll("tick", number, tick) * 6
+                for key in list(self.world.work):
+                    self.world.catch_up(key)
+        except MatterStackError:
+            with suppress(MatterStackError):
+                step().withdraw(ahead.intents)
+                store.flush()
+            raise
+        step().withdraw(ahead.intents)
+        store.flush()
 
     def _check(self) -> None:
         started = sum(work.started for work in self.world.work.values())

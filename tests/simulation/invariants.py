@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import LIVE, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
 from matterstack.simulation.run import ROOT, SimulatedRun, empty_ledger
 from matterstack.storage.journal import Journal
@@ -79,9 +80,11 @@ def what_was_fenced_never_runs(now: Now) -> str:
 
 
 def nothing_runs_that_is_not_on_record(now: Now) -> str:
-    return next(
-        (f"{key} was handed over and is not in the ledger" for key in now.world.work if key not in now.attempts), ""
-    )
+    """But for what a loop handed over while another withdrew it: the number is used again, and its folder found taken."""
+    for key in now.world.work:
+        if key not in now.attempts and now.tasks[key[0]].attempts != key[1] - 1:
+            return f"{key} was handed over and is not in the ledger"
+    return ""
 
 
 def a_task_is_active_while_its_attempt_is(now: Now) -> str:
@@ -140,13 +143,23 @@ def nobody_gives_up_on_a_task_whose_commands_were_not_even_handed_over(now: Now)
 def only_a_defect_of_an_operator_fails_a_task_as_a_defect(now: Now) -> str:
     """Never a disk, and never the ledger."""
     for key, row in now.attempts.items():
-        if row.failure is FailureClass.DEFECT and not any(abs(row.created_at - at) < 1 for at in now.world.raised_at):
+        if row.failure is FailureClass.DEFECT and not any(
+            row.created_at - 1 < at < (row.ended_at or at) + 1 for at in now.world.raised_at
+        ):
             return f"{key} failed for a defect that no operator had"
     return ""
 
 
+def _may_run(now: Now, row: AttemptRow) -> bool:
+    if row.key not in now.world.work:
+        return row.state is not AttemptState.SUBMITTING
+    return now.world.is_alive(row.key)
+
+
 def no_more_is_active_than_may_be(now: Now) -> str:
-    live = [row for row in now.live if row.operator == "local"]
+    # What a loop has on record ahead of its time takes no slot; nor does what was refused, or has ended, and was seen by a
+    # loop that was killed before it committed that.
+    live = [row for row in now.live if row.operator == "local" and _may_run(now, row)]
     most = now.campaign.operators["local"].max_active
     if most is not None and len(live) > most:
         return f"{len(live)} attempts are active, at most {most} may be"
