@@ -139,6 +139,6 @@ def _found(root: Path, store: SQLiteStateStore, task_id: str, attempt: int) -> E
     spec = store.campaign(row.campaign_version).operators[row.operator]
     claim = read_claim(root / attempt_folder(task_id, attempt))
     # Where it was handed over is only known by the claim; without one it was from this home.
-    origin = json.dumps(claim.data) if claim is not None and claim.by == "wrapper" else make_operator(spec).origin()
+    origin = json.dumps(claim.data) if claim is not None and claim.by == "worker" else make_operator(spec).origin()
     inputs = attempts_read(root, task_id, attempt)
     return attempt_made((task_id, attempt), row.operator, origin, Resources(), store.run().source_digest, inputs)

@@ -130,3 +130,21 @@ def counts_text(counts: Any) -> str:
 
 def plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+_FLOOR = 12 * 2**20  # a command's peak begins at that of the slot worker which started it
+
+
+def peak_text(size: int | None) -> str:
+    """Print the peak memory of a process for a person."""
+    return f"< {_FLOOR // 2**20}M" if size is not None and size < _FLOOR else memory_text(size)
+
+
+def memory_text(size: int | None) -> str:
+    """Print a size in bytes for a person: `512K`, `1.5G`."""
+    if size is None:
+        return ""
+    for unit, scale in (("G", 2**30), ("M", 2**20)):
+        if size >= scale:
+            return f"{size / scale:.3g}{unit}"
+    return f"{size // 1024}K"

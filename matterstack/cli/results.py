@@ -16,9 +16,10 @@ from matterstack.errors import ExitCode, UsageError
 @run_argument
 @click.option("--task", "patterns", multiple=True, metavar="GLOB", help="Only these tasks (may be repeated).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--usage", is_flag=True, help="With columns of what each used: seconds of cpu, peak memory, bytes.")
 @json_option
 @common
-def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) -> int:
+def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, as_json: bool) -> int:
     """Print one table of all tasks: matrix values, state, attempt, metrics."""
     from matterstack.cli.render import cell, coloured, print_json, table
     from matterstack.views.results import results as read_results
@@ -33,6 +34,8 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, as_json: bool) ->
         if not isinstance(row["response"], Mapping):  # an answer may be any JSON; a table has columns
             row["response"] = {"data": row["response"]}
     columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    if usage:
+        columns["usage"] = ["cpu_s", "max_rss", "read", "written"]
     if as_csv:
         _write_csv(rows, columns)
         return ExitCode.FINE

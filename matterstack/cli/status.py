@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,14 +18,18 @@ _MOST_REASONS = 10
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="RUN...")
+@click.option("--usage", is_flag=True, help="Show what tasks used of cpus and memory, beside what they asked for.")
 @json_option
 @common
-def status(runs: tuple[str, ...], as_json: bool) -> int:
+def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
     """Show the state of runs."""
     from matterstack.cli.render import print_json
     from matterstack.views.status import open_run
 
     roots = runs or (default_run(),)
+    if usage:
+        _show_usage(roots, as_json)
+        return ExitCode.FINE
     views = [open_run(root) for root in roots]
     if as_json:
         data = [view.to_json() for view in views]
@@ -35,6 +40,33 @@ def status(runs: tuple[str, ...], as_json: bool) -> int:
             click.echo()
         _show_status(view)
     return ExitCode.FINE
+
+
+def _show_usage(roots: Sequence[str], as_json: bool) -> None:
+    from matterstack.cli.render import memory_text, peak_text, print_json, table
+    from matterstack.views.usage import usage_by_group
+
+    found = [usage_by_group(root) for root in roots]
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+        return
+    for root, groups in zip(roots, found, strict=True):
+        if len(roots) > 1:
+            click.echo(f"{root}:")
+        rows = [
+            [
+                item["group"], str(item["attempts"]), f"{item['cpu_s']:.1f} s", str(item["cpus"]),
+                memory_text(item["memory"]), peak_text(item["max_rss_median"]), peak_text(item["max_rss"]),
+                memory_text(item["read"]), memory_text(item["written"]),
+            ]
+            for item in groups
+        ]  # fmt: skip
+        header = ["task", "attempts", "cpu", "cpus", "asked", "median", "largest", "read", "written"]
+        click.echo(table(header, rows, right=range(1, len(header))) if rows else "no attempt has ended yet")
+        for item in groups:
+            if item["asks_much"]:
+                asked, most = memory_text(item["memory"]), peak_text(item["max_rss"])
+                click.echo(f"{item['group']} asks for {asked} of memory, and has used {most} at most")
 
 
 def _show_status(view: Any) -> None:

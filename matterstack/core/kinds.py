@@ -12,6 +12,7 @@ class Kind:
     name: str
     runs_command: bool = False  # a task needs `command`; else `command` is an error
     runnable: bool = True  # by this version
+    on_this_machine: bool = False  # all operators that are share its cpus and memory
     whom: str = ""  # who does the work, where people or machines of others are asked; their clock is `deadline`
     answers: bool = False  # gives a response that templates can name
     elsewhere: bool = False  # runs where this environment's variables are not known
@@ -32,7 +33,7 @@ class Kind:
         return self.asks or self.plug_in
 
 
-LOCAL = Kind("local", runs_command=True, corrected_by_refresh=True)
+LOCAL = Kind("local", runs_command=True, on_this_machine=True, corrected_by_refresh=True)
 SLURM = Kind("slurm", runs_command=True, runnable=False, corrected_by_refresh=True)
 MANUAL = Kind("manual", runs_command=True, whom="a closed cluster", elsewhere=True, corrected_by_refresh=True)
 HUMAN = Kind("human", whom="a person", answers=True, can_default=True)

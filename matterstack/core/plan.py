@@ -32,7 +32,7 @@ from matterstack.core.readiness import WaitingTask, settle
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.reconcile import postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
-from matterstack.core.slots import Capacity, Slots
+from matterstack.core.slots import Capacity, Slots, Use
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
 from matterstack.deferred import dataclass
 
@@ -125,8 +125,11 @@ class Workshop(Protocol):
         """Return what an operator may use in sum, or why it cannot be used."""
         ...
 
-    def can_wait(self, operator: str) -> bool:
-        """Return whether intents of an operator may be on record before there is room for them."""
+    def is_local(self, version: int | None, operator: str) -> bool:
+        """Return whether an operator works on this machine, in a version of the campaign or in the newest.
+
+        All that do share its cpus and memory, and their intents may be on record before there is room for them.
+        """
         ...
 
     def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
@@ -409,18 +412,21 @@ class Decider:
     def launch(self) -> list[TaskChange]:
         """Choose what is handed over; return the tasks that failed before they could be."""
         failed = []
+        alive = [row for row in self.board.live if row.key not in self._over]
+        machine = Use(row for row in alive if self.workshop.is_local(row.campaign_version, row.operator))
         waiting = {intent.made.operator for intent in self.ahead.intents.values()}
         for operator in sorted(waiting.union(self.board.operators_with_ready())):
             capacity = self.workshop.capacity(operator)
             if isinstance(capacity, Notice):
                 self.plan.notices.append(capacity)
                 continue
-            live = (row for row in self.board.live if row.operator == operator and row.key not in self._over)
-            slots = Slots(capacity, live)
+            local = self.workshop.is_local(None, operator)
+            live = (row for row in alive if row.operator == operator)
+            slots = Slots(capacity, live, machine if local else None)
             left = self._hand_over_queued(operator, slots)
             if not left:
                 failed += self._choose(operator, slots)
-            if self.ahead.most and left <= self.ahead.most // 2 and self.workshop.can_wait(operator):
+            if self.ahead.most and left <= self.ahead.most // 2 and local:
                 failed += self._choose_ahead(operator, self.ahead.most - left)
         return failed
 

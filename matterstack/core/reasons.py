@@ -24,7 +24,7 @@ class Code(StrEnum):
     EXIT_CODE = "exit_code"  # exit_code
     FAILED_AS = "failed_as"  # failure
     TIME_LIMIT = "time_limit"  # time_s
-    OUT_OF_MEMORY = "out_of_memory"  # exit_code
+    OUT_OF_MEMORY = "out_of_memory"  # exit_code, max_rss (bytes, or None)
     LEFT_RUNNING = "left_running"  # names
     INTERRUPTED = "interrupted"  # by: the name of a signal
     INTERRUPTED_AGAIN = "interrupted_again"  # because
@@ -33,7 +33,7 @@ class Code(StrEnum):
     MISSING_OUTPUTS = "missing_outputs"  # names, after: a reason
     CANCELLED_AT_END = "cancelled_at_end"  # after: a reason
     NOT_STARTED = "not_started"  # why: "claimed", "interrupted", "no files" or "no claim"
-    NO_ROOM = "no_room"  # text: of a wrapper that gave its claim up
+    NO_ROOM = "no_room"  # text: of a worker that gave its claim up
     METRICS_IGNORED = "metrics_ignored"  # why
     GIVEN_UP = "given_up"  # by a person; adopting, seen: a reason
     REJECTED = "rejected"  # text: of an operator that did not accept the work

@@ -20,24 +20,38 @@ class Capacity:
     memory: int | None = None
 
 
+class Use:
+    """What live attempts use of cpus and memory: of one operator, or of all that work on the same machine."""
+
+    def __init__(self, live: Iterable[AttemptRow]) -> None:
+        self.active, self.cpus, self.memory = 0, 0, 0
+        for row in live:
+            self.add(row.cpus, row.memory)
+
+    def add(self, cpus: int, memory: int | None) -> None:
+        self.active += 1
+        self.cpus += cpus
+        self.memory += memory or 0
+
+
 class Slots:
-    """The first task that does not fit ends the choice: nothing of lower priority overtakes it, so that a large task
+    """What an operator may still take, of its own and, with ``shared``, of what others of its machine use as well.
+
+    The first task that does not fit ends the choice: nothing of lower priority overtakes it, so that a large task
     cannot starve. One that is larger than everything runs alone.
     """
 
-    def __init__(self, capacity: Capacity, live: Iterable[AttemptRow]) -> None:
+    def __init__(self, capacity: Capacity, live: Iterable[AttemptRow], shared: Use | None = None) -> None:
         self.capacity = capacity
-        self.active, self.cpus, self.memory = 0, 0, 0
-        for row in live:
-            self.active += 1
-            self.cpus += row.cpus
-            self.memory += row.memory or 0
+        own = list(live)
+        self.active = len(own)
+        self.use = shared if shared is not None else Use(own)
 
     def full(self) -> bool:
         """Return whether not even the smallest task fits."""
         if self.capacity.most is not None and self.active >= self.capacity.most:
             return True
-        return self.capacity.cpus is not None and self.active > 0 and self.cpus >= self.capacity.cpus
+        return self.capacity.cpus is not None and self.use.active > 0 and self.use.cpus >= self.capacity.cpus
 
     def bound(self) -> int:
         """Return how many more tasks could possibly fit."""
@@ -45,27 +59,26 @@ class Slots:
         if self.capacity.most is not None:
             bounds.append(self.capacity.most - self.active)
         if self.capacity.cpus is not None:
-            bounds.append(max(1, self.capacity.cpus - self.cpus))
+            bounds.append(max(1, self.capacity.cpus - self.use.cpus))
         return max(0, min(bounds))
 
     def fits(self, resources: Resources) -> bool:
         if self.full():
             return False
-        if self.active == 0:
+        if self.use.active == 0:
             return True
-        if self.capacity.cpus is not None and self.cpus + resources.cpus > self.capacity.cpus:
+        if self.capacity.cpus is not None and self.use.cpus + resources.cpus > self.capacity.cpus:
             return False
-        return self.capacity.memory is None or self.memory + (resources.memory or 0) <= self.capacity.memory
+        return self.capacity.memory is None or self.use.memory + (resources.memory or 0) <= self.capacity.memory
 
     def take(self, resources: Resources) -> None:
         self.active += 1
-        self.cpus += resources.cpus
-        self.memory += resources.memory or 0
+        self.use.add(resources.cpus, resources.memory)
 
     def describe(self) -> str:
         """Return what is in use, for `explain`."""
         most, cpus = self.capacity.most, self.capacity.cpus
         parts = [f"{self.active} of {most} active"] if most is not None else [f"{self.active} active"]
         if cpus is not None:
-            parts.append(f"{self.cpus} of {cpus} cpus in use")
+            parts.append(f"{self.use.cpus} of {cpus} cpus in use")
         return ", ".join(parts)

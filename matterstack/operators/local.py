@@ -252,7 +252,7 @@ def _check_size(argv: Sequence[str], env: Mapping[str, str]) -> None:
 def _has_run(folder: Path, *, handed_over: bool) -> bool:
     """Return whether an unclaimed folder shows that its command ran all the same, and removed the claim.
 
-    Nothing but a wrapper that holds the claim writes logs, and nothing but a command removes task.json.
+    Nothing but a worker that holds the claim writes logs, and nothing but a command removes task.json.
     """
     return (folder / STDOUT).exists() or (handed_over and not (folder / TASK).exists())
 
@@ -260,7 +260,7 @@ def _has_run(folder: Path, *, handed_over: bool) -> bool:
 def _hidden(attempt: LiveAttempt) -> Reason:
     """Return why the processes of an attempt cannot be seen by this user, no reason if they can."""
     try:
-        owner = processes.hidden_owner(Path(attempt.folder))  # who made it has started the wrapper
+        owner = processes.hidden_owner(Path(attempt.folder))  # who made it has started the worker
     except FileNotFoundError:
         return NO_REASON
     return reason(Code.HIDDEN, owner=owner) if owner else NO_REASON
@@ -294,7 +294,7 @@ def _is_by(claim: Claim, pid: int, start: str) -> bool:
 
 
 def _orphans(session: processes.Session, pids: set[int]) -> Observation:
-    """Return what is seen of a session whose wrapper is gone."""
+    """Return what is seen of an attempt whose worker is gone."""
     certain = bool(processes.session_members(session, marked=True))
     why = reason(Code.ORPHANS, pids=sorted(pids)[:5], certain=certain)
     return Observation(Sighting.RUNNING, reason=why, unreachable=not certain)
@@ -401,11 +401,17 @@ def _failure(attempt: LiveAttempt, data: Mapping[str, Any], code: int) -> tuple[
         and kills > 0
         and (code == 137 or data.get("killed") or _tells_of_kill(attempt))
     ):
-        return FailureClass.OUT_OF_MEMORY, reason(Code.OUT_OF_MEMORY, exit_code=code)
+        return FailureClass.OUT_OF_MEMORY, reason(Code.OUT_OF_MEMORY, exit_code=code, max_rss=_max_rss(data))
     left = data.get("left_running")
     if code == 0 and isinstance(left, list) and left:
         return FailureClass.LEFT_RUNNING, reason(Code.LEFT_RUNNING, names=[str(name) for name in left])
     return None, NO_REASON
+
+
+def _max_rss(data: Mapping[str, Any]) -> int | None:
+    usage = data.get("usage")
+    size = usage.get("max_rss") if isinstance(usage, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _tells_of_kill(attempt: LiveAttempt) -> bool:

@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -253,9 +254,43 @@ def _signal(pid: int, number: int) -> None:
 
 
 def machine_slots() -> tuple[int, int]:
-    """Return this machine's (cpus, bytes of memory) that may be used."""
+    """Return this machine's (cpus, bytes of memory) that may be used: what affinity and the cgroup's limits leave."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpus, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder, controllers in _cgroups():
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            if "" in controllers:
+                quota, period, *_ = (_read(f"{folder}/cpu.max") or "max 1").split()
+                cpus = cpus if quota == "max" else min(cpus, max(1, int(quota) // int(period)))
+                memory = min(memory, _limit(f"{folder}/memory.max"))
+            if "cpu" in controllers:
+                allowed = int(_read(f"{folder}/cpu.cfs_quota_us") or -1)
+                whole = int(_read(f"{folder}/cpu.cfs_period_us") or 1)
+                cpus = cpus if allowed <= 0 else min(cpus, max(1, allowed // whole))
+            if "memory" in controllers:
+                memory = min(memory, _limit(f"{folder}/memory.limit_in_bytes"))
+    return cpus, memory
+
+
+def _limit(path: str) -> int:
+    """Return the limit that a file of a cgroup holds, a very large number without one."""
+    text = _read(path)
+    return int(text) if text.isdigit() else 2**63
+
+
+def _cgroups() -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders of this process's cgroups and of those around them, with their controllers; [""] is version 2.
+
+    Source: kernel documentation, cgroup-v2 (cpu.max, memory.max), cgroup-v1 (cpu.cfs_quota_us, memory.limit_in_bytes).
+    """
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        mount = "" if not controllers else f"/{controllers}"
+        while True:
+            yield f"/sys/fs/cgroup{mount}{path.rstrip('/')}", controllers.split(",")
+            if path in ("", "/"):
+                break
+            path = os.path.dirname(path)
 
 
 @cache

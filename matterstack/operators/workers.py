@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -23,6 +24,7 @@ Key = tuple[str, int]
 _PROGRAM = Path(__file__).with_name("slot_worker.py")
 WORKER = _PROGRAM.name
 _ANSWERS = 3  # the descriptor of `slot_worker.ANSWERS`
+_LEAVING_S = 0.2  # for idle workers to end
 _PATIENCE_MS = 10_000  # for a worker to read its request
 
 
@@ -107,12 +109,14 @@ class Workers:
         """Let all workers go; they end when what they have in hand has ended."""
         for worker in (*self._idle, *self._busy.values()):
             self._dismiss(worker)
-        self._idle, self._busy, self._text = [], {}, b""
+        idle, self._idle, self._busy, self._text = self._idle, [], {}, b""
         for fd in (self._answers, self._answers_in):
             if fd is not None:
                 os.close(fd)
         self._answers = self._answers_in = None
-        self._reap()
+        deadline = time.monotonic() + _LEAVING_S
+        while self._reap() & {worker.pid for worker in idle} and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     # --- processes ---
 
@@ -151,7 +155,8 @@ class Workers:
             os.close(worker.requests)
         self._leaving.append(worker.pid)
 
-    def _reap(self) -> None:
+    def _reap(self) -> set[int]:
+        """Collect the workers that have ended; return those that have not."""
         for pid in [*self._leaving]:
             try:
                 ended, _ = os.waitpid(pid, os.WNOHANG)
@@ -159,6 +164,7 @@ class Workers:
                 ended = pid
             if ended:
                 self._leaving.remove(pid)
+        return set(self._leaving)
 
 
 _here = Workers()

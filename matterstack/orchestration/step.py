@@ -101,7 +101,7 @@ class Step:
             self.store.append([Withdrawn(tuple(keys))], self.now)
 
     def _is_ours(self, row: AttemptRow) -> bool:
-        return self.store.campaign(row.campaign_version).operators[row.operator].kind == "local"
+        return self.store.campaign(row.campaign_version).operators[row.operator].row.on_this_machine
 
     def preview(self) -> StepReport:
         """Return what a step would do; it ends where anything would be written."""

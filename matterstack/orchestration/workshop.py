@@ -112,8 +112,9 @@ class RunWorkshop:
     def capacity(self, operator: str) -> Capacity | Notice:
         return self.pool.capacity(operator)
 
-    def can_wait(self, operator: str) -> bool:
-        return self.store.newest_campaign().operators[operator].kind == "local"
+    def is_local(self, version: int | None, operator: str) -> bool:
+        campaign = self.store.newest_campaign() if version is None else self.store.campaign(version)
+        return campaign.operators[operator].row.on_this_machine
 
     def _facts(self) -> RunFacts:
         from matterstack.template.attempt import RunFacts

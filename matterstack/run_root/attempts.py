@@ -35,7 +35,7 @@ def create_attempt_folder(
     """
     try:
         os.mkdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         os.makedirs(folder.parent, exist_ok=True)
         os.mkdir(folder)
     for output in outputs:

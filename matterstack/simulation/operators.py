@@ -15,7 +15,7 @@ from matterstack.simulation.world import Folder, World
 
 
 class SimulatedOperator:
-    """Machines: a wrapper claims its folder and runs; what ended leaves a record, now and then only later."""
+    """Machines: a worker claims its folder and runs; what ended leaves a record, now and then only later."""
 
     def __init__(self, spec: OperatorSpec, world: World) -> None:
         self.spec = spec
@@ -86,7 +86,7 @@ class SimulatedOperator:
         if ended is not None or world.is_alive(key):
             return self._alive(attempt)
         folder = world.folders.get(key)
-        if folder is not None and folder.claim == "wrapper":
+        if folder is not None and folder.claim == "worker":
             return Observation(Sighting.GONE)
         return Observation(Sighting.UNCLAIMED)
 
@@ -122,7 +122,7 @@ class SimulatedOperator:
         key = attempt.key
         self.world.catch_up(key)
         folder = self.world.folders.setdefault(key, Folder(whole=False))
-        if folder.claim == "wrapper":
+        if folder.claim == "worker":
             seen = self.look(attempt)
             return seen if seen.sighting is not Sighting.UNCLAIMED else Observation(Sighting.GONE)
         folder.claim = "step"

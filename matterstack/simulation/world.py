@@ -23,7 +23,7 @@ class Work:
     """What an attempt was handed over as, and what became of it."""
 
     handed_at: float
-    claims_at: float | None  # when its wrapper claims the folder; None if it dies before
+    claims_at: float | None  # when its worker claims the folder; None if it dies before
     runs_s: float
     exit_code: int
     started: int = 0  # how often the command ran
@@ -36,7 +36,7 @@ class Work:
 class Folder:
     """An attempt's folder."""
 
-    claim: str = ""  # "", "wrapper" or "step"
+    claim: str = ""  # "", "worker" or "step"
     whole: bool = True  # task.json is there
     files: dict[str, str] = field(default_factory=dict)
     defect: str = ""
@@ -61,14 +61,14 @@ class World:
     # --- work ---
 
     def hand_over(self, key: Key, runs_s: float, exit_code: int) -> None:
-        """Start the wrapper of an attempt; it claims the folder a little later, or dies before."""
+        """Start the worker of an attempt; it claims the folder a little later, or dies before."""
         delay = self.chance.roll("claim delay", key) * 2
-        dies = self.chance.happens(0.03, "wrapper dies", key)
+        dies = self.chance.happens(0.03, "worker dies", key)
         self.work[key] = Work(self.now, None if dies else self.now + delay, runs_s, exit_code)
         self.catch_up(key)
 
     def catch_up(self, key: Key) -> None:
-        """Let happen what is due: a wrapper that comes to its claim runs its command, or finds it taken."""
+        """Let happen what is due: a worker that comes to its claim runs its command, or finds it taken."""
         work = self.work.get(key)
         if work is None or work.began_at is not None or work.claims_at is None or self.now < work.claims_at:
             return
@@ -76,7 +76,7 @@ class World:
         if folder is None or folder.claim:
             work.claims_at = None  # it leaves without a trace
             return
-        folder.claim = "wrapper"
+        folder.claim = "worker"
         work.started += 1
         work.began_at = work.claims_at
 
@@ -92,7 +92,7 @@ class World:
         return end if end <= self.now else None
 
     def is_alive(self, key: Key) -> bool:
-        """Return whether a process of an attempt is there: its wrapper, or its command."""
+        """Return whether a process of an attempt is there: its worker, or its command."""
         self.catch_up(key)
         work = self.work.get(key)
         if work is None:

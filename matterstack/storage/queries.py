@@ -324,6 +324,25 @@ class Queries:
         )
         return dict(self._decoded(lambda row: (row[0], (row[1], plain(row[2]), data_of(row[3]))), rows))
 
+    def usage_of_results(self) -> dict[str, dict[str, Any]]:
+        """Return {task: usage} of the attempts that `metrics` gives."""
+        rows = self._all(
+            "SELECT a.task_id, a.usage FROM attempts a JOIN tasks t "
+            "ON t.task_id = a.task_id AND COALESCE(t.result, t.attempts) = a.attempt WHERE a.usage IS NOT NULL"
+        )
+        return dict(self._decoded(lambda row: (row[0], plain(row[1])), rows))
+
+    def usages(self) -> dict[str, list[tuple[int, int | None, dict[str, Any]]]]:
+        """Return {group: [(cpus, memory, usage)]} of the attempts whose usage is on record, in the order of the file."""
+        rows = self._all(
+            "SELECT t.group_name, a.cpus, a.memory, a.usage FROM attempts a JOIN tasks t ON t.task_id = a.task_id "
+            "WHERE a.usage IS NOT NULL ORDER BY t.position, a.attempt"
+        )
+        out: dict[str, list[tuple[int, int | None, dict[str, Any]]]] = {}
+        for group, *values in self._decoded(lambda row: (*row[:3], plain(row[3])), rows):
+            out.setdefault(group, []).append((values[0], values[1], values[2]))
+        return out
+
     def given_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
         """Return the answers and metrics that a task's templates name, and of which attempts they are.
 

@@ -95,6 +95,11 @@ def _input_gone(found: Reason, run: str | Path) -> str:
     )
 
 
+def _peak(found: Reason) -> str:
+    size = found.values.get("max_rss")
+    return f", its largest process had {size / 2**20:.0f}M" if size else ""
+
+
 _STATES = {"FAILED": "failed", "BLOCKED": "is blocked", "CANCELLED": "was cancelled"}
 
 
@@ -190,7 +195,7 @@ _SENTENCES: dict[Code, Render] = {
     Code.CLAIM_HELD: lambda r, run: (
         f"its worker is gone, and a process that it started holds {r['folder']}/claim (`fuser` names it): end that, or if it is not the command's, {_give_up(run)}"
     ),
-    Code.OUT_OF_MEMORY: lambda r, run: f"killed by the kernel for its memory (exit code {r['exit_code']})",
+    Code.OUT_OF_MEMORY: lambda r, run: f"killed by the kernel for its memory (exit code {r['exit_code']}{_peak(r)})",
     Code.GONE: _gone,
     Code.MISSING_OUTPUTS: _missing_outputs,
     Code.CANCELLED_AT_END: lambda r, run: f"cancelled ({_nested(r, 'after', run)})",

@@ -41,6 +41,7 @@ def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
         "source_digest": row.source_digest,
         "folder": attempt_folder(row.task_id, row.attempt),
         "response": json.loads(row.response) if row.response else None,
+        "usage": json.loads(row.usage) if row.usage else None,
     }
 
 

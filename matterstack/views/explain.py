@@ -16,7 +16,7 @@ from matterstack.core.readiness import TaskStanding, Upstream, settle
 from matterstack.core.reasons import Code, Reason, includes
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
-from matterstack.core.slots import Slots
+from matterstack.core.slots import Slots, Use
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.values import format_duration
 from matterstack.deferred import dataclass
@@ -92,6 +92,9 @@ class _Explainer:
 
     def _text(self, found: Reason) -> str:
         return sentence(found, self.shown_root)
+
+    def _is_local(self, version: int, operator: str) -> bool:
+        return self.store.campaign(version).operators[operator].row.on_this_machine
 
     def _spec(self, row: TaskRow) -> OperatorSpec:
         return self.store.campaign(row.campaign_version).operators[row.operator]
@@ -213,10 +216,13 @@ class _Explainer:
         capacity = self.pool.capacity(row.operator)
         if isinstance(capacity, Notice):
             return Explanation(row.task_id, row.state, self._text(capacity.reason))
-        slots = Slots(capacity, (item for item in self.store.live_attempts() if item.operator == row.operator))
+        live = self.store.live_attempts()
+        machine = Use(item for item in live if self._is_local(item.campaign_version, item.operator))
+        local = self._is_local(row.campaign_version, row.operator)
+        slots = Slots(capacity, (item for item in live if item.operator == row.operator), machine if local else None)
         why = (
             f"ready; operator '{row.operator}' has {slots.describe()}"
-            if slots.active
+            if slots.use.active
             else "ready; the next step starts it"
         )
         return Explanation(row.task_id, row.state, why, hint=self._hint("step"))

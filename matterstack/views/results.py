@@ -19,7 +19,7 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
         if chosen_patterns:
             chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
             rows = [row for row in rows if row.task_id in chosen]
-        run, matrices, found = store.run(), store.matrices(), store.metrics()
+        run, matrices, found, used = store.run(), store.matrices(), store.metrics(), store.usage_of_results()
         out = []
         for row in rows:
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
@@ -27,6 +27,7 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
                 {
                     "task": row.task_id, "matrix": matrices[row.task_id], "state": str(view_of(path, run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
+                    "usage": used.get(row.task_id, {}),
                 }
             )  # fmt: skip
         return out
