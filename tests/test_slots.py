@@ -53,6 +53,7 @@ def test_the_limits_of_the_cgroup_and_of_those_around_it_hold(monkeypatch):
         "/sys/fs/cgroup/user/memory.max": "1000000",
     }
     monkeypatch.setattr(processes, "_read", lambda path: files.get(path, ""))
+    processes.machine_slots.cache_clear()
     assert processes.machine_slots() == (1, 1_000_000)
 
     files |= {
@@ -61,4 +62,6 @@ def test_the_limits_of_the_cgroup_and_of_those_around_it_hold(monkeypatch):
         "/sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
         "/sys/fs/cgroup/memory/job/memory.limit_in_bytes": "2000000",
     }
+    processes.machine_slots.cache_clear()
     assert processes.machine_slots() == (1, 2_000_000)
+    processes.machine_slots.cache_clear()

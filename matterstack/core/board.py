@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ class Reader(Protocol):
 
     def run(self) -> RunRow: ...
     def buckets(self) -> Mapping[Bucket, int]: ...
-    def live_attempts(self) -> list[AttemptRow]: ...
+    def live_attempts(self, without: Container[tuple[str, int]] = ()) -> list[AttemptRow]: ...
     def awaited_attempts(self) -> list[AttemptRow]: ...
     def tasks(self, task_ids: Iterable[str] | None = None) -> list[TaskRow]: ...
     def unlooked(self) -> list[TaskRow]: ...
@@ -39,10 +39,11 @@ class Reader(Protocol):
 
 
 class Board:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, ahead: Container[tuple[str, int]] = ()) -> None:
+        """``ahead`` names attempts that are on record ahead of their time, and not alive yet."""
         self.reader = reader
         self.run = reader.run()
-        self.live = reader.live_attempts()
+        self.live = reader.live_attempts(ahead)
         self._before: dict[str, TaskRow] = {}  # of tasks that were changed, as they were read
         self._now: dict[str, TaskRow] = {}
         self._changed_of: dict[str, list[str]] = {}  # group -> its tasks that were changed

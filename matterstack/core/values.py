@@ -93,6 +93,9 @@ def as_text(value: object) -> str:
     raise ValueError(f"{kind} cannot be inserted into text")
 
 
+encode_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make an encoder each time
+
+
 def dump_json(value: Any, *, exact: bool = False) -> str:
     """Write JSON in which numbers keep their text (`1.00` stays `1.00`).
 
@@ -111,7 +114,7 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(dump_json(item, exact=exact) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return encode_json(value)
 
 
 def dump_json_lines(value: Mapping[str, Any] | list[Any], *, exact: bool = False) -> str:

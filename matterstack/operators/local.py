@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,14 @@ class LocalOperator:
             raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, OSError)) from None
         return Submission(json.dumps({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
 
-    @staticmethod
-    def _environment(launch: Launch) -> dict[str, str]:
-        env = {**os.environ, "OMP_NUM_THREADS": str(launch.resources.cpus)}
-        if "OMP_NUM_THREADS" in os.environ:
-            env["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        return {"OMP_NUM_THREADS": str(launch.resources.cpus), **self._ambient, **launch.env}
+
+    @cached_property
+    def _ambient(self) -> dict[str, str]:
         # The interpreter that runs MatterStack first: an environment that was not activated works as well.
-        env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        return {**env, **launch.env}
+        path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
+        return {**os.environ, "PATH": path}
 
     # --- looking ---
 

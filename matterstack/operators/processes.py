@@ -253,6 +253,7 @@ def _signal(pid: int, number: int) -> None:
         return
 
 
+@cache
 def machine_slots() -> tuple[int, int]:
     """Return this machine's (cpus, bytes of memory) that may be used: what affinity and the cgroup's limits leave."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

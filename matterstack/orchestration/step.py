@@ -132,11 +132,7 @@ class Step:
         self._commit(decide_outcomes(board, self._workshop(board), seen, evidence, {}, self.now, unlooked=False))
 
     def _board(self) -> Board:
-        """Return the ledger as it is; what is on record ahead of its time is not alive yet."""
-        board = Board(self.store)
-        if self.ahead is not None and self.ahead.intents:
-            board.live = [row for row in board.live if row.key not in self.ahead.intents]
-        return board
+        return Board(self.store, self.ahead.intents if self.ahead is not None else ())
 
     # --- the way of a step ---
 

@@ -16,7 +16,7 @@ from matterstack.core.model import Instance, TaskChange, inputs_to_json, to_json
 from matterstack.core.reasons import Code, Reason, reason, reason_to_json
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState
 from matterstack.core.times import from_text, rounded, to_text
-from matterstack.core.values import dump_json
+from matterstack.core.values import dump_json, encode_json
 from matterstack.errors import LedgerError
 from matterstack.storage.journal import Entry
 
@@ -36,7 +36,7 @@ def apply(db: sqlite3.Connection, entry: Entry, read: Read) -> None:
 
 def text_of(found: Reason) -> str:
     """Return a reason as the ledger stores it."""
-    return json.dumps(reason_to_json(found), ensure_ascii=False) if found else ""
+    return encode_json(reason_to_json(found)) if found else ""
 
 
 # --- the run --------------------------------------------------------------------------------------------------------

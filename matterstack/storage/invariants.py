@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import sqlite3
 
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
-_TWO_LIVE = f"SELECT task_id FROM attempts WHERE state IN {_LIVE} GROUP BY task_id HAVING COUNT(*) > 1 LIMIT 1"
+_TWO_LIVE = (
+    f"SELECT task_id FROM attempts WHERE task_id IN (SELECT value FROM json_each(?)) AND state IN {_LIVE} "
+    "GROUP BY task_id HAVING COUNT(*) > 1 LIMIT 1"
+)
 _ACTIVE = "SELECT COALESCE(SUM(tasks), 0) FROM task_counts WHERE state IN ('SUBMITTED', 'RUNNING', 'WAITING')"
 _LIVE_COUNT = f"SELECT COUNT(*) FROM attempts WHERE state IN {_LIVE}"
 _WITHOUT_RESULT = (
@@ -29,13 +32,14 @@ def violation(db: sqlite3.Connection, events: Sequence[Event]) -> str:
     touched = [event.task for event in events if isinstance(event, AttemptMade | AttemptChanged)]
     if not touched:
         return ""
-    two = db.execute(_TWO_LIVE).fetchone()
+    names = json.dumps(touched)
+    two = db.execute(_TWO_LIVE, (names,)).fetchone()
     if two is not None:
         return f"{two[0]} would have two live attempts"
     active, live = db.execute(_ACTIVE).fetchone()[0], db.execute(_LIVE_COUNT).fetchone()[0]
     if active != live:
         return f"{active} tasks would be active, with {live} live attempts"
-    without = db.execute(_WITHOUT_RESULT, (json.dumps(touched),)).fetchone()
+    without = db.execute(_WITHOUT_RESULT, (names,)).fetchone()
     if without is not None:
         return f"{without[0]} would be COMPLETED without a successful attempt"
     return ""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from matterstack.core.events import KINDS, Adopted, Event
 from matterstack.core.times import from_text, to_text
+from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import JournalError
 from matterstack.hints import Hint
@@ -46,7 +47,7 @@ class Entry:
             "seq": self.seq, "at": to_text(self.at), "epoch": self.epoch, "home": self.home, "prev": self.prev,
             "kind": self.event.kind, **self.event.to_json(),
         }  # fmt: skip
-        return json.dumps(data, ensure_ascii=False)
+        return encode_json(data)
 
 
 def digest_of(line: str) -> str:

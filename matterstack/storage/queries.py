@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -273,9 +273,10 @@ class Queries:
 
     # --- attempts ---
 
-    def live_attempts(self) -> list[AttemptRow]:
+    def live_attempts(self, without: Container[tuple[str, int]] = ()) -> list[AttemptRow]:
+        """Return live attempts but those ``without`` names by (task, attempt), the oldest first."""
         rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN {_LIVE} ORDER BY created_at, task_id")
-        return self._decoded(attempt_row, rows)
+        return self._decoded(attempt_row, (row for row in rows if row[:2] not in without))
 
     def awaited_attempts(self) -> list[AttemptRow]:
         """Return LOST attempts behind which no later one was handed over: their end may still turn up."""

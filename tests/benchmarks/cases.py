@@ -59,9 +59,9 @@ def layers(count: int, depth: int = 10) -> str:
     lines = ["matterstack: 1", "name: b", "operators: {local: {kind: local, max_active: 2}}", "tasks:"]
     for layer in range(depth):
         for i in range(wide):
-            needs = [f"l{layer - 1}-{(i + k) % wide}" for k in range(3)] if layer else []
+            needs = [f"l{layer - 1}_{(i + k) % wide}" for k in range(3)] if layer else []
             lines.append(
-                f"  l{layer}-{i}: {{shell: sh, needs: [{', '.join(needs)}], command: 'echo {i} > file', "
+                f"  l{layer}_{i}: {{shell: sh, needs: [{', '.join(needs)}], command: 'echo {i} > file', "
                 f"outputs: {{o: {{path: 'o/{layer}-{i}', file: file}}}}}}"
             )
     return "\n".join(lines) + "\n"
