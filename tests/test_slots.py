@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
+from matterstack import run_until_done
 from matterstack.core.model import Resources
 from matterstack.core.slots import Capacity, Slots, Use
+from matterstack.errors import CampaignError
 from matterstack.operators import processes
 
 TWO = """
@@ -33,6 +40,48 @@ def test_nor_the_same_memory(bench):
 
     assert list(bench.states().values()).count("RUNNING") == 1
     bench.cli("cancel", bench.root)
+
+
+GPUS = """
+operators: {local: {kind: local, slots: {cpus: 8, gpus: [0, GPU-7]}}}
+tasks:
+  a: {matrix: {i: [1, 2, 3]}, command: "echo $CUDA_VISIBLE_DEVICES > WITNESS.${{ matrix.i }}; sleep 0.5", resources: {gpus: 1}}
+  b: {command: "echo $CUDA_VISIBLE_DEVICES $ROCR_VISIBLE_DEVICES > WITNESS.b", resources: {gpus: 2}}
+"""
+
+
+def test_a_task_gets_its_gpus_alone(bench):
+    bench.start(GPUS)
+
+    bench.step()
+
+    assert [bench.states()[task] for task in ("a/1", "a/2", "a/3", "b")] == ["RUNNING", "RUNNING", "READY", "READY"]
+    assert json.loads((bench.attempt("a/1") / "task.json").read_text())["devices"] == ["0"]
+    assert json.loads((bench.attempt("a/2") / "task.json").read_text())["devices"] == ["GPU-7"]
+    assert run_until_done(bench.root).state == "COMPLETED"
+    seen = [Path(f"{bench.witness}.{name}").read_text().split() for name in ("1", "2", "3", "b")]
+    assert seen[:2] == [["0"], ["GPU-7"]]
+    assert seen[3] == ["0,GPU-7", "0,GPU-7"]
+
+
+def test_more_gpus_than_the_file_gives_is_an_error_of_the_file(bench):
+    with pytest.raises(CampaignError, match="asks for 3 gpus, operator 'local' has 2"):
+        bench.start(GPUS.replace("gpus: 2}", "gpus: 3}"))
+
+
+def test_more_gpus_than_there_are_here_lets_the_task_wait_and_the_run_end(bench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    processes.machine_gpus.cache_clear()
+    bench.start("tasks: {a: {command: 'true', resources: {gpus: 1}, priority: 1}, b: {command: 'true'}}\n")
+
+    shown = bench.cli("validate", "campaign.yaml").stdout
+    assert "a asks for 1 GPU, this machine has 0: it stays READY here" in shown
+    done = bench.cli("run", bench.root)
+    processes.machine_gpus.cache_clear()
+
+    assert done.returncode == 4
+    assert bench.states() == {"a": "READY", "b": "COMPLETED"}
+    assert "a: asks for 1 gpus, operator 'local' has 0 here" in done.stderr
 
 
 def test_what_is_larger_than_the_machine_runs_alone():

@@ -24,6 +24,7 @@ _MOST_PATTERNS = 40
 def validate(file: str, task: str | None, settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
     """Check a campaign file; report all of its problems at once."""
     from matterstack.cli.render import harmless, plural, print_json
+    from matterstack.orchestration.here import remarks_on_machine
 
     try:
         loaded = load_and_warn(file, settings, operators, quiet=as_json)
@@ -48,6 +49,8 @@ def validate(file: str, task: str | None, settings: tuple[str, ...], operators: 
     for name, count in summary["instances_of"].items():
         click.echo(f"  {name}: {count}" if count > 1 else f"  {name}")
     click.echo(f"  {_asked(summary)}")
+    for remark in remarks_on_machine(loaded):
+        click.echo(f"  {remark}")
     _list("matched", [f"{name}: {text}" for name, text in summary["patterns"].items()])
     _list("labels", [f"{harmless(value)!r} became {task_id}" for task_id, value in summary["labels"].items()])
     return ExitCode.FINE

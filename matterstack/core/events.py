@@ -231,6 +231,7 @@ class AttemptMade(Event):
     time_s: float | None = None
     source_digest: str = ""
     inputs: Mapping[str, int] = field(default_factory=dict)  # task upstream -> the attempt that is read
+    gpus: int = 0
 
     @property
     def key(self) -> Key:
@@ -364,8 +365,9 @@ def attempt_made(
     key: Key, operator: str, handle: str, resources: Resources, source_digest: str, inputs: Mapping[str, int]
 ) -> AttemptMade:
     return AttemptMade(
-        *key, operator, handle, resources.cpus, resources.memory, resources.time_s, source_digest, dict(inputs)
-    )
+        *key, operator, handle, resources.cpus, resources.memory, resources.time_s, source_digest, dict(inputs),
+        resources.gpus,
+    )  # fmt: skip
 
 
 def attempt_changed(change: AttemptChange, becomes: TaskChange | None, unlinked: Reason = NO_REASON) -> AttemptChanged:

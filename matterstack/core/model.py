@@ -55,6 +55,7 @@ class OperatorSpec:
     max_active: int | None = None
     slot_cpus: int | None = None
     slot_memory: int | None = None  # bytes
+    slot_gpus: tuple[str, ...] | None = None  # their ids
     setup: tuple[str, ...] = ()
     env: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
@@ -407,7 +408,10 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
 
 
 def _operator_from_json(data: Mapping[str, Any]) -> OperatorSpec:
-    return OperatorSpec(**{**data, "setup": tuple(data.get("setup", ()))})
+    gpus = data.get("slot_gpus")
+    return OperatorSpec(
+        **{**data, "setup": tuple(data.get("setup", ())), "slot_gpus": None if gpus is None else tuple(gpus)}
+    )
 
 
 def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:

@@ -7,7 +7,7 @@ Neither writes anything. What they need that is not in the ledger (templates ren
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
@@ -32,7 +32,7 @@ from matterstack.core.readiness import WaitingTask, settle
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.reconcile import postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
-from matterstack.core.slots import Capacity, Slots, Use
+from matterstack.core.slots import MOST_AT_ONCE, Capacity, Slots, Use
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
 from matterstack.deferred import dataclass
 
@@ -427,7 +427,7 @@ class Decider:
             if not left:
                 failed += self._choose(operator, slots)
             if self.ahead.most and left <= self.ahead.most // 2 and local:
-                failed += self._choose_ahead(operator, self.ahead.most - left)
+                failed += self._choose_ahead(operator, slots, self.ahead.most - left)
         return failed
 
     def _hand_over_queued(self, operator: str, slots: Slots) -> int:
@@ -442,11 +442,11 @@ class Decider:
 
     def _choose(self, operator: str, slots: Slots) -> list[TaskChange]:
         failed: list[TaskChange] = []
-        for row in self.board.ready(operator, slots.bound()) if not slots.full() else ():
+        for row in self._first_to_start(operator, slots):
             if slots.full():
                 break
             found = self._prepared(row, failed)
-            if found is None:
+            if found is None or self._never_starts(row, found, slots):
                 continue
             if not slots.fits(found.resources):
                 break
@@ -456,12 +456,32 @@ class Decider:
             self.board.submitted(row)
         return failed
 
-    def _choose_ahead(self, operator: str, most: int) -> list[TaskChange]:
+    def _first_to_start(self, operator: str, slots: Slots) -> Iterator[TaskRow]:
+        """Yield READY tasks in the order in which they start: as many as could fit, and more if some never can."""
+        most, seen = slots.bound(), set[str]()
+        while not slots.full():
+            rows = self.board.ready(operator, most)
+            new = [row for row in rows if row.task_id not in seen]
+            yield from new
+            seen |= {row.task_id for row in new}
+            if len(rows) < most or not new:
+                break
+            most = min(2 * most + 8, 2 * MOST_AT_ONCE)
+
+    def _never_starts(self, row: TaskRow, found: Intent, slots: Slots) -> bool:
+        if not slots.never(found.resources):
+            return False
+        there = slots.capacity.gpus
+        why = reason(Code.NEVER_FITS, operator=row.operator, asked=found.resources.gpus, there=there)
+        self.plan.notices.append(Notice(row.task_id, why))
+        return True
+
+    def _choose_ahead(self, operator: str, slots: Slots, most: int) -> list[TaskChange]:
         """Choose what will be handed over next."""
         failed: list[TaskChange] = []
         for row in self.board.ready(operator, most):
             found = self._prepared(row, failed)
-            if found is not None:
+            if found is not None and not slots.never(found.resources):
                 self.plan.events.append(found.made)
                 self.plan.ahead.append(found)
                 self.board.submitted(row)

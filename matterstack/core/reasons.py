@@ -25,6 +25,8 @@ class Code(StrEnum):
     FAILED_AS = "failed_as"  # failure
     TIME_LIMIT = "time_limit"  # time_s
     OUT_OF_MEMORY = "out_of_memory"  # exit_code, max_rss (bytes, or None)
+    NEVER_FITS = "never_fits"  # operator, asked, there: GPUs
+    NO_DEVICES = "no_devices"  # asked, free
     LEFT_RUNNING = "left_running"  # names
     INTERRUPTED = "interrupted"  # by: the name of a signal
     INTERRUPTED_AGAIN = "interrupted_again"  # because

@@ -71,6 +71,7 @@ class AttemptRow:
     source_digest: str
     response: str | None  # JSON of what a person or lab answered
     usage: str | None  # JSON, as in exit.json
+    gpus: int
 
     @property
     def key(self) -> tuple[str, int]:

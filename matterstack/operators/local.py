@@ -46,6 +46,10 @@ class LocalOperator:
         cpus, memory = processes.machine_slots()
         return self.spec.slot_cpus or cpus, self.spec.slot_memory or memory
 
+    def devices(self) -> Sequence[str]:
+        """Return the ids of the GPUs that tasks may get, as CUDA_VISIBLE_DEVICES names them."""
+        return self.spec.slot_gpus if self.spec.slot_gpus is not None else processes.machine_gpus()
+
     # --- handing over ---
 
     def submit(self, launches: Sequence[Launch]) -> Mapping[Key, Submission | SubmissionRejected]:

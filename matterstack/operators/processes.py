@@ -273,6 +273,19 @@ def machine_slots() -> tuple[int, int]:
     return cpus, memory
 
 
+@cache
+def machine_gpus() -> tuple[str, ...]:
+    """Return the ids of this machine's GPUs: those that CUDA_VISIBLE_DEVICES names, else a number for each device of NVIDIA.
+
+    Source: CUDA C++ Programming Guide, CUDA environment variables.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name for name in (item.strip() for item in named.split(",")) if name and name != "-1")
+    found = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return tuple(sorted((name for name in found if name.isdigit()), key=int))
+
+
 def _limit(path: str) -> int:
     """Return the limit that a file of a cgroup holds, a very large number without one."""
     text = _read(path)

@@ -6,6 +6,7 @@ The simulator puts a pretended disk in its place.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import stat
@@ -18,7 +19,7 @@ from matterstack.core.model import Evidence, Observation, OutputFile, Rejection,
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.errors import TRANSIENT
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
-from matterstack.run_root.files import write_once
+from matterstack.run_root.files import read_regular, write_once
 from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, TASK, attempt_folder
 from matterstack.run_root.results import ignore_large, publish
 
@@ -51,6 +52,17 @@ class RunFiles:
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
             what = str(error.filename or "the system").removeprefix(f"{self._absolute}/")
             return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
+
+    def devices(self, key: Key) -> Sequence[str]:
+        """Return the GPUs that an attempt was given. Raises OSError; none of one whose folder was not made."""
+        try:
+            data = json.loads(read_regular(Path(self.folder(key)) / TASK))
+        except FileNotFoundError:
+            return ()
+        except ValueError:
+            raise OSError(errno.EIO, "is not JSON", TASK) from None
+        found = data.get("devices") if isinstance(data, dict) else None
+        return [str(item) for item in found] if isinstance(found, list) else ()
 
     def has_folder(self, key: Key) -> bool:
         """Return whether anything is where an attempt's folder would be. Raises OSError if that cannot be told."""

@@ -45,7 +45,8 @@ class _Tick:
         report = self.report
         waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
         paused = report.state is RunState.PAUSED and report.active <= waiting
-        return report.state.is_over or paused or (report.state is RunState.WAITING and not self.fds)
+        stuck = report.is_stuck and self.next_retry is None
+        return report.state.is_over or paused or stuck or (report.state is RunState.WAITING and not self.fds)
 
     def close(self) -> None:
         for fd in self.fds:

@@ -61,7 +61,8 @@ class Pool:
         except Exception as error:  # as above
             log.debug("operator '%s'", name, exc_info=True)
             return _unusable(name, error)
-        return Capacity(operator.spec.max_active, cpus, memory)
+        devices: Callable[[], Sequence[str]] | None = getattr(operator, "devices", None)
+        return Capacity(operator.spec.max_active, cpus, memory, len(devices()) if devices is not None else None)
 
     # --- asking ---
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from matterstack.core.board import Board, counts_of, startable, state_of_run
 from matterstack.core.plan import Ended, Notice, Plan
+from matterstack.core.reasons import Code
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
@@ -58,6 +59,12 @@ class StepReport:
     @property
     def changed(self) -> bool:
         return bool(self.submitted or self.ended or self.retried)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing is alive, and all that is ready asks for more than there is here."""
+        codes = {notice.reason.code for notice in self.notices}
+        return self.active == 0 and self.startable > 0 and not self.changed and codes == {Code.NEVER_FITS}
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of `step --json` (docs/json.md)."""

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from matterstack.core.board import Board, startable
 from matterstack.core.events import AttemptChanged, Event, Key, LinksChanged, Withdrawn
@@ -30,6 +30,9 @@ from matterstack.orchestration.report import StepReport, report_of, report_of_dr
 from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import sentence
+
+if TYPE_CHECKING:
+    from matterstack.operators.local import LocalOperator
 
 log = logging.getLogger("matterstack")
 
@@ -92,7 +95,11 @@ class Step:
         """Take back the intents of a loop that was killed, of which nothing was made, and ``also`` these of our own."""
         keys = [*also]
         for row in self.store.live_attempts():
-            if row.state is AttemptState.SUBMITTING and row.key not in keys and self._is_ours(row):
+            if (
+                row.state is AttemptState.SUBMITTING
+                and row.key not in keys
+                and self._is_local(row.campaign_version, row.operator)
+            ):
                 try:
                     keys += [] if self.files.has_folder(row.key) else [row.key]
                 except OSError:  # it cannot be told: its claim decides
@@ -100,8 +107,8 @@ class Step:
         if keys:
             self.store.append([Withdrawn(tuple(keys))], self.now)
 
-    def _is_ours(self, row: AttemptRow) -> bool:
-        return self.store.campaign(row.campaign_version).operators[row.operator].row.on_this_machine
+    def _is_local(self, version: int, operator: str) -> bool:
+        return self.store.campaign(version).operators[operator].row.on_this_machine
 
     def preview(self) -> StepReport:
         """Return what a step would do; it ends where anything would be written."""
@@ -286,9 +293,36 @@ class Step:
                 ]
                 self._fence(unknown, *defect, acted)
 
+    def _devices(self, intent: RenderedIntent) -> list[str] | Rejection:
+        """Return the GPUs of an attempt, which no other has: those of live attempts are in their task.json."""
+        asked = intent.resources.gpus
+        if not asked or not self._is_local(intent.version, intent.made.operator):
+            return []
+        taken: set[str] = set()
+        for row in self.store.live_attempts():
+            if row.gpus and row.key != intent.key:
+                try:
+                    taken |= set(self.files.devices(row.key))
+                except OSError as error:
+                    why = reason(Code.CANNOT_RECORD, what="task.json", error=error.strerror or str(error))
+                    return Rejection(why, retry_later=True)
+        operator = cast("LocalOperator", self.pool.of(intent.version, intent.made.operator))
+        free = [device for device in operator.devices() if device not in taken]
+        if len(free) < asked:
+            return Rejection(reason(Code.NO_DEVICES, asked=asked, free=len(free)), retry_later=True)
+        return free[:asked]
+
     def _prepare(self, intent: RenderedIntent) -> Launch | Rejection:
         outputs = intent.instance.outputs.values()
-        wrong = self.files.make_folder(intent.key, intent.task_json, intent.rendered.script, outputs, intent.copies)
+        devices = self._devices(intent)
+        if isinstance(devices, Rejection):
+            return devices
+        task_json, env = intent.task_json, intent.env
+        if devices:
+            names = ",".join(devices)
+            env = {"CUDA_VISIBLE_DEVICES": names, "ROCR_VISIBLE_DEVICES": names, **env}
+            task_json = {**task_json, "devices": devices, "env": sorted(env)}
+        wrong = self.files.make_folder(intent.key, task_json, intent.rendered.script, outputs, intent.copies)
         if wrong is not None:
             return wrong
         return Launch(
@@ -296,7 +330,7 @@ class Step:
             attempt=intent.key[1],
             folder=self.files.folder(intent.key),
             argv=intent.rendered.argv,
-            env=intent.env,
+            env=env,
             resources=intent.resources,
             outputs=tuple(output.file for output in outputs),
             background=intent.background,

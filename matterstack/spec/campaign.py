@@ -197,6 +197,7 @@ class Builder:
             max_active=data.get("max_active"),
             slot_cpus=slots.get("cpus"),
             slot_memory=memory,
+            slot_gpus=_gpu_ids(slots.get("gpus")),
             setup=tuple(data.get("setup", ())),
             env=data.get("env", {}),
             resources=data.get("resources", {}),
@@ -475,3 +476,10 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _texts(item, (*path, index))
+
+
+def _gpu_ids(written: Any) -> tuple[str, ...] | None:
+    """Return the ids of GPUs that are given as their number or as a list."""
+    if written is None:
+        return None
+    return tuple(map(str, written if isinstance(written, list) else range(int(written))))

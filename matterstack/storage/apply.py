@@ -152,9 +152,9 @@ def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, re
     db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
     db.execute(
         "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
-        "time_s, source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?, ?)",
+        "time_s, gpus, source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (event.task, event.attempt, event.operator, found[1], event.handle, entry.at, event.cpus, event.memory,
-         event.time_s, event.source_digest),
+         event.time_s, event.gpus, event.source_digest),
     )  # fmt: skip
     db.executemany(
         "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",

@@ -87,7 +87,10 @@ SCHEMA_2: tuple[str, ...] = (
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (),  # 1: its tables are dropped by version 2, which never makes them
     SCHEMA_2,
-    ("ALTER TABLE attempts ADD COLUMN usage TEXT",),  # JSON, as in exit.json
+    (
+        "ALTER TABLE attempts ADD COLUMN usage TEXT",  # JSON, as in exit.json
+        "ALTER TABLE attempts ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -27,7 +27,7 @@ TASK_COLUMNS = (
 )
 ATTEMPT_COLUMNS = (
     "task_id, attempt, state, operator, campaign_version, handle, wish, wished_at, created_at, started_at, ended_at, "
-    "exit_code, failure, reason, counts, unlinked, cpus, memory, time_s, source_digest, response, usage"
+    "exit_code, failure, reason, counts, unlinked, cpus, memory, time_s, source_digest, response, usage, gpus"
 )
 
 

@@ -186,6 +186,10 @@ _SENTENCES: dict[Code, Render] = {
     Code.EXIT_CODE: lambda r, run: describe_exit(r["exit_code"]),
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
+    Code.NEVER_FITS: lambda r, run: (
+        f"asks for {r['asked']} gpus, operator '{r['operator']}' has {r['there']} here; it stays READY until it is stepped where there are more"
+    ),
+    Code.NO_DEVICES: lambda r, run: f"needs {r['asked']} gpus, {r['free']} are free",
     Code.LEFT_RUNNING: lambda r, run: (
         f"its command ended, and left processes running, which were ended: {some(r['names'])}; let it wait for them, or set `background`"
     ),
