@@ -56,7 +56,7 @@ MISTAKES = {
     "${{ }}": "an empty template",
     "${{ 1 < 2 < 3 }}": "two comparisons in a row in '1 < 2 < 3'; join them with 'and'",
     "${{ params.n + 1 }}": "'+ 1' is not part of a template expression; there is no arithmetic in templates",
-    "${{ open('x') }}": "'open(…)' is not a function of templates (only len and raw are)",
+    "${{ open('x') }}": "'open(…)' is not a function of templates (only len, list and raw are)",
     "${{ params.n params.n }}": "'params' does not belong in 'params.n params.n'",
     "${{ 1 < 'a' }}": "1 < 'a' cannot be compared",
     "a ${{ params.metals }}": "${{ params.metals }}: a list cannot be inserted into text",

@@ -95,6 +95,7 @@ class RunFiles:
         script: str,
         outputs: Iterable[ResolvedOutput],
         copies: Mapping[str, Path],
+        lists: Mapping[str, str],
     ) -> Rejection | None:
         """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken."""
         folder = Path(self.folder(key))
@@ -106,7 +107,7 @@ class RunFiles:
         if wrong is not None:
             return wrong
         try:
-            create_attempt_folder(folder, task, script, outputs, copies)
+            create_attempt_folder(folder, task, script, outputs, copies, lists)
         except OSError as error:
             if isinstance(error, FileExistsError) and _is_of_a_step(folder):
                 raise FolderTaken from None

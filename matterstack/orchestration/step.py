@@ -322,7 +322,9 @@ class Step:
             names = ",".join(devices)
             env = {"CUDA_VISIBLE_DEVICES": names, "ROCR_VISIBLE_DEVICES": names, **env}
             task_json = {**task_json, "devices": devices, "env": sorted(env)}
-        wrong = self.files.make_folder(intent.key, task_json, intent.rendered.script, outputs, intent.copies)
+        wrong = self.files.make_folder(
+            intent.key, task_json, intent.rendered.script, outputs, intent.copies, intent.rendered.lists
+        )
         if wrong is not None:
             return wrong
         return Launch(

@@ -148,13 +148,25 @@ class RunWorkshop:
         return Unlaunchable(made, failure, why, defect)
 
     def _render(self, row: TaskRow, operator: Operator) -> RenderedIntent:
-        from matterstack.template.attempt import check_condition, params_for_scripts, render_attempt, source_path
+        from matterstack.template.attempt import (
+            check_condition,
+            check_fits,
+            expanded_inputs,
+            params_for_scripts,
+            render_attempt,
+            source_path,
+        )
 
         instance = self.store.instance(row.task_id)
         campaign = self.store.campaign(row.campaign_version)
         attempt = row.attempts + 1
         inputs = InputFinder(self.store, self.board, self.files, instance, source_path(row.task_id))
         values = {name: inputs.resolve(item) for name, item in instance.inputs.items()}
+        spec = self.spec(row)
+        for name in expanded_inputs(spec, operator.spec):
+            paths = values.get(name)
+            if isinstance(paths, list):
+                check_fits(name, sum(len(os.fsencode(path)) + 1 for path in paths))
         failures = self.board.counted_failures(row.task_id, row.tries)
         given, origins = self.board.given_values(row.task_id)
         check_condition(campaign, instance, attempt, self._facts(), given)  # one that cannot be evaluated fails here
@@ -180,7 +192,7 @@ class RunWorkshop:
             _attempts_read(task_json),
         )  # fmt: skip
         return RenderedIntent(
-            made, row.campaign_version, instance, rendered, env, task_json, inputs.copies, self.spec(row).background
+            made, row.campaign_version, instance, rendered, env, task_json, inputs.copies, spec.background
         )
 
     def _asked(self, rendered: Rendered, row: TaskRow, operator: Operator) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def create_attempt_folder(
     script: str,
     outputs: Iterable[ResolvedOutput],
     copies: Mapping[str, Path] | None = None,
+    lists: Mapping[str, str] | None = None,
 ) -> None:
-    """Make an attempt's folder with command.sh, the folders of its outputs, inputs under their `as` names, task.json.
+    """Make an attempt's folder with command.sh, the folders of its outputs, inputs under their `as` names, lists, task.json.
 
     task.json comes last, and whole: where it is, all is. Raises FileExistsError if the folder exists: it is never
     reused; OSError.
@@ -44,6 +45,8 @@ def create_attempt_folder(
             (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
     if script:
         (folder / "command.sh").write_text(script, encoding="utf-8")
+    for name, text in (lists or {}).items():
+        (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     _place_inputs(folder, copies or {})
     write_beside(folder / "task.json", dump_json_lines(task))
 

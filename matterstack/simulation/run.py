@@ -136,6 +136,7 @@ class SimulatedFiles(RunFiles):
         script: str,
         outputs: Iterable[ResolvedOutput],
         copies: Mapping[str, Path],
+        lists: Mapping[str, str],
     ) -> Rejection | None:
         self.world.before("folder")
         if key in self.world.folders:
@@ -182,7 +183,7 @@ class SimulatedWorkshop(RunWorkshop):
             return Notice(task.task_id, reason(Code.INPUT_UNREADABLE, path="x", error="Input/output error"))
         resources = Resources(cpus=chance.number(1, 3, "cpus", task.task_id))
         made = self._made(key, task, resources)
-        rendered = Rendered("true", "", ("sh", "command.sh"), {}, {}, resources, {}, {})
+        rendered = Rendered("true", "", ("sh", "command.sh"), {}, {}, resources, {}, {}, {})
         instance = self.store.instance(task.task_id)
         return RenderedIntent(made, task.campaign_version, instance, rendered, {}, {}, {})
 

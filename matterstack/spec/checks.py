@@ -19,7 +19,9 @@ from matterstack.spec.expand import Expansion, is_pattern
 from matterstack.template.attempt import (
     RunFacts,
     asked_resources,
+    check_fits,
     early_scope,
+    expanded_inputs,
     render_attempt,
     resolve_early,
     resolve_retries,
@@ -74,8 +76,28 @@ def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) 
         )
         if fine and not answer_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
             all(_check_whole(campaign, instance, builder) for instance in _samples(instances))
+        if fine:
+            _warn_of_long_lists(campaign, instances[0], builder)
         for kind in {campaign.operators[instance.operator].kind: instance for instance in instances}.values():
             _check_people(campaign, campaign.tasks[name], kind, builder)
+
+
+def _warn_of_long_lists(campaign: Campaign, instance: Instance, builder: Builder) -> None:
+    """Warn of inputs with more paths than a command takes; the paths of outputs are estimated."""
+    operator, source = campaign.operators[instance.operator], source_path(instance.task_id)
+    for name in sorted(expanded_inputs(campaign.tasks[instance.group].for_operator(operator), operator)):
+        item = instance.inputs.get(name)
+        if item is None or not item.is_list:
+            continue
+        size = sum(
+            len(f"{source}/{found.path} ") if found.task is None
+            else len(f"{source}/{found.task}/attempt-1/{found.output}/{found.path} ")
+            for found in item.sources
+        )  # fmt: skip
+        try:
+            check_fits(name, size)
+        except TemplateError as error:
+            builder.add(("tasks", instance.group, "command"), str(error), severity="warning")
 
 
 def _has_early_templates(campaign: Campaign, task: str) -> bool:

@@ -5,6 +5,7 @@ Pure: `validate` renders a sample of each task with it, `init` relies on that, a
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from matterstack.core.values import as_text, parse_time
 from matterstack.deferred import dataclass
 from matterstack.errors import TemplateError
 from matterstack.template.forms import render, render_argv, render_command, render_text
-from matterstack.template.language import evaluate, is_template, references, whole
+from matterstack.template.language import evaluate, is_template, list_file, listed_inputs, references, whole
 
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
@@ -33,6 +34,9 @@ class RunFacts:
     run_name: str
 
 
+_ROOM_FOR_ENVIRONMENT = 128 * 1024  # bytes of what a command takes that its variables and other words may need
+
+
 @dataclass(frozen=True)
 class Rendered:
     """The resolved parts of an attempt. ``env`` holds texts; ``env_from`` names variables of the submitter."""
@@ -44,6 +48,7 @@ class Rendered:
     env_from: Mapping[str, str]
     resources: Resources
     params: Mapping[str, Any]
+    lists: Mapping[str, str]  # files of the folder that list paths -> their text
     asked: Mapping[str, Any]  # of people and labs: instructions, schema, deadline_s, on_deadline, default, responders
 
 
@@ -118,7 +123,39 @@ def render_attempt(
         command = _command(spec, scope)
     script, argv = _script(spec, instance, attempt, setup, command)
     asked = _asked(spec, early, scope) if operator.row.reads_request else {}
-    return Rendered(command, script, argv, env, env_from, resources, params, asked)
+    return Rendered(command, script, argv, env, env_from, resources, params, _lists(spec, operator, inputs), asked)
+
+
+def _lists(spec: TaskSpec, operator: OperatorSpec, inputs: Mapping[str, Any]) -> dict[str, str]:
+    texts = [
+        spec.command,
+        *operator.setup,
+        *spec.setup,
+        *operator.env.values(),
+        *spec.env.values(),
+        *spec.params.values(),
+    ]
+    names = dict.fromkeys(listed_inputs(texts))
+    return {list_file(name): "".join(f"{path}\n" for path in inputs[name]) for name in names}
+
+
+def expanded_inputs(spec: TaskSpec, operator: OperatorSpec) -> set[str]:
+    """Return the inputs whose paths a command holds one by one, and not as the path of a list."""
+    texts = [spec.command, *operator.setup, *spec.setup]
+    named = [reference[1] for reference in references(texts) if reference[0] == "inputs" and len(reference) == 2]
+    for name in listed_inputs(texts):
+        named.remove(name)
+    return set(named)
+
+
+def check_fits(name: str, size: int) -> None:
+    """Raise TemplateError for an input whose paths no command can take. Source: execve(2), limits on size of arguments."""
+    most = os.sysconf("SC_ARG_MAX") - _ROOM_FOR_ENVIRONMENT
+    if size > most:
+        raise TemplateError(
+            f"the paths of inputs.{name} are too long for a command: {size} bytes of at most {most}; "
+            f"${{{{ list(inputs.{name}) }}}} is the path of a list file with one path on each line"
+        )
 
 
 def _asked(spec: TaskSpec, early: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Call:
-    function: str  # len or raw
+    function: str  # len, list or raw
     argument: Expression
 
 
@@ -213,13 +213,15 @@ class _Parser:
             return Items(tuple(items))
         if kind == "name" and text in ("true", "false", "null"):
             return Literal({"true": True, "false": False, "null": None}[text])
-        if kind == "name" and text in ("len", "raw") and self.take("("):
+        if kind == "name" and text in ("len", "list", "raw") and self.take("("):
             argument = self.either()
             self.expect(")")
+            if text == "list" and input_of(argument) is None:
+                raise TemplateError("list(…) names one input, like list(inputs.frames)")
             return Call(text, argument)
         if kind == "name" and text not in ("and", "or", "not", "in"):
             if self.peek() == ("mark", "("):
-                raise TemplateError(f"'{text}(…)' is not a function of templates (only len and raw are)")
+                raise TemplateError(f"'{text}(…)' is not a function of templates (only len, list and raw are)")
             return Name(text)
         raise TemplateError(f"a value expected instead of {text} in '{self.shown}'")
 
@@ -326,6 +328,41 @@ def _conditional(tree: Expression) -> Iterator[str]:
                 yield from _conditional(item)
 
 
+def input_of(tree: Expression) -> str | None:
+    """Return NAME of `inputs.NAME`, None for any other expression."""
+    return tree.name if isinstance(tree, Attribute) and tree.of == Name("inputs") else None
+
+
+def list_file(name: str) -> str:
+    """Return the file of an attempt's folder that lists an input's paths, one on each line."""
+    return f"{name}.list"
+
+
+def listed_inputs(value: object) -> Iterator[str]:
+    """Return the inputs that the templates in a value name in `list(…)`, once for each time."""
+    if isinstance(value, str):
+        for part in parse(value) if _OPEN in value else ():
+            if isinstance(part, Hole):
+                yield from _listed(part.expression)
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from listed_inputs(item)
+
+
+def _listed(tree: Expression) -> Iterator[str]:
+    match tree:
+        case Call("list", argument):
+            yield str(input_of(argument))
+        case Call(_, inside) | Attribute(inside, _):
+            yield from _listed(inside)
+        case Index(of, key):
+            yield from _listed(of)
+            yield from _listed(key)
+        case Items(items) | Operation(_, items):
+            for item in items:
+                yield from _listed(item)
+
+
 def uses_raw(text: str) -> bool:
     """Return whether a text inserts a value by `raw(…)`."""
     return any(isinstance(part, Hole) and part.is_raw for part in parse(text))
@@ -388,6 +425,10 @@ def evaluate(tree: Expression, scope: Scope) -> Any:
             if not isinstance(value, str | list | tuple | Mapping):
                 raise TemplateError(f"len() wants a list, a mapping or a text, {_dotted(argument)} is {value!r}")
             return len(value)
+        case Call("list", argument):
+            if not isinstance(evaluate(argument, scope), list | tuple):
+                raise TemplateError(f"{_dotted(argument)} is one file; list() is for an input with a pattern")
+            return list_file(str(input_of(argument)))
         case Call(_, argument):
             return evaluate(argument, scope)
         case Operation(operator, operands):
