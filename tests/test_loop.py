@@ -154,3 +154,15 @@ def test_what_wakes_the_loop_is_an_exit_json_or_the_end_of_a_wrapper_and_never_a
                 os.close(fd)
     bench.cli("cancel", bench.root)
     assert found == {"long": [False], "done": [True], "gone": []}
+
+
+def test_what_the_step_inherited_does_not_stay_open_in_what_it_starts(bench):
+    bench.start("tasks: {a: {command: sleep 30}}\n")
+    reader, writer = os.pipe()
+
+    bench.cli("step", bench.root, pass_fds=[writer])
+    os.close(writer)
+
+    assert os.read(reader, 1) == b""  # nobody holds its other end
+    os.close(reader)
+    bench.cli("cancel", bench.root)

@@ -65,6 +65,8 @@ class Request:
 
 class Worker:
     def __init__(self) -> None:
+        # What the step had inherited, a lock or the end of a pipe, must not stay open as long as this and its commands.
+        os.closerange(ANSWERS + 1, os.sysconf("SC_OPEN_MAX"))
         self.subreaper = False
         if sys.platform.startswith("linux"):
             libc = ctypes.CDLL(None, use_errno=True)
