@@ -1,6 +1,6 @@
 """Runs the attempts of one slot of the local operator, one after the other, and outlives the process that started it.
 
-Started as `python -I -S slot_worker.py`, in a session of its own, with requests on descriptor 0 and a pipe for answers on
+Started with `python -I -S` by `workers.py`, in a session of its own, with requests on descriptor 0 and a pipe for answers on
 descriptor 3. It ends when the requests do and its attempt is over. For each request it claims the attempt's folder,
 starts the command, waits until none of the processes of the attempt is alive, and writes exit.json last. As the child
 subreaper it inherits every descendant that loses its parent, whatever session that has moved to (prctl(2)).

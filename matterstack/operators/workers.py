@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,8 +24,11 @@ Key = tuple[str, int]
 
 _PROGRAM = Path(__file__).with_name("slot_worker.py")
 WORKER = _PROGRAM.name
+# As a module: a script would be compiled anew each time. The last argument says in the table of processes what it is.
+_START = "import sys; sys.path.insert(0, sys.argv[1]); import slot_worker; slot_worker.Worker().serve()"
 _ANSWERS = 3  # the descriptor of `slot_worker.ANSWERS`
 _LEAVING_S = 0.2  # for idle workers to end
+_ANSWERING_MS = 2
 _PATIENCE_MS = 10_000  # for a worker to read its request
 
 
@@ -51,11 +55,22 @@ class Workers:
         self._answers_in: int | None = None
         self._text = b""
         self._number = 0
+        self._lock = threading.RLock()  # of the Python API: several runs of one process share its workers
 
     def run(self, key: Key, fields: Sequence[bytes]) -> Worker:
         """Hand a request to a worker, a new one if none is idle. Raises OSError if that cannot be done: nothing ran."""
+        with self._lock:
+            return self._run(key, fields)
+
+    def _run(self, key: Key, fields: Sequence[bytes]) -> Worker:
         self._number += 1
         data = b"".join(b"%s\0" % field for field in (b"%d" % self._number, *fields))
+        if not self._idle and self._busy and self._answers is not None:
+            # One whose exit.json was seen answers this moment.
+            poll = select.poll()
+            poll.register(self._answers, select.POLLIN)
+            if poll.poll(_ANSWERING_MS):
+                self._collect()
         while True:
             worker = self._idle.pop() if self._idle else self._start()
             try:
@@ -72,6 +87,10 @@ class Workers:
 
     def collect(self) -> None:
         """Take note of what workers have answered, without waiting."""
+        with self._lock:
+            self._collect()
+
+    def _collect(self) -> None:
         if self._answers is not None:
             while True:
                 try:
@@ -96,7 +115,7 @@ class Workers:
 
     def is_running(self, pid: int, start: str, key: Key) -> bool | None:
         """Return whether a worker of this process has an attempt in hand; None if it is no worker of this process."""
-        for worker in (*self._busy.values(), *self._idle):
+        for worker in [*self._busy.values(), *self._idle]:
             if (worker.pid, worker.start) == (pid, start):
                 return worker.running == key
         return None
@@ -107,6 +126,10 @@ class Workers:
 
     def close(self) -> None:
         """Let all workers go; they end when what they have in hand has ended."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         for worker in (*self._idle, *self._busy.values()):
             self._dismiss(worker)
         idle, self._idle, self._busy, self._text = self._idle, [], {}, b""
@@ -128,7 +151,9 @@ class Workers:
         reader, writer = os.pipe()
         try:
             pid = os.posix_spawn(
-                sys.executable, [sys.executable, "-I", "-S", str(_PROGRAM)], os.environ, setsid=True, setsigmask=(),
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _START, str(_PROGRAM.parent), str(_PROGRAM)],
+                os.environ, setsid=True, setsigmask=(),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, reader, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
