@@ -73,3 +73,10 @@ def test_no_decision_compares_a_reason_with_a_sentence():
                 )
                 named = any(isinstance(side, ast.Attribute) and side.attr == "reason" for side in sides)
                 assert not (texts and named), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "its attempt is unchanged"), (3, "its 3 attempts are unchanged")], ids=["one", "three"]
+)
+def test_numbers_agree_with_their_nouns(count, words):
+    assert words in sentence(reason(Code.OPERATOR_AWAY, operator="far", error="no route", attempts=count))
