@@ -123,7 +123,7 @@ def test_six_campaigns_are_tried_and_load(editor):
         (("tasks", "relax", "allow_dependency_failure"), {"min"}, set()),
         (("tasks", "relax", "env", "TOKEN"), {"from_env"}, set()),
         (("operators", "cluster"), {"kind", "max_active", "partition", "slots"}, {"command"}),
-        (("operators", "cluster", "slots"), {"cpus", "memory"}, {"gpus"}),
+        (("operators", "cluster", "slots"), {"cpus", "memory", "gpus"}, {"time"}),
     ],
 )
 def test_what_is_offered_at_a_place(editor, path, some, not_offered):

@@ -26,7 +26,7 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, as_j
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
-    rows = read_results(run, patterns)
+    rows = read_results(run, patterns, usage=usage)
     if as_json:
         print_json(rows)
         return ExitCode.FINE

@@ -11,15 +11,19 @@ from matterstack.views.reading import reading
 from matterstack.views.status import view_of
 
 
-def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Return one row for each task: its matrix values, and metrics and response of its newest successful attempt."""
+def results(root: str | Path, patterns: Iterable[str] = (), *, usage: bool = False) -> list[dict[str, Any]]:
+    """Return one row for each task: its matrix values, and metrics and response of its newest successful attempt.
+
+    With ``usage`` also what that used, as in exit.json.
+    """
     chosen_patterns = list(patterns)
     with reading(root) as (path, store):
         rows = store.tasks()
         if chosen_patterns:
             chosen = set(select_tasks([row.task_id for row in rows], chosen_patterns))
             rows = [row for row in rows if row.task_id in chosen]
-        run, matrices, found, used = store.run(), store.matrices(), store.metrics(), store.usage_of_results()
+        run, matrices, found = store.run(), store.matrices(), store.metrics()
+        used = store.usage_of_results() if usage else {}
         out = []
         for row in rows:
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
@@ -27,7 +31,7 @@ def results(root: str | Path, patterns: Iterable[str] = ()) -> list[dict[str, An
                 {
                     "task": row.task_id, "matrix": matrices[row.task_id], "state": str(view_of(path, run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
-                    "usage": used.get(row.task_id, {}),
+                    **({"usage": used.get(row.task_id, {})} if usage else {}),
                 }
             )  # fmt: skip
         return out
