@@ -414,7 +414,7 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
 def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     """Find answers of people whose inputs are others by now."""
     for row in store.tasks():
-        if row.result is None or store.campaign(row.campaign_version).operators[row.operator].row is not HUMAN:
+        if row.result is None or store.operators(row.campaign_version)[row.operator].row is not HUMAN:
             continue
         folder = attempt_folder(row.task_id, row.result)
         attempt, task = store.attempt(row.task_id, row.result), read_task(root / folder)

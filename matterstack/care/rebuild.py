@@ -136,7 +136,7 @@ def _unknown_folders(root: Path, store: SQLiteStateStore) -> Iterator[tuple[str,
 
 def _found(root: Path, store: SQLiteStateStore, task_id: str, attempt: int) -> Event:
     (row,) = store.tasks([task_id])
-    spec = store.campaign(row.campaign_version).operators[row.operator]
+    spec = store.operators(row.campaign_version)[row.operator]
     claim = read_claim(root / attempt_folder(task_id, attempt))
     # Where it was handed over is only known by the claim; without one it was from this home.
     origin = json.dumps(claim.data) if claim is not None and claim.by == "worker" else make_operator(spec).origin()

@@ -401,10 +401,15 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
         description=data.get("description", ""),
         params=data.get("params", {}),
         files=tuple(data.get("files", ())),
-        operators={name: _operator_from_json(item) for name, item in data["operators"].items()},
+        operators=operators_from_json(data["operators"]),
         tasks={name: _task_from_json(item) for name, item in data["tasks"].items()},
         git_max_size=data["git_max_size"],
     )
+
+
+def operators_from_json(data: Mapping[str, Any]) -> dict[str, OperatorSpec]:
+    """Undo `to_json` of the operators of a Campaign."""
+    return {name: _operator_from_json(item) for name, item in data.items()}
 
 
 def _operator_from_json(data: Mapping[str, Any]) -> OperatorSpec:

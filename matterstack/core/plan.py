@@ -30,7 +30,7 @@ from matterstack.core.model import (
 )
 from matterstack.core.readiness import WaitingTask, settle
 from matterstack.core.reasons import Code, Reason, reason
-from matterstack.core.reconcile import postponed, reconcile
+from matterstack.core.reconcile import changes_nothing, postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.slots import MOST_AT_ONCE, Capacity, Slots, Use
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
@@ -196,7 +196,11 @@ class Decider:
         self, rows: Iterable[AttemptRow], seen: Mapping[Key, Observation], evidence: Mapping[Key, Evidence | Reason]
     ) -> list[TaskChange]:
         """Decide what was seen of attempts; return how tasks changed."""
-        observed = [row for row in rows if row.key in seen]
+        observed = [
+            row
+            for row in rows
+            if row.key in seen and not (evidence.get(row.key) is None and changes_nothing(row, seen[row.key]))
+        ]
         tasks = self.board.tasks({row.task_id for row in observed})
         changes = []
         for row in observed:

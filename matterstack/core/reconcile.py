@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from matterstack.core.model import AttemptChange, AttemptFacts, Evidence, Observation, Sighting, TaskChange
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
+from matterstack.core.recorded import AttemptRow
 from matterstack.core.resources import rule_for
 from matterstack.core.states import RETRIED, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
 
@@ -23,6 +24,13 @@ _LIVE_SIGHTINGS = {
 }
 
 Decision = tuple[AttemptChange | None, TaskChange | None]
+
+
+def changes_nothing(row: AttemptRow, seen: Observation) -> bool:
+    """Return whether what was seen of a live attempt is what is on record, so that nothing needs to be known of its task."""
+    if seen.why != row.reason or (seen.handle is not None and seen.handle != row.handle):
+        return False
+    return seen.sighting is Sighting.UNKNOWN or _LIVE_SIGHTINGS.get(seen.sighting) is row.state
 
 
 def reconcile(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: float) -> Decision:

@@ -35,7 +35,7 @@ class Pool:
         """Return an operator. Raises whatever making it raises: a plug-in may be missing or not load."""
         key = (version, name)
         if key not in self._made:
-            self._made[key] = self._make(self._store.campaign(version).operators[name])
+            self._made[key] = self._make(self._store.operators(version)[name])
         return self._made[key]
 
     def usable(self, version: int, name: str) -> Operator | None:
@@ -43,7 +43,7 @@ class Pool:
 
         Raises LedgerError if the ledger cannot give its campaign: the operator is not at fault, and the step stops.
         """
-        self._store.campaign(version)
+        self._store.operators(version)
         try:
             return self.of(version, name)
         except Exception as error:  # of a plug-in that is missing or does not load: the other operators go on
@@ -54,7 +54,7 @@ class Pool:
     def capacity(self, name: str) -> Capacity | Notice:
         """Return what an operator may use in sum, by the newest version of the campaign."""
         version = self._store.newest_version()
-        self._store.campaign(version)  # a ledger that cannot be read stops the step, as in `usable`
+        self._store.operators(version)  # a ledger that cannot be read stops the step, as in `usable`
         try:
             operator = self.of(version, name)
             cpus, memory = operator.slots()
@@ -111,7 +111,7 @@ class Pool:
             attempts = by_operator.setdefault((row.campaign_version, row.operator), [])
             attempts.append(LiveAttempt(*row.key, folders[row.key], row.state, row.handle, row.time_s, row.started_at))
         for (version, name), attempts in by_operator.items():
-            self._store.campaign(version)  # as in `usable`
+            self._store.operators(version)  # as in `usable`
             try:
                 fds += self.of(version, name).wake_fds(attempts)
             except Exception:  # of a plug-in, or one that is not installed: the loop looks again after a while

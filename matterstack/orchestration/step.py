@@ -108,7 +108,7 @@ class Step:
             self.store.append([Withdrawn(tuple(keys))], self.now)
 
     def _is_local(self, version: int, operator: str) -> bool:
-        return self.store.campaign(version).operators[operator].row.on_this_machine
+        return self.store.operators(version)[operator].row.on_this_machine
 
     def preview(self) -> StepReport:
         """Return what a step would do; it ends where anything would be written."""
@@ -180,7 +180,7 @@ class Step:
             if found is None or found.sighting not in ENDED or found.leave:
                 continue
             good = found.sighting is Sighting.ENDED and found.is_good
-            ours = not self.store.campaign(row.campaign_version).operators[row.operator].row.asks
+            ours = not self.store.operators(row.campaign_version)[row.operator].row.asks
             outputs = self.store.outputs_of(row.task_id) if good else {}
             item = self.files.evidence(row.key, found, outputs, ours=ours)
             evidence[row.key] = replace(item, response=found.response) if isinstance(item, Evidence) else item

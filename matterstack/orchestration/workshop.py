@@ -71,7 +71,7 @@ class RunWorkshop:
     # --- the campaign ---
 
     def operator_spec(self, task: TaskRow) -> OperatorSpec:
-        return self.store.campaign(task.campaign_version).operators[task.operator]
+        return self.store.operators(task.campaign_version)[task.operator]
 
     def spec(self, task: TaskRow) -> TaskSpec:
         return self.store.campaign(task.campaign_version).tasks[task.group].for_operator(self.operator_spec(task))
@@ -113,8 +113,8 @@ class RunWorkshop:
         return self.pool.capacity(operator)
 
     def is_local(self, version: int | None, operator: str) -> bool:
-        campaign = self.store.newest_campaign() if version is None else self.store.campaign(version)
-        return campaign.operators[operator].row.on_this_machine
+        found = self.store.operators(self.store.newest_version() if version is None else version)
+        return found[operator].row.on_this_machine
 
     def _facts(self) -> RunFacts:
         from matterstack.template.attempt import RunFacts

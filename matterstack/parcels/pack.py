@@ -160,7 +160,7 @@ def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, aga
 
 
 def _kind(store: SQLiteStateStore, row: AttemptRow | TaskRow) -> Kind:
-    return store.campaign(row.campaign_version).operators[row.operator].row
+    return store.operators(row.campaign_version)[row.operator].row
 
 
 class _Parcel:

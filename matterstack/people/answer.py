@@ -55,7 +55,7 @@ def find_question(root: str | Path, task: str) -> Question:
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
-        spec = store.campaign(row.campaign_version).operators[row.operator]
+        spec = store.operators(row.campaign_version)[row.operator]
         attempts = store.attempts(task_id)
         _require_waiting(path, store, task_id, spec, attempts)
         attempt = attempts[-1].attempt

@@ -82,7 +82,7 @@ def _of_run(root: str | Path) -> list[Waiting]:
     with reading(root) as (path, store):
         run_id = store.run().run_id
         waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
-        specs = [store.campaign(row.campaign_version).operators[row.operator] for row in waiting]
+        specs = [store.operators(row.campaign_version)[row.operator] for row in waiting]
         return [_waiting(path, run_id, spec, row) for spec, row in zip(specs, waiting, strict=True)]
 
 

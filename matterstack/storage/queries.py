@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from matterstack.core.model import ABSENT, Campaign, Instance, OutputFile, ResolvedOutput, campaign_from_json
+from matterstack.core.model import (
+    ABSENT,
+    Campaign,
+    Instance,
+    OperatorSpec,
+    OutputFile,
+    ResolvedOutput,
+    campaign_from_json,
+    operators_from_json,
+)
 from matterstack.core.readiness import GroupSummary, TaskStanding
 from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow
 from matterstack.core.states import FailureClass, TaskState
@@ -39,6 +48,7 @@ class Queries:
 
     db: sqlite3.Connection
     _campaigns: dict[int, Campaign]
+    _operators: dict[int, Mapping[str, OperatorSpec]]
 
     def guard(self) -> AbstractContextManager[None]:
         """Turn what SQLite raises into errors of ours."""
@@ -89,6 +99,19 @@ class Queries:
                 text = row[0] if row is not None else None
                 self._campaigns[version] = decode(lambda text: campaign_from_json(load_json(text)), text)
         return self._campaigns[version]
+
+    def operators(self, version: int) -> Mapping[str, OperatorSpec]:
+        """Return the operators of a campaign version, without reading its tasks and the values of its axes."""
+        if version in self._campaigns:
+            return self._campaigns[version].operators
+        if version not in self._operators:
+            row = self._one(
+                "SELECT json_extract(definition, '$.operators') FROM campaign_versions WHERE version = ?", version
+            )
+            with self.guard():
+                text = row[0] if row is not None else None
+                self._operators[version] = decode(lambda text: operators_from_json(load_json(text)), text)
+        return self._operators[version]
 
     def newest_version(self) -> int:
         """Return the newest version of the campaign: that of settings which hold for the run, not for a task."""

@@ -12,13 +12,13 @@ import logging
 import os
 import sqlite3
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from matterstack.core.events import Adopted, Event, Moved, RunCreated
-from matterstack.core.model import Campaign
+from matterstack.core.model import Campaign, OperatorSpec
 from matterstack.core.times import rounded
 from matterstack.errors import (
     LedgerDamagedError,
@@ -127,6 +127,7 @@ class SQLiteStateStore(Queries):
         self._unsynced: list[str] = []  # its lines
         self._owed: list[str] = []  # lines that are committed, and could not be written to the journal
         self._campaigns: dict[int, Campaign] = {}
+        self._operators: dict[int, Mapping[str, OperatorSpec]] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 
     @classmethod

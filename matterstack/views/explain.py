@@ -94,10 +94,10 @@ class _Explainer:
         return sentence(found, self.shown_root)
 
     def _is_local(self, version: int, operator: str) -> bool:
-        return self.store.campaign(version).operators[operator].row.on_this_machine
+        return self.store.operators(version)[operator].row.on_this_machine
 
     def _spec(self, row: TaskRow) -> OperatorSpec:
-        return self.store.campaign(row.campaign_version).operators[row.operator]
+        return self.store.operators(row.campaign_version)[row.operator]
 
     def _one(self, row: TaskRow) -> Explanation:
         if row.state in (TaskState.PENDING, TaskState.READY) and (self.run.paused or row.paused):
