@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from matterstack.core.events import Paused, Resumed, SourceChanged
+from matterstack.errors import RunRootError
+from matterstack.orchestration.session import open_to_write
 from tests.histories import HERE
 
 
@@ -76,3 +81,50 @@ def test_a_journal_of_version_1_is_kept_once(bench, tmp_path):
 
     assert done.returncode == 1 and "journal.jsonl" in done.stderr
     assert (root / "journal.v1.jsonl").read_bytes() == kept
+
+
+class Interrupted:
+    """A database whose next commit is made, and then interrupted by Ctrl-C."""
+
+    def __init__(self, db):
+        self.db = db
+
+    def __getattr__(self, name):
+        return getattr(self.db, name)
+
+    def execute(self, statement, *values):
+        done = self.db.execute(statement, *values)
+        if statement == "COMMIT":
+            raise KeyboardInterrupt
+        return done
+
+
+def test_ctrl_c_just_after_a_commit_leaves_no_gap(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    with open_to_write(bench.root) as store:
+        store.append([Paused()], 1.8e9)
+        db, store.db = store.db, Interrupted(store.db)
+        with pytest.raises(KeyboardInterrupt):
+            store.append([Resumed()], 1.8e9)
+        store.db = db
+
+        store.append([Paused()], 1.8e9)
+
+        assert [entry.event.kind for entry in store.journal.read()][-3:] == ["paused", "resumed", "paused"]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_group_leaves_no_line_that_the_ledger_does_not_have(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    with open_to_write(bench.root) as store:
+        store.append([Paused()], 1.8e9)
+        store.append([Resumed()], 1.8e9, sync=False)
+        pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+        store.db.execute(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(RunRootError, match="full"):
+            store.append([SourceChanged("x" * 200_000)], 1.8e9, sync=False)
+        store.db.execute("PRAGMA max_page_count = 1000000")
+
+        store.append([Paused()], 1.8e9)
+
+        known = [json.loads(line)["seq"] for line in store.lines_after(0)]
+        assert [entry.seq for entry in store.journal.read()] == known

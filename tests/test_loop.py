@@ -12,6 +12,7 @@ import time
 from matterstack import initialize_run, run_until_done
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.session import open_to_write
+from matterstack.views.attempts import attempts
 
 
 def test_the_loop_reacts_when_a_process_ends_and_does_not_poll_for_it(bench):
@@ -166,3 +167,29 @@ def test_what_the_step_inherited_does_not_stay_open_in_what_it_starts(bench):
     assert os.read(reader, 1) == b""  # nobody holds its other end
     os.close(reader)
     bench.cli("cancel", bench.root)
+
+
+def test_the_loop_notices_that_a_worker_was_killed_with_its_attempt_in_hand(bench):
+    bench.start("tasks: {a: {retries: 1, command: 'echo a >> WITNESS; test ${{ task.attempt }} = 2 || sleep 1.5'}}\n")
+    loop = bench.popen("run", bench.root)
+    claim = json.loads(bench.wait_for_text(bench.attempt("a") / "claim", "\n"))
+    bench.wait_for(bench.witness)
+
+    os.kill(claim["pid"], signal.SIGKILL)
+
+    assert loop.wait(30) == 0
+    loop.communicate()
+    assert bench.witnessed() == ["a", "a"]
+    assert attempts(bench.root, "a")[1][0]["class"] == "lost"
+
+
+def test_a_loop_that_only_waits_for_a_delay_does_not_spin(bench):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 2}}}\n"
+        "tasks: {a: {matrix: {i: [1, 2]}, command: 'test ${{ task.attempt }} = 2', retries: {max: 1, delay: 2s}}}\n"
+    )
+    ticks = []
+
+    assert run_until_done(bench.root, ticks.append).state == "COMPLETED"
+
+    assert len(ticks) < 20

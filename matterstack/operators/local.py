@@ -290,7 +290,9 @@ def _is_at_work(attempt: LiveAttempt, handle: Mapping[str, Any]) -> bool:
     if not processes.is_alive(pid, start):
         return False
     claim = read_claim(Path(attempt.folder))
-    return claim is None or claim.by == "torn" or _is_by(claim, pid, start)
+    if claim is not None and _is_by(claim, pid, start):
+        return processes.works_in(pid, attempt.folder)  # or it has ended, and could not say so
+    return claim is None or claim.by == "torn"
 
 
 def _is_by(claim: Claim, pid: int, start: str) -> bool:

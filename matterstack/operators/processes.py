@@ -161,7 +161,8 @@ def _members(sessions: Iterable[Session], *, marked: bool) -> set[int]:
     members: set[int] = set()
     alive = {pid for pid, fields in table.items() if fields[0] not in ("Z", "X")}
     for session in wanted:
-        if session.leader in alive and table[session.leader][19] == session.start:
+        leads = session.leader in alive and table[session.leader][19] == session.start
+        if leads and works_in(session.leader, session.folder):
             members |= _descendants(session.leader, children)
             members |= {pid for pid in alive if int(table[pid][3]) == session.leader}
             members.discard(session.leader)
@@ -190,6 +191,17 @@ def _all_processes() -> dict[int, list[str]]:
     """Return pid -> the fields of /proc/PID/stat behind the name. Raises OSError if that cannot be told."""
     rows = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit())
     return {pid: fields for pid, fields in rows if fields is not None and len(fields) > 19}
+
+
+def works_in(worker: int, folder: str) -> bool:
+    """Return whether a worker is in an attempt's folder: it goes there for each, and away when that has ended.
+
+    One that cannot be looked at is taken to be.
+    """
+    try:
+        return not _PROC or os.readlink(f"/proc/{worker}/cwd").removesuffix(" (deleted)") == folder
+    except OSError:
+        return True
 
 
 def _has_marks(pid: int, session: Session) -> bool:

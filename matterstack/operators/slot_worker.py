@@ -164,20 +164,24 @@ class Attempt:
                     (os.POSIX_SPAWN_DUP2, claim, CLAIM_FD),
                 ],
             )
-        except OSError as error:
-            if record is not None and error.errno in CANNOT_BE_RUN:
-                self.code = 127 if error.errno == errno.ENOENT else 126  # as a shell
-                write_log("stderr.log", b"%s: %s\n" % (self.request.argv[0], os.strerror(error.errno).encode()))
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            if record is not None and number in CANNOT_BE_RUN:
+                self.code = 127 if number == errno.ENOENT else 126  # as a shell
+                write_log("stderr.log", b"%s: %s\n" % (self.request.argv[0], os.strerror(number).encode()))
                 return record
             # In place, since there may be no room for another block.
-            why = (error.strerror or "no memory").encode()
+            why = plain((os.strerror(number) if number else str(error)).encode())
             text = b'{"by": "nobody", "why": "its worker could not start it: %s"}' % why
             os.pwrite(claim, text.ljust(1023) + b"\n", 0)
             if record is not None:
                 os.close(record)
                 os.unlink(".exit.json")
             return None
-        os.pwrite(record, b"started %d %s " % (self.leader, start_of(self.leader)), 0)
+        try:
+            os.pwrite(record, b"started %d %s " % (self.leader, start_of(self.leader)), 0)
+        except OSError:  # it would only have helped whoever looks for its processes
+            pass
         return record
 
     def wait(self) -> None:

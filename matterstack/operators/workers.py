@@ -111,6 +111,11 @@ class Workers:
                 self._dismiss(worker)
             else:
                 self._idle.append(worker)
+        for number, worker in [*self._busy.items()]:
+            if _has_ended(worker.pid):  # killed with its attempt in hand: from now on the kernel is asked about it
+                del self._busy[number]
+                with suppress(OSError):
+                    os.close(worker.requests)
         self._reap()
 
     def is_running(self, pid: int, start: str, key: Key) -> bool | None:
@@ -183,13 +188,17 @@ class Workers:
     def _reap(self) -> set[int]:
         """Collect the workers that have ended; return those that have not."""
         for pid in [*self._leaving]:
-            try:
-                ended, _ = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                ended = pid
-            if ended:
+            if _has_ended(pid):
                 self._leaving.remove(pid)
         return set(self._leaving)
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a child of this process has ended, and let the kernel forget it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 _here = Workers()
@@ -229,11 +238,20 @@ def request(
     outputs: Sequence[str],
     env: Mapping[str, str],
 ) -> list[bytes]:
-    """Return the fields of a request behind its number, as `slot_worker.Request` reads them."""
+    """Return the fields of a request behind its number, as `slot_worker.Request` reads them. Raises ValueError."""
     limit = "" if limit_s is None else f"{limit_s:.3f}"
     texts = [folder, claim, head, limit, background, processes.oom_counter(), _sha256sum()]
-    texts += [str(len(argv)), *argv, str(len(outputs)), *outputs, *(f"{name}={value}" for name, value in env.items())]
-    return [os.fsencode(text) for text in texts]
+    texts += [
+        str(len(argv)),
+        *argv,
+        str(len(outputs)),
+        *outputs,
+        *(f"{name}={value}" for name, value in env.items() if name),
+    ]
+    fields = [os.fsencode(text) for text in texts]
+    if any(b"\0" in field for field in fields):
+        raise ValueError("an argument or a variable holds a NUL")
+    return fields
 
 
 @cache

@@ -58,6 +58,8 @@ class RunFiles:
         try:
             data = json.loads(read_regular(Path(self.folder(key)) / TASK))
         except FileNotFoundError:
+            if self.has_folder(key):  # what it was given cannot be told any more
+                raise
             return ()
         except ValueError:
             raise OSError(errno.EIO, "is not JSON", TASK) from None

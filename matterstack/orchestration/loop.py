@@ -143,6 +143,7 @@ class _Loop:
             tick.close()
 
     def _tick(self, store: SQLiteStateStore, step: Step) -> _Tick:
+        workers.here().collect()  # also where no attempt of this machine is left to be asked about
         step.pool.notices.clear()
         report = take_and_tell(step, self.last.warnings if self.last is not None else ())
         fds = step.pool.wake_fds(report.live, {row.key: step.files.folder(row.key) for row in report.live})

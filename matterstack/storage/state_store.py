@@ -124,8 +124,8 @@ class SQLiteStateStore(Queries):
         self.epoch = None  # of this process's last commit or of opening; None in an empty ledger
         self._raised = False
         self._before: tuple[int | None, bool, Moved | None] = (None, False, None)  # the open transaction
-        self._unsynced: list[str] = []  # its lines
-        self._owed: list[str] = []  # lines that are committed, and could not be written to the journal
+        self._to_flush = False  # whether anything was recorded that is not committed, or not in the journal
+        self._in_journal: int | None = None  # number of the last event that it has
         self._campaigns: dict[int, Campaign] = {}
         self._operators: dict[int, Mapping[str, OperatorSpec]] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
@@ -325,48 +325,60 @@ class SQLiteStateStore(Queries):
         """Apply events in the open transaction, or in a new one."""
         joins = self.db.in_transaction
         with self.guard():
+            if self._in_journal is None:
+                self._in_journal = self.last_seq()
             self.db.execute("SAVEPOINT events" if joins else "BEGIN IMMEDIATE")
             try:
+                if not joins:
+                    self._before = (self.epoch, self._raised, self.moved)
                 epoch = self._next_epoch()
                 if self.moved is not None:
                     given.insert(0, self.moved)
-                lines = self.write((now, epoch, event) for event in given)
+                self.write((now, epoch, event) for event in given)
                 problem = violation(self.db, given)
                 if problem:
                     raise self._defect(problem, given)
                 if joins:
                     self.db.execute("RELEASE events")
+                self.epoch, self._raised, self.moved, self._to_flush = epoch, True, None, True
             except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK TO events" if joins else "ROLLBACK")
+                if not self.db.in_transaction:  # on a full disk SQLite undoes all of it, not only what was added
+                    self._undone()
+                elif joins:
+                    self.db.execute("ROLLBACK TO events")
+                else:
+                    self.db.execute("ROLLBACK")
+                    self._undone()
                 raise
-        if not joins:
-            self._before = (self.epoch, self._raised, self.moved)
-        self.epoch, self._raised, self.moved = epoch, True, None
-        self._unsynced += lines
+
+    def _undone(self) -> None:
+        self.epoch, self._raised, self.moved = self._before
 
     def flush(self) -> None:
-        """Commit what was recorded without it, and bring the journal up to that. Raises RunRootError."""
-        if not self._unsynced:
+        """Commit what was recorded without it, and bring the journal up to the ledger. Raises RunRootError."""
+        if not self._to_flush:
             return
         with self.guard():
             try:
-                self.db.execute("COMMIT")
-            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("COMMIT")
+            except BaseException as error:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
-                self.epoch, self._raised, self.moved = self._before
-                self._unsynced = []
-                raise
-        lines, self._unsynced = self._unsynced, []
+                    self._undone()
+                elif isinstance(error, sqlite3.Error):
+                    self._undone()
+                raise  # else Ctrl-C came after the commit
         if self.journal is not None:
-            self._owed += lines
+            # As the ledger has them: whatever stopped an earlier flush, no line is left out.
+            lines = self.lines_after(self._in_journal or 0)
             try:
-                self.journal.append(self._owed)
-                self._owed = []
-            except OSError as error:  # whatever this process commits next writes them first
+                self.journal.append(lines)
+            except OSError as error:
                 message = f"{self.journal.path}: cannot be written: {error.strerror}; the next step completes it"
                 raise RunRootError(message) from None
+            self._in_journal = (self._in_journal or 0) + len(lines)
+        self._to_flush = False
 
     def write(self, timed: Iterable[tuple[float, int, Event]]) -> list[str]:
         """Apply new events, each with its time and epoch, in the open transaction; return their lines."""
@@ -483,7 +495,9 @@ class SQLiteStateStore(Queries):
         assert self.journal is not None
         if compare:
             self.journal.compare(self.lines_after)
-        return self.journal.complete(self.last_seq(), self.line, self.lines_after)
+        added = self.journal.complete(self.last_seq(), self.line, self.lines_after)
+        self._in_journal = self.last_seq()
+        return added
 
     # --- where it is at home ---
 
