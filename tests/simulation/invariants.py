@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 
@@ -82,9 +83,14 @@ def what_was_fenced_never_runs(now: Now) -> str:
 def nothing_runs_that_is_not_on_record(now: Now) -> str:
     """But for what a loop handed over while another withdrew it: the number is used again, and its folder found taken."""
     for key in now.world.work:
-        if key not in now.attempts and now.tasks[key[0]].attempts != key[1] - 1:
+        if key not in now.attempts and list(key) not in _withdrawn(now):
             return f"{key} was handed over and is not in the ledger"
     return ""
+
+
+def _withdrawn(now: Now) -> list[list[object]]:
+    events = map(json.loads, now.world.journal)
+    return [key for event in events if event["kind"] == "withdrawn" for key in event["attempts"]]
 
 
 def a_task_is_active_while_its_attempt_is(now: Now) -> str:
@@ -153,7 +159,8 @@ def only_a_defect_of_an_operator_fails_a_task_as_a_defect(now: Now) -> str:
 def _may_run(now: Now, row: AttemptRow) -> bool:
     if row.key not in now.world.work:
         return row.state is not AttemptState.SUBMITTING
-    return now.world.is_alive(row.key)
+    fenced = now.world.folders[row.key].claim == "step"  # its worker comes too late, and runs nothing
+    return now.world.is_alive(row.key) and not fenced
 
 
 def no_more_is_active_than_may_be(now: Now) -> str:
