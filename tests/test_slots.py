@@ -81,7 +81,7 @@ def test_more_gpus_than_there_are_here_lets_the_task_wait_and_the_run_end(bench,
 
     assert done.returncode == 4
     assert bench.states() == {"a": "READY", "b": "COMPLETED"}
-    assert "a: asks for 1 gpus, operator 'local' has 0 here" in done.stderr
+    assert "a: asks for 1 GPU, operator 'local' has 0 here" in done.stderr
 
 
 def test_what_is_larger_than_the_machine_runs_alone():

@@ -212,7 +212,7 @@ def _has_marks(pid: int, session: Session) -> bool:
 
 
 def _is_within(pid: int, folder: str) -> bool:
-    """Return whether a process is in a folder: not enough by itself, a person's shell may be there."""
+    """Return whether a process works in a folder. By itself that proves nothing: a user's shell may be there too."""
     try:
         return f"{os.readlink(f'/proc/{pid}/cwd')}/".startswith(f"{folder}/")
     except _ABSENT:

@@ -25,6 +25,7 @@ import sys
 import time
 
 try:
+    # `hashlib` loads OpenSSL, 4 MB more. The type stubs know neither module.
     from _sha2 import sha256  # type: ignore[import-not-found]
 except ImportError:  # before Python 3.12
     from _sha256 import sha256  # type: ignore[import-not-found]
@@ -523,7 +524,7 @@ def kill(pid: int, number: int) -> None:
 
 
 def plain(name: bytes) -> bytes:
-    """Return a process's name as it may stand in JSON."""
+    """Return a process's name with every character replaced that JSON would have to escape."""
     return bytes(byte if 32 <= byte < 127 and byte not in b'"\\' else 63 for byte in name)
 
 

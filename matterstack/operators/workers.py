@@ -119,7 +119,7 @@ class Workers:
         self._reap()
 
     def is_running(self, pid: int, start: str, key: Key) -> bool | None:
-        """Return whether a worker of this process has an attempt in hand; None if it is no worker of this process."""
+        """Return whether a worker of this process is running an attempt; None if this process did not start the worker."""
         for worker in [*self._busy.values(), *self._idle]:
             if (worker.pid, worker.start) == (pid, start):
                 return worker.running == key

@@ -58,7 +58,7 @@ class RunFiles:
         try:
             data = json.loads(read_regular(Path(self.folder(key)) / TASK))
         except FileNotFoundError:
-            if self.has_folder(key):  # what it was given cannot be told any more
+            if self.has_folder(key):  # its GPUs are no longer known
                 raise
             return ()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What a campaign asks for that this machine does not have: it may be stepped elsewhere, so it is no mistake."""
+"""What a campaign requests that this machine does not have. That is not an error: the run may be stepped elsewhere."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class _Loop:
         step().withdraw()
         try:
             tick = self._ticks(store, step, ahead)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: what did not start is taken back, and the first error is the one to report
             with suppress(MatterStackError):
                 step().withdraw(ahead.intents)
                 store.flush()
@@ -109,7 +109,7 @@ class _Loop:
         try:
             step().withdraw(ahead.intents)
             store.flush()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the descriptors are the loop's to close
             tick.close()
             raise
         return tick
@@ -137,7 +137,7 @@ class _Loop:
                 self.woken = self.woken or _wait(self._wakers(tick), min(_HOLD_S, tick.patience_s()))
                 if not self.woken:
                     return tick
-            except BaseException:
+            except BaseException:  # as above
                 tick.close()
                 raise
             tick.close()

@@ -95,6 +95,10 @@ def _input_gone(found: Reason, run: str | Path) -> str:
     )
 
 
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
 def _peak(found: Reason) -> str:
     size = found.values.get("max_rss")
     return f", its largest process had {size / 2**20:.0f}M" if size else ""
@@ -187,9 +191,9 @@ _SENTENCES: dict[Code, Render] = {
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
     Code.NEVER_FITS: lambda r, run: (
-        f"asks for {r['asked']} gpus, operator '{r['operator']}' has {r['there']} here; it stays READY until it is stepped where there are more"
+        f"asks for {_gpus(r['asked'])}, operator '{r['operator']}' has {r['there']} here; it stays READY until it is stepped where there are more"
     ),
-    Code.NO_DEVICES: lambda r, run: f"needs {r['asked']} gpus, {r['free']} are free",
+    Code.NO_DEVICES: lambda r, run: f"needs {_gpus(r['asked'])}, and {r['free']} of the machine's are free",
     Code.LEFT_RUNNING: lambda r, run: (
         f"its command ended, and left processes running, which were ended: {some(r['names'])}; let it wait for them, or set `background`"
     ),
