@@ -54,7 +54,7 @@ def prepare_attempt(
         "resources": {"cpus": 1}, "source": "../" * (task_id.count("/") + 3) + "source", "env": [],
         "created_at": "2026-01-01T00:00:00.000000Z", "asked": {"instructions": "", **(asked or {})},
     }  # fmt: skip
-    create_attempt_folder(folder, task, f"#!/usr/bin/env bash\n{command}\n", declared.values())
+    create_attempt_folder(str(folder), task, f"#!/usr/bin/env bash\n{command}\n", declared.values())
     env = {"MATTERSTACK_TASK": task_id, "MATTERSTACK_ATTEMPT": str(attempt), "MATTERSTACK_RUN": str(root.resolve())}
     return Launch(
         task_id, attempt, str(folder), ("bash", "-eo", "pipefail", "command.sh"), env, Resources(),

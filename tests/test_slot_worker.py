@@ -39,7 +39,8 @@ class Slot:
         self.number += 1
         fields = workers.request(
             str(folder), '{"by": "worker", ', '{"task": "a", "attempt": 1', limit, background,
-            ("/bin/bash", "-eo", "pipefail", "command.sh"), outputs, {"PATH": os.environ["PATH"], **(env or {})},
+            ("/bin/bash", "-eo", "pipefail", "command.sh"), outputs,
+            [os.fsencode(f"{name}={value}") for name, value in {"PATH": os.environ["PATH"], **(env or {})}.items()],
         )  # fmt: skip
         return b"".join(b"%s\0" % field for field in (b"%d" % self.number, *fields))
 

@@ -368,7 +368,7 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
 def _link(root: Path, path: str, output: OutputFile) -> Iterator[Finding]:
     link = root / "results" / output.path.rstrip("/")
     target = os.path.relpath(root / path, link.parent)
-    above = what_is_in_the_way(root, link)
+    above = what_is_in_the_way(root, link.relative_to(root / "results").as_posix())
     if not above and link.is_symlink() and os.readlink(link) == target:
         return
     exists = os.path.lexists(link)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from matterstack.core.model import AttemptChange, Evidence, TaskChange
 from matterstack.core.readiness import GroupSummary, TaskStanding, Upstream
+from matterstack.core.reasons import NO_REASON
 from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow, bucket_of
 from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState, run_state
 
@@ -80,8 +81,11 @@ class Board:
 
     def submitted(self, row: TaskRow) -> None:
         """Note that an attempt of a task is to be handed over."""
-        self.change(row, TaskChange(row.task_id, TaskState.SUBMITTED))
-        self._now[row.task_id] = replace(self._now[row.task_id], attempts=row.attempts + 1)
+        now = replace(
+            row, state=TaskState.SUBMITTED, reason=NO_REASON, soft=False, cause=None, watch=None, retry_at=None,
+            attempts=row.attempts + 1,
+        )  # fmt: skip
+        self._put(row, now)
 
     def pending_now(self, changes: Iterable[TaskChange]) -> list[TaskRow]:
         """Return the tasks that these changes made PENDING, and that still are."""
@@ -100,7 +104,8 @@ class Board:
 
     def ready(self, operator: str, most: int) -> list[TaskRow]:
         """Return at most ``most`` READY tasks of an operator that are not paused, the first to start first."""
-        rows = [row for row in self.reader.ready(operator, most + len(self._now)) if row.task_id not in self._now]
+        were = sum(row.state is TaskState.READY for row in self._before.values())
+        rows = [row for row in self.reader.ready(operator, most + were) if row.task_id not in self._now]
         rows += [
             row
             for row in self._now.values()

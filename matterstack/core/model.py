@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,18 @@ class TaskSpec:
     # this is the task as they carry it out.
     for_people: TaskSpec | None = None
 
+    @cached_property
+    def may_name_answers(self) -> bool:
+        """Whether a template may name an answer or metrics; where none can, none has to be looked up."""
+        texts = repr((self.command, self.setup, self.env, self.params, self.resources, self.retries_written, self.when))
+        return bool(self.asked) or "response" in texts or "metrics" in texts
+
     def for_operator(self, operator: OperatorSpec) -> TaskSpec:
         """Return the task as an operator of this kind carries it out."""
         return self.for_people if self.for_people is not None and operator.row.asks else self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is kept for each version, and what is computed of it once is found by it
 class Campaign:
     name: str
     description: str

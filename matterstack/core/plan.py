@@ -153,6 +153,7 @@ class Plan:
     publications: list[Publication] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)  # to be handed over once they are committed
     queued: list[Intent] = field(default_factory=list)  # the same, of those that were on record before
+    recorded: list[Key] = field(default_factory=list)  # of `Ahead.handed`
     ahead: list[Intent] = field(default_factory=list)  # to be handed over later, as soon as there is room
     defects: dict[Key, str] = field(default_factory=dict)  # tracebacks, for the attempts' folders
     # for the report
@@ -173,10 +174,27 @@ class Ahead:
     """Intents that a loop has on record before there is room for them: it then hands them over without a commit.
 
     They take no slot. Only operators of this machine have any: what is handed to others is not taken back in time.
+    What comes of a hand-over is recorded with the next thing that is.
     """
 
     intents: dict[Key, Intent] = field(default_factory=dict)  # in the order in which they start
     most: int = 0  # how many may be on record
+    handed: dict[Key, Outcome] = field(default_factory=dict)  # what came of hand-overs that is not recorded yet
+    notices: list[Notice] = field(default_factory=list)  # met at that
+    running: dict[Key, AttemptMade] = field(
+        default_factory=dict
+    )  # handed over by this loop, and not seen to have ended
+    places: set[Key] = field(default_factory=set)  # of these, in whose place nothing was handed over yet
+    replaced: int = 0  # how many have ended since the last look, and had their place taken
+    free: int = 0  # and how many had not
+
+    def next_for(self, ended: AttemptMade) -> Intent | None:
+        """Return the next intent if it takes no more than an attempt that ended has left, None if a plan must decide."""
+        for intent in self.intents.values():
+            if intent.made.operator == ended.operator:
+                fits = intent.made.cpus <= ended.cpus and (intent.made.memory or 0) <= (ended.memory or 0)
+                return intent if fits and not intent.made.gpus else None
+        return None
 
 
 class Decider:
@@ -303,6 +321,25 @@ class Decider:
         attempt, change = reconcile(facts, seen, Evidence(response=seen.response), self.now)
         if attempt is not None:
             self.plan.expected.append(self._ended(attempt, change.state if change else task.state, seen, task))
+
+    def catch_up(
+        self, seen: Mapping[Key, Observation], evidence: Mapping[Key, Evidence | Reason]
+    ) -> tuple[list[AttemptRow], list[TaskChange]]:
+        """Record hand-overs that are not on record yet; of an attempt that has ended since, its end says it all.
+
+        Return the attempts whose end is left to be decided, and how tasks changed.
+        """
+        handed = self.ahead.handed
+        rows = [row for row in self.board.live if row.key in handed]
+        self.plan.recorded = [row.key for row in rows]
+        over: list[AttemptRow] = []
+        others: list[AttemptRow] = []
+        for row in rows:
+            found = seen.get(row.key) if isinstance(handed[row.key], Submission) else None
+            ended = found is not None and found.sighting in ENDED and not isinstance(evidence.get(row.key), Reason)
+            (over if ended else others).append(row)
+        self.plan.submitted += [row.key for row in over]
+        return over, self.submissions(others, handed, self.now)
 
     def submissions(
         self, rows: Iterable[AttemptRow], outcomes: Mapping[Key, Outcome], started_at: float
@@ -441,6 +478,7 @@ class Decider:
             if not slots.fits(intent.resources):
                 return len(queue) - number
             slots.take(intent.resources)
+            del self.ahead.intents[intent.key]
             self.plan.queued.append(intent)
         return 0
 
@@ -531,8 +569,14 @@ def decide(
     """
     decider = Decider(board, workshop, now, ahead)
     plan = decider.plan
-    live = [row for row in board.live if not decider.set_aside(row, folders[row.key], seen.get(row.key))]
-    made = decider.reconcile([*live, *awaited], seen, evidence)
+    over, made = decider.catch_up(seen, evidence)
+    handed = decider.ahead.handed
+    live = [
+        row
+        for row in board.live
+        if row.key not in handed and not decider.set_aside(row, folders[row.key], seen.get(row.key))
+    ]
+    made += decider.reconcile([*over, *live, *awaited], seen, evidence)
     late = {row.key for row in awaited}
     made += decider.reopen_below(
         item.task_id

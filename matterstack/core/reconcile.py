@@ -113,6 +113,7 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
         state,
         failure,
         why,
+        handle=seen.handle if seen.handle != live.handle else None,
         exit_code=seen.exit_code,
         started_at=seen.started_at,
         ended_at=seen.ended_at if seen.ended_at is not None else now,

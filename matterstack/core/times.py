@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
+
+_RECENT = 256  # times of which text and number are kept: one is printed and read several times within a step
 
 
+@lru_cache(_RECENT)
 def to_text(seconds: float) -> str:
     """Return `2026-11-21T09:14:03.123456Z` for POSIX seconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -12,8 +16,11 @@ def to_text(seconds: float) -> str:
 
 def from_text(text: object) -> float | None:
     """Return POSIX seconds of an ISO 8601 time, None for anything else, also what `to_text` could not print."""
-    if not isinstance(text, str):
-        return None
+    return _from_text(text) if isinstance(text, str) else None
+
+
+@lru_cache(_RECENT)
+def _from_text(text: str) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

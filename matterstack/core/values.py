@@ -101,20 +101,25 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
 
     With ``exact``, for `load_json`, also a number that JSON cannot write that way (`.5`, `0x10`, `+1`) keeps it.
     """
-    if isinstance(value, str):
+    kind = type(value)  # the usual ones first: a task.json holds dozens
+    if kind is str:
         return encode_basestring(value)
+    if value is None:
+        return "null"
+    if kind is int:
+        return int.__repr__(value)
     if isinstance(value, Int | Float):
         if _JSON_NUMBER.match(value.text):
             return value.text
         if exact:
             return json.dumps({_EXACT: value.text})
         return int.__repr__(value) if isinstance(value, Int) else float.__repr__(value)
-    if isinstance(value, dict | Mapping):
+    if kind is dict or isinstance(value, Mapping):
         items = [f"{encode_basestring(str(k))}: {dump_json(v, exact=exact)}" for k, v in value.items()]
         return "{" + ", ".join(items) + "}"
-    if isinstance(value, list | tuple):
+    if kind is list or kind is tuple:
         return "[" + ", ".join(dump_json(item, exact=exact) for item in value) + "]"
-    return encode_json(value)
+    return encode_basestring(value) if isinstance(value, str) else encode_json(value)
 
 
 def dump_json_lines(value: Mapping[str, Any] | list[Any], *, exact: bool = False) -> str:

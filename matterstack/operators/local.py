@@ -85,14 +85,17 @@ class LocalOperator:
             raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, OSError)) from None
         return Submission(json.dumps({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
 
-    def _environment(self, launch: Launch) -> dict[str, str]:
-        return {"OMP_NUM_THREADS": str(launch.resources.cpus), **self._ambient, **launch.env}
+    def _environment(self, launch: Launch) -> list[bytes]:
+        own = {"OMP_NUM_THREADS": str(launch.resources.cpus)} if "OMP_NUM_THREADS" not in self._ambient else {}
+        own |= launch.env
+        return [*{**self._ambient, **{name: _variable(name, value) for name, value in own.items()}}.values()]
 
     @cached_property
-    def _ambient(self) -> dict[str, str]:
+    def _ambient(self) -> dict[str, bytes]:
+        """What every command gets, encoded once."""
         # The interpreter that runs MatterStack first: an environment that was not activated works as well.
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        return {**os.environ, "PATH": path}
+        return {name: _variable(name, value) for name, value in {**os.environ, "PATH": path}.items() if name}
 
     # --- looking ---
 
@@ -107,6 +110,8 @@ class LocalOperator:
         return out
 
     def _look(self, attempt: LiveAttempt, handle: Mapping[str, Any]) -> Observation:
+        if workers.here().is_running(handle.get("pid", 0), handle.get("start", ""), attempt.key):
+            return Observation(Sighting.RUNNING)  # it answers when it has written exit.json
         ended = _read_exit(attempt)
         if ended is not None:
             return ended
@@ -233,13 +238,17 @@ def _tool(name: str) -> str | None:
     return shutil.which(name)
 
 
-def _check_size(argv: Sequence[str], env: Mapping[str, str]) -> None:
+def _variable(name: str, value: str) -> bytes:
+    return os.fsencode(f"{name}={value}")
+
+
+def _check_size(argv: Sequence[str], env: Sequence[bytes]) -> None:
     """Raise SubmissionRejected for what the system will not start: it would end with 126 and no word of why."""
-    texts = [*argv, *(f"{name}={value}" for name, value in env.items())]
-    sizes = [len(os.fsencode(text)) + 1 for text in texts]
+    texts = [*map(os.fsencode, argv), *env]
+    sizes = [len(text) + 1 for text in texts]
     largest = max(sizes)
     if largest > _LARGEST_ARGUMENT and sys.platform.startswith("linux"):
-        name = texts[sizes.index(largest)].partition("=")[0]
+        name = os.fsdecode(texts[sizes.index(largest)].partition(b"=")[0])
         raise SubmissionRejected(
             f"cannot be started: {name[:60]} with its value is {largest} bytes long, the system takes {_LARGEST_ARGUMENT}; "
             "write it to a file"
@@ -369,7 +378,7 @@ def _out_of_reach(handle: Mapping[str, Any]) -> Reason:
 def _read_exit(attempt: LiveAttempt, name: str = EXIT) -> Observation | None:
     """Read exit.json; None if it is absent, not whole, or of another attempt."""
     try:
-        text = read_regular(Path(attempt.folder) / name, _LARGEST_EXIT_JSON + 1)
+        text = read_regular(f"{attempt.folder}/{name}", _LARGEST_EXIT_JSON + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

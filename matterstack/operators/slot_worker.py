@@ -387,20 +387,16 @@ def wait_for_signal(watched: set[int], patience_s: float) -> int:
 
 def read_request() -> bytes | None:
     """Return the next request, None if there is none, or only the beginning of one."""
-    length = b""
-    while not length.endswith(b"\n"):
-        byte = os.read(0, 1)
-        if not byte:
-            return None
-        length += byte
-    wanted, parts = int(length), []
-    while wanted:
-        part = os.read(0, wanted)
+    data, wanted = b"", None
+    while wanted is None or len(data) < wanted:
+        part = os.read(0, 65536)  # the next request comes when this one has been answered
         if not part:
             return None
-        parts.append(part)
-        wanted -= len(part)
-    return b"".join(parts)
+        data += part
+        if wanted is None and b"\n" in data:
+            length, data = data.split(b"\n", 1)
+            wanted = int(length)
+    return data
 
 
 def processes() -> Iterator[tuple[int, list[bytes]]]:

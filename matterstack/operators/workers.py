@@ -12,7 +12,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,7 @@ class Workers:
     def __init__(self) -> None:
         self._idle: list[Worker] = []
         self._busy: dict[int, Worker] = {}  # number of the request -> worker
+        self._ended: list[Key] = []  # those that `ended` has not returned yet
         self._leaving: list[int] = []  # pids of workers that end, to be reaped
         self._answers: int | None = None  # read end of the pipe that all workers answer through
         self._answers_in: int | None = None
@@ -64,7 +65,7 @@ class Workers:
 
     def _run(self, key: Key, fields: Sequence[bytes]) -> Worker:
         self._number += 1
-        data = b"".join(b"%s\0" % field for field in (b"%d" % self._number, *fields))
+        data = b"\0".join((b"%d" % self._number, *fields, b""))
         if not self._idle and self._busy and self._answers is not None:
             # One whose exit.json was seen answers this moment.
             poll = select.poll()
@@ -86,9 +87,18 @@ class Workers:
             return worker
 
     def collect(self) -> None:
-        """Take note of what workers have answered, without waiting."""
+        """Take note of what workers have answered and of those that were killed, without waiting."""
         with self._lock:
             self._collect()
+            self._miss()
+            self._reap()
+
+    def ended(self) -> list[Key]:
+        """Return the attempts that workers have answered for since the last call, without waiting."""
+        with self._lock:
+            self._collect()
+            ended, self._ended = self._ended, []
+            return ended
 
     def _collect(self) -> None:
         if self._answers is not None:
@@ -104,19 +114,21 @@ class Workers:
         for line in lines:
             words = line.split(b" ")
             worker = self._busy.pop(int(words[0]), None)
-            if worker is None:
+            if worker is None or worker.running is None:
                 continue
+            self._ended.append(worker.running)
             worker.running = None
             if words[-1] == b"last":
                 self._dismiss(worker)
             else:
                 self._idle.append(worker)
+
+    def _miss(self) -> None:
         for number, worker in [*self._busy.items()]:
             if _has_ended(worker.pid):  # killed with its attempt in hand: from now on the kernel is asked about it
                 del self._busy[number]
                 with suppress(OSError):
                     os.close(worker.requests)
-        self._reap()
 
     def is_running(self, pid: int, start: str, key: Key) -> bool | None:
         """Return whether a worker of this process is running an attempt; None if this process did not start the worker."""
@@ -137,7 +149,7 @@ class Workers:
     def _close(self) -> None:
         for worker in (*self._idle, *self._busy.values()):
             self._dismiss(worker)
-        idle, self._idle, self._busy, self._text = self._idle, [], {}, b""
+        idle, self._idle, self._busy, self._text, self._ended = self._idle, [], {}, b"", []
         for fd in (self._answers, self._answers_in):
             if fd is not None:
                 os.close(fd)
@@ -236,20 +248,17 @@ def request(
     background: str,
     argv: Sequence[str],
     outputs: Sequence[str],
-    env: Mapping[str, str],
+    env: Sequence[bytes],
 ) -> list[bytes]:
-    """Return the fields of a request behind its number, as `slot_worker.Request` reads them. Raises ValueError."""
+    """Return the fields of a request behind its number, as `slot_worker.Request` reads them; ``env`` is NAME=value.
+
+    Raises ValueError.
+    """
     limit = "" if limit_s is None else f"{limit_s:.3f}"
     texts = [folder, claim, head, limit, background, processes.oom_counter(), _sha256sum()]
-    texts += [
-        str(len(argv)),
-        *argv,
-        str(len(outputs)),
-        *outputs,
-        *(f"{name}={value}" for name, value in env.items() if name),
-    ]
-    fields = [os.fsencode(text) for text in texts]
-    if any(b"\0" in field for field in fields):
+    texts += [str(len(argv)), *argv, str(len(outputs)), *outputs]
+    fields = [*map(os.fsencode, texts), *env]
+    if b"\0" in b"".join(fields):
         raise ValueError("an argument or a variable holds a NUL")
     return fields
 

@@ -48,7 +48,7 @@ class RunFiles:
     ) -> Evidence | Reason:
         """Return what the files of an ended attempt show, or why that cannot be told just now."""
         try:
-            return gather_evidence(Path(self.folder(key)), outputs, seen.files, ours=ours)
+            return gather_evidence(self.folder(key), outputs, seen.files, ours=ours)
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
             what = str(error.filename or "the system").removeprefix(f"{self._absolute}/")
             return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
@@ -100,11 +100,14 @@ class RunFiles:
         lists: Mapping[str, str],
     ) -> Rejection | None:
         """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken."""
-        folder = Path(self.folder(key))
-        real = os.path.realpath(folder.parent)
-        if real != str(folder.parent):  # from behind a link no relative path would lead where it should
-            where = folder.parent.relative_to(self._absolute)
-            return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
+        folder = self.folder(key)
+        where = os.path.dirname(attempt_folder(*key))
+        while where:  # from behind a link no relative path would lead where it should
+            path = f"{self._absolute}/{where}"
+            if os.path.islink(path):
+                real = os.path.realpath(path)
+                return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
+            where = os.path.dirname(where)
         wrong = self._missing_input(key, folder, task)
         if wrong is not None:
             return wrong
@@ -118,20 +121,21 @@ class RunFiles:
             return Rejection(said(f"{path} cannot be written: {error.strerror or error}"), retry_later=later)
         return None
 
-    def _missing_input(self, key: Key, folder: Path, task: Mapping[str, Any]) -> Rejection | None:
+    def _missing_input(self, key: Key, folder: str, task: Mapping[str, Any]) -> Rejection | None:
         """Return why an input is not there: a result may be deleted once it is recorded."""
         for name, item in task["inputs"].items():
             for file in item["files"]:
-                path = os.path.normpath(folder / file["path"])
-                shown = os.path.relpath(path, self._absolute)
+                path = os.path.normpath(f"{folder}/{file['path']}")
                 try:
                     mode = os.stat(path).st_mode
                     how = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no longer a file"
                 except OSError as error:
                     how = "is gone"
                     if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        shown = os.path.relpath(path, self._absolute)
                         return Rejection(said(f"{shown} cannot be read: {error.strerror}"), retry_later=True)
                 if how:
+                    shown = os.path.relpath(path, self._absolute)
                     return Rejection(
                         reason(Code.INPUT_GONE, input=name, path=shown, how=how, task=key[0], upstream=file.get("task"))
                     )
@@ -166,7 +170,7 @@ class RunFiles:
         return ""
 
 
-def _is_of_a_step(folder: Path) -> bool:
+def _is_of_a_step(folder: str) -> bool:
     """Return whether what lies in an attempt's folder is a step's, and not a person's."""
     try:
         names = set(os.listdir(folder))

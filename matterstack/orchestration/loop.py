@@ -86,7 +86,7 @@ class _Loop:
                 if tick.is_last:
                     return tick.report
                 _give_way(self.root)
-                self.woken = _wait(self._wakers(tick), tick.patience_s())
+                self.woken = _wait([*self._others(tick), *workers.here().answers()], tick.patience_s())
             finally:
                 tick.close()
 
@@ -96,17 +96,19 @@ class _Loop:
         ahead = Ahead()
 
         def step() -> Step:
-            return Step(self.root, store, pool=pool, files=files, ahead=ahead)
+            return Step(self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended)
 
         step().withdraw()
         try:
             tick = self._ticks(store, step, ahead)
         except BaseException:  # also Ctrl-C: what did not start is taken back, and the first error is the one to report
             with suppress(MatterStackError):
+                step().record_handed()
                 step().withdraw(ahead.intents)
                 store.flush()
             raise
         try:
+            step().record_handed()
             step().withdraw(ahead.intents)
             store.flush()
         except BaseException:  # also Ctrl-C: the descriptors are the loop's to close
@@ -115,7 +117,6 @@ class _Loop:
         return tick
 
     def _ticks(self, store: SQLiteStateStore, step: Callable[[], Step], ahead: Ahead) -> _Tick:
-        flushed = time.monotonic()
         ended: deque[float] = deque(maxlen=_MOST_AHEAD)
         while True:
             now = time.monotonic()
@@ -128,32 +129,53 @@ class _Loop:
                     store.flush()
                 if self.on_tick is not None:
                     self.on_tick(tick.report)
-                if tick.is_last or somebody_waits(self.root):
-                    return tick
-                self.woken = _wait(self._wakers(tick), 0.0)
-                if not self.woken or time.monotonic() - flushed > _GROUP_S:
-                    store.flush()
-                    flushed = time.monotonic()
-                self.woken = self.woken or _wait(self._wakers(tick), min(_HOLD_S, tick.patience_s()))
-                if not self.woken:
+                if tick.is_last or somebody_waits(self.root) or not self._until_due(store, step, ahead, tick):
                     return tick
             except BaseException:  # as above
                 tick.close()
                 raise
             tick.close()
 
+    def _until_due(self, store: SQLiteStateStore, step: Callable[[], Step], ahead: Ahead, tick: _Tick) -> bool:
+        """Wait until a tick is due; return whether one is, before nothing has happened for a while.
+
+        Until then what is on record starts in the place of what ended. What has happened is recorded after `_GROUP_S`, or
+        before the queue is empty.
+        """
+        began = time.monotonic()
+        others, answers = self._others(tick), workers.here().answers()
+        while True:
+            step().refill()
+            low = tick.report.startable > 0 and 2 * len(ahead.intents) < ahead.most
+            if ahead.free or (ahead.replaced and low):
+                return True
+            spent = time.monotonic() - began
+            self.woken = _wait([*others, *answers], max(0.0, _GROUP_S - spent) if ahead.handed else 0.0)
+            if not self.woken and ahead.handed:
+                return True
+            if not self.woken:
+                store.flush()
+                self.woken = _wait([*others, *answers], min(_HOLD_S, tick.patience_s()))
+            if not self.woken or (others and _wait(others, 0.0)):
+                return self.woken
+            if time.monotonic() - began > _GROUP_S:
+                return True
+
     def _tick(self, store: SQLiteStateStore, step: Step) -> _Tick:
         workers.here().collect()  # also where no attempt of this machine is left to be asked about
         step.pool.notices.clear()
         report = take_and_tell(step, self.last.warnings if self.last is not None else ())
-        fds = step.pool.wake_fds(report.live, {row.key: step.files.folder(row.key) for row in report.live})
+        ours = step.ahead.running if step.ahead is not None else {}  # their workers answer
+        others = [row for row in report.live if row.key not in ours]
+        fds = step.pool.wake_fds(others, {row.key: step.files.folder(row.key) for row in others})
         # What wakes the loop and lets a step change nothing would wake it again at once, for ever.
         self.in_vain = (self.woken or self.in_vain) and not report.changed
         self.last = report
         return _Tick(report, fds, store.next_retry())
 
-    def _wakers(self, tick: _Tick) -> Sequence[int]:
-        return [*([] if self.in_vain else tick.fds), *workers.here().answers()]
+    def _others(self, tick: _Tick) -> Sequence[int]:
+        """Return what wakes the loop beside the answers of workers."""
+        return [] if self.in_vain else tick.fds
 
 
 def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:

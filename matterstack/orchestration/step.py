@@ -68,8 +68,10 @@ class Step:
         clock: Clock = time.time,
         workshop: type[RunWorkshop] = RunWorkshop,
         ahead: Ahead | None = None,
+        ended: Callable[[], Sequence[Key]] = tuple,
     ) -> None:
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
+        self.ended = ended  # attempts that ended since it was asked last, in whose place the next are handed over
         self.root = root
         self.store = store
         self.pool = pool or Pool(store)
@@ -82,6 +84,9 @@ class Step:
         plans: list[Plan] = []
         if self.ahead is None:
             self.withdraw()
+        if self.ahead is not None:
+            self.pool.notices += self.ahead.notices
+            self.ahead.notices.clear()
         board, acted = self._pass(plans)
         if acted.freed and startable(board.buckets()):
             # What was fenced or ended may run again at once: by a pass like any other.
@@ -90,6 +95,40 @@ class Step:
         report = report_of(self.root, board, plans, self.pool.notices)
         self._raise_if_all_is_refused(acted.outcomes)
         return report
+
+    def refill(self) -> None:
+        """Hand over what is on record ahead of its time, in the place of attempts that ended.
+
+        Nothing is committed: what came of it is in `Ahead.handed` for the next step. One that takes more than what ended
+        is left to that as well. A step does so between its parts as well, so that no slot waits for it.
+        """
+        if self.ahead is None:
+            return
+        over = [key for key in self.ended() if key in self.ahead.places]
+        self.ahead.places.difference_update(over)
+        places = [self.ahead.running[key] for key in over]
+        if places and self.ahead.intents:
+            self.store.require_epoch()
+        for place in places:
+            self.ahead.free += 1
+            while (intent := self.ahead.next_for(place)) is not None:
+                plan, acted = Plan(), Acted()
+                del self.ahead.intents[intent.key]
+                self._hand_over([cast("RenderedIntent", intent)], plan, acted)
+                self.ahead.notices += plan.notices
+                self.ahead.handed |= acted.outcomes
+                if not isinstance(acted.outcomes.get(intent.key), Rejection):  # it may run, also where that is unknown
+                    self.ahead.free -= 1
+                    self.ahead.replaced += 1
+                    break
+
+    def record_handed(self) -> None:
+        """Record what came of hand-overs since the last step, before the ledger is let go."""
+        if self.ahead is not None and self.ahead.handed:
+            board, handed = self._board(), dict(self.ahead.handed)
+            plan = decide_outcomes(board, self._workshop(board), {}, {}, handed, self.now, unlooked=False)
+            plan.recorded = list(handed)
+            self._commit(plan)
 
     def withdraw(self, also: Iterable[Key] = ()) -> None:
         """Take back the intents of a loop that was killed, of which nothing was made, and ``also`` these of our own."""
@@ -150,6 +189,11 @@ class Step:
         acted = self._act(plan)
         plans.append(plan)
         board = self._board() if committed or plan.queued else board
+        if self.ahead is not None:
+            # What was handed over is recorded with what comes next; what was refused is decided now.
+            handed = {key: item for key, item in acted.outcomes.items() if isinstance(item, Submission)}
+            self.ahead.handed |= handed
+            acted.outcomes = {key: item for key, item in acted.outcomes.items() if key not in handed}
         if acted.seen or acted.outcomes:
             evidence = self._gather(board.live, acted.seen)
             second = decide_outcomes(board, self._workshop(board), acted.seen, evidence, acted.outcomes, self.now)
@@ -161,13 +205,22 @@ class Step:
         board = self._board()
         awaited = self.store.awaited_attempts()
         folders = self._folders([*board.live, *awaited])
-        seen = self.pool.observe(board.live, awaited, folders)
+        handed = self.ahead.handed if self.ahead is not None else {}
+        seen = self.pool.observe([_handed_over(row, handed) for row in board.live], awaited, folders)
+        for key, item in handed.items():
+            if key in seen and isinstance(item, Submission):
+                seen[key] = replace(seen[key], handle=item.handle)
+        if self.ahead is not None:
+            self.ahead.replaced = self.ahead.free = 0
+            for key in [key for key in self.ahead.running if key in seen and seen[key].sighting in ENDED]:
+                del self.ahead.running[key]  # its place is taken by what is decided now
+                self.ahead.places.discard(key)
         evidence = self._gather([*board.live, *awaited], seen)
         plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now, self.ahead)
         return board, plan, seen
 
     def _workshop(self, board: Board) -> RunWorkshop:
-        return self.workshop(self.store, board, self.pool, self.files, self.now)
+        return self.workshop(self.store, board, self.pool, self.files, self.now, self.refill)
 
     def _folders(self, rows: Iterable[AttemptRow]) -> dict[Key, str]:
         return {row.key: self.files.folder(row.key) for row in rows}
@@ -183,7 +236,10 @@ class Step:
             ours = not self.store.operators(row.campaign_version)[row.operator].row.asks
             outputs = self.store.outputs_of(row.task_id) if good else {}
             item = self.files.evidence(row.key, found, outputs, ours=ours)
-            evidence[row.key] = replace(item, response=found.response) if isinstance(item, Evidence) else item
+            if isinstance(item, Evidence) and found.response is not None:
+                item = replace(item, response=found.response)
+            evidence[row.key] = item
+            self.refill()
         return evidence
 
     # --- commits ---
@@ -194,10 +250,13 @@ class Step:
         Links are swapped before the commit: one that is swapped too early is swapped again by the next step, one that
         is swapped too late would be forgotten.
         """
-        unlinked = {item.task_id: self._publish(item, plan) for item in plan.publications}
+        most = self.store.newest_campaign().git_max_size if plan.publications else 0
+        unlinked = {item.task_id: self._publish(item, plan, most) for item in plan.publications}
         events: list[Event] = [
             replace(event, unlinked=unlinked[event.task])
-            if isinstance(event, AttemptChanged) and event.state is AttemptState.COMPLETED
+            if isinstance(event, AttemptChanged)
+            and event.state is AttemptState.COMPLETED
+            and unlinked[event.task] != event.unlinked
             else event
             for event in plan.events
         ]
@@ -206,22 +265,27 @@ class Step:
         acts = bool(plan.intents or plan.ahead or plan.fences or plan.ends or plan.leave)
         written = self.store.append(events, self.now, sync=acts or self.ahead is None)
         if self.ahead is not None:
-            for intent in plan.queued:
-                del self.ahead.intents[intent.made.key]
             self.ahead.intents |= {intent.made.key: intent for intent in plan.ahead}
+            for key in plan.recorded:
+                del self.ahead.handed[key]
         for key, text in plan.defects.items():
             self.files.write_defect(key, text)
         return written > 0
 
-    def _publish(self, item: Publication, plan: Plan) -> Reason:
+    def _publish(self, item: Publication, plan: Plan, most: int) -> Reason:
+        """Set the links of an attempt that ended; list its files above ``most`` bytes for git."""
+        self.refill()
         key, declared = (item.task_id, item.attempt), self.store.outputs_of(item.task_id)
         why = Reason()
         if item.completed:
             why = self.files.publish(key, item.outputs, declared.values())
             if why:
                 plan.notices.append(Notice(item.task_id, reason(Code.RETRIED_LATER, because=why)))
-        names = [output.file for output in (item.outputs if item.completed else declared.values())]
-        error = self.files.keep_from_git(key, names, self.store.newest_campaign().git_max_size)
+        if item.completed:  # a folder, whose files may each be small, as well as a file
+            names = [output.file for output in item.outputs if output.size is None or output.size > most]
+        else:
+            names = [output.file for output in declared.values()]
+        error = self.files.keep_from_git(key, names, most) if names else ""
         if error:
             plan.notices.append(Notice(item.task_id, reason(Code.GITIGNORE_UNWRITABLE, error=error)))
         return why
@@ -287,6 +351,10 @@ class Step:
         by_key = {intent.key: intent for intent in intents}
         for (version, name), launches in batches.items():
             defect = self._submit(self.pool.of(version, name), name, launches, plan, acted)
+            if self.ahead is not None and self._is_local(version, name):
+                started = [key for key in by_key if isinstance(acted.outcomes.get(key), Submission)]
+                self.ahead.running |= {key: by_key[key].made for key in started}
+                self.ahead.places.update(started)
             if defect is not None:
                 unknown = [
                     by_key[i.task_id, i.attempt] for i in launches if (i.task_id, i.attempt) not in acted.outcomes
@@ -372,6 +440,12 @@ class Step:
         if refused and len(refused) == len(outcomes):
             why = sentence(refused[0].reason, self.root)
             raise RunRootError(f"nothing could be handed over: {why}; the next step will retry")
+
+
+def _handed_over(row: AttemptRow, handed: Mapping[Key, Outcome]) -> AttemptRow:
+    """Return an attempt as it is, although its hand-over may not be on record yet."""
+    outcome = handed.get(row.key)
+    return replace(row, state=outcome.state, handle=outcome.handle) if isinstance(outcome, Submission) else row
 
 
 def _outcome(outcome: Submission | SubmissionRejected) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,13 +60,22 @@ class MissingVariable(Exception):
 
 
 class RunWorkshop:
-    def __init__(self, store: Queries, board: Board, pool: Pool, files: RunFiles, now: float) -> None:
+    def __init__(
+        self,
+        store: Queries,
+        board: Board,
+        pool: Pool,
+        files: RunFiles,
+        now: float,
+        between: Callable[[], object] = lambda: None,
+    ) -> None:
         self.store = store  # for what never changes: campaigns and instances
         self.board = board  # for what does
         self.run = board.run
         self.pool = pool
         self.files = files
         self.now = now
+        self.between = between  # called after each attempt that was rendered
 
     # --- the campaign ---
 
@@ -85,7 +94,7 @@ class RunWorkshop:
             return spec.retries
         from matterstack.template.attempt import early_scope, resolve_retries
 
-        given, _ = self.board.given_values(task.task_id)
+        given, _ = self._given(task)
         campaign = self.store.campaign(task.campaign_version)
         try:
             return resolve_retries(spec, early_scope(campaign, self.store.instance(task.task_id), attempt, given))
@@ -104,10 +113,16 @@ class RunWorkshop:
         named = frozenset(upstream for entry, upstream in waiting.entries if entry in names)
         condition = None
         if not named & unsettled:
-            given, _ = self.board.given_values(task.task_id)
+            given, _ = self._given(task)
             instance = self.store.instance(task.task_id)
             condition = meets_condition(campaign, instance, task.attempts + 1, self._facts(), given)
         return replace(waiting, named=named, condition=condition, condition_text=spec.when)
+
+    def _given(self, task: TaskRow) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
+        """Return the answers and metrics that a task's templates name, and of which attempts they are."""
+        if not self.store.campaign(task.campaign_version).tasks[task.group].may_name_answers:
+            return {"response": {}, "metrics": {}}, {}
+        return self.board.given_values(task.task_id)
 
     def capacity(self, operator: str) -> Capacity | Notice:
         return self.pool.capacity(operator)
@@ -130,7 +145,9 @@ class RunWorkshop:
             return self.pool.notices.pop()
         failure, why, defect = FailureClass.TEMPLATE, NO_REASON, ""
         try:
-            return self._render(task, operator)
+            intent = self._render(task, operator)
+            self.between()
+            return intent
         except MissingVariable as error:
             failure, why = FailureClass.REJECTED, reason(Code.REJECTED, text=str(error))
         except (TemplateError, ValueError) as error:
@@ -168,7 +185,7 @@ class RunWorkshop:
             if isinstance(paths, list):
                 check_fits(name, sum(len(os.fsencode(path)) + 1 for path in paths))
         failures = self.board.counted_failures(row.task_id, row.tries)
-        given, origins = self.board.given_values(row.task_id)
+        given, origins = self._given(row)
         check_condition(campaign, instance, attempt, self._facts(), given)  # one that cannot be evaluated fails here
         rendered = render_attempt(campaign, instance, attempt, self._facts(), values, failures, given)
         env = self._env(rendered, row.task_id, attempt, elsewhere=operator.spec.row.elsewhere)
@@ -254,7 +271,7 @@ class InputFinder:
         self.copies: dict[str, Path] = {}
         self._names = {id(item): name for name, item in instance.inputs.items()}
         wanted = {source.task for item in instance.inputs.values() for source in item.sources if source.task}
-        standings = board.standings(wanted)
+        standings = board.standings(wanted) if wanted else {}
         self._completed = {name for name, item in standings.items() if item.state is TaskState.COMPLETED}
         self._sources = (
             store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}

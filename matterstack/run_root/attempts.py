@@ -16,13 +16,13 @@ from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.values import dump_json_lines
 from matterstack.run_root.files import digest_of_listing, open_regular, read_regular, sha256_of, write_beside
-from matterstack.run_root.layout import DIGESTS, METRICS
+from matterstack.run_root.layout import COMMAND, DIGESTS, METRICS, TASK
 
 _LARGEST_METRICS = 1 << 20
 
 
 def create_attempt_folder(
-    folder: Path,
+    folder: str,
     task: Mapping[str, Any],
     script: str,
     outputs: Iterable[ResolvedOutput],
@@ -37,18 +37,19 @@ def create_attempt_folder(
     try:
         os.mkdir(folder)
     except (FileNotFoundError, NotADirectoryError):
-        os.makedirs(folder.parent, exist_ok=True)
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
         os.mkdir(folder)
     for output in outputs:
         if "/" in output.file:  # of a folder, at its end
-            path = folder / output.file
-            (path if output.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+            path = f"{folder}/{output.file}"
+            os.makedirs(path if output.is_folder else os.path.dirname(path), exist_ok=True)
     if script:
-        (folder / "command.sh").write_text(script, encoding="utf-8")
+        with open(f"{folder}/{COMMAND}", "w", encoding="utf-8") as file:
+            file.write(script)
     for name, text in (lists or {}).items():
-        (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
-    _place_inputs(folder, copies or {})
-    write_beside(folder / "task.json", dump_json_lines(task))
+        Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    _place_inputs(Path(folder), copies or {})
+    write_beside(f"{folder}/{TASK}", dump_json_lines(task))
 
 
 def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
@@ -63,7 +64,7 @@ def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
 
 
 def gather_evidence(
-    folder: Path, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]], *, ours: bool = True
+    folder: str, outputs: Mapping[str, ResolvedOutput], checked: Mapping[str, tuple[str, str]], *, ours: bool = True
 ) -> Evidence:
     """Return which declared outputs an attempt left, with size and digest, and read its metrics.
 
@@ -77,12 +78,15 @@ def gather_evidence(
         if name in checked:
             output = replace(declared, file=checked[name][0])
             recorded = {**recorded, checked[name][0]: checked[name][1]}
-        path = folder / output.file
+        path = f"{folder}/{output.file}"
         try:
-            mode = path.stat().st_mode
-            if not (stat.S_ISDIR(mode) if output.is_folder else stat.S_ISREG(mode)):
+            there = os.stat(path)
+            if not (stat.S_ISDIR(there.st_mode) if output.is_folder else stat.S_ISREG(there.st_mode)):
                 raise FileNotFoundError(errno.ENOENT, "is not what was declared")
-            size, digest = _measure(path, output, recorded)
+            if output.is_folder:
+                size, digest = _measure(Path(path), output, recorded)
+            else:
+                size, digest = there.st_size, recorded.get(output.file) or sha256_of(path)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise  # any other error says nothing about the file
@@ -96,12 +100,11 @@ def gather_evidence(
 
 def digest_within(folder: Path, file: Path) -> str:
     """Return the sha256 of a file in an attempt's folder, as its job computed it, or computed here."""
-    return recorded_digests(folder).get(file.relative_to(folder).as_posix()) or sha256_of(file)
+    return recorded_digests(str(folder)).get(file.relative_to(folder).as_posix()) or sha256_of(file)
 
 
 def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) -> tuple[int, str]:
-    if not output.is_folder:
-        return path.stat().st_size, recorded.get(output.file) or sha256_of(path)
+    """Return size and digest of a folder."""
     size, digests = 0, {}
     for file in sorted(path.rglob("*")):
         if file.is_file():
@@ -111,12 +114,11 @@ def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) ->
     return size, digest_of_listing(digests)
 
 
-def recorded_digests(folder: Path) -> dict[str, str]:
+def recorded_digests(folder: str) -> dict[str, str]:
     """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
     out = {}
     try:
-        with open_regular(folder / DIGESTS) as file:
-            text = file.read().decode()
+        text = read_regular(f"{folder}/{DIGESTS}").decode()
     except (OSError, UnicodeDecodeError):
         return {}  # then they are computed here
     for line in text.split("\n")[:-1]:  # what follows the last one was cut
@@ -126,11 +128,10 @@ def recorded_digests(folder: Path) -> dict[str, str]:
     return out
 
 
-def read_metrics(folder: Path) -> tuple[dict[str, Any] | None, Reason]:
+def read_metrics(folder: str) -> tuple[dict[str, Any] | None, Reason]:
     """Read metrics.json: a flat object of numbers, texts and booleans. Return (metrics, remark)."""
-    path = folder / METRICS
     try:
-        text = read_regular(path, _LARGEST_METRICS + 1)
+        text = read_regular(f"{folder}/{METRICS}", _LARGEST_METRICS + 1)
         if len(text) > _LARGEST_METRICS:
             return _ignored(f"larger than {_LARGEST_METRICS} bytes")
         data = json.loads(text)

@@ -12,8 +12,10 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
+_AT_ONCE = 1 << 16  # bytes
 
-def open_regular(path: Path) -> BufferedReader:
+
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a regular file to read. Raises OSError for anything else: opening a named pipe would block forever."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -22,21 +24,32 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(fd, "rb")
 
 
-def read_regular(path: Path, limit: int = -1) -> bytes:
+def read_regular(path: Path | str, limit: int = -1) -> bytes:
     """Read at most ``limit`` bytes of a regular file, all by default. Raises OSError as `open_regular` does."""
-    with open_regular(path) as file:
-        return file.read(limit)
-
-
-def write_beside(path: Path, text: str, *, errors: str = "surrogateescape") -> None:
-    """Write a file whole or not at all, replacing what is there. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        beside.write_text(text, encoding="utf-8", errors=errors)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        parts: list[bytes] = []
+        while limit != 0 and (part := os.read(fd, limit if 0 <= limit < _AT_ONCE else _AT_ONCE)):
+            parts.append(part)
+            limit -= len(part) if limit > 0 else 0
+    finally:
+        os.close(fd)
+    return b"".join(parts)
+
+
+def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape") -> None:
+    """Write a file whole or not at all, replacing what is there. Raises OSError."""
+    folder, name = os.path.split(path)
+    beside = os.path.join(folder, f".{name}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8", errors=errors) as file:
+            file.write(text)
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
-            beside.unlink()
+            os.unlink(beside)
         raise
 
 
@@ -58,7 +71,7 @@ def write_once(path: Path, text: str, *, synced: bool = True) -> bool:
             beside.unlink()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path | str) -> str:
     """Return the sha256 of a regular file, in hex. Raises OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,21 +35,26 @@ def publish(
 def _link(root: Path, folder: str, output: OutputFile) -> str:
     """Swap one link; return why that failed, "" if it did not."""
     path = output.path.rstrip("/")
-    link = root / "results" / path
+    link = f"{root}/results/{path}"
     target = "../" * (path.count("/") + 1) + f"{folder}/{output.file.rstrip('/')}"
     try:
-        if os.path.islink(link) and os.readlink(link) == target:
-            return ""
-        in_the_way = what_is_in_the_way(root, link)
+        in_the_way = what_is_in_the_way(root, path)
         if in_the_way:
             return f"{in_the_way}; move it away"
-        if os.path.lexists(link) and not os.path.islink(link):
+        with suppress(FileExistsError):
+            try:
+                os.symlink(target, link)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                os.symlink(target, link)
+            return ""
+        if not os.path.islink(link):
             return "something that is not a link is in its place; move it away"
-        beside = str(link.with_name(f".{link.name[:200]}.{os.getpid()}"))
+        if os.readlink(link) == target:
+            return ""
+        name = os.path.basename(link)
+        beside = f"{os.path.dirname(link)}/.{name[:200]}.{os.getpid()}"
         try:
-            os.symlink(target, beside)
-        except FileNotFoundError:
-            link.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(target, beside)
         except FileExistsError:  # of one that was killed
             os.unlink(beside)
@@ -71,18 +76,18 @@ def _unlink(root: Path, task_id: str, output_path: str) -> str:
     return ""
 
 
-def what_is_in_the_way(root: Path, link: Path) -> str:
-    """Return what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere."""
-    results = root / "results"
-    folder = link.parent
-    while True:
+def what_is_in_the_way(root: Path, path: str) -> str:
+    """Return what stands where a folder of results/ should be, "" if nothing does: a link there may lead anywhere.
+
+    ``path`` is of a link, below results/.
+    """
+    folder = f"results/{path}"
+    while folder := os.path.dirname(folder):
         with suppress(FileNotFoundError, NotADirectoryError):
-            mode = os.lstat(folder).st_mode
+            mode = os.lstat(f"{root}/{folder}").st_mode
             if not stat.S_ISDIR(mode):
-                return f"{folder.relative_to(root)} is {'a link' if stat.S_ISLNK(mode) else 'not a folder'}"
-        if folder == results:
-            return ""
-        folder = folder.parent
+                return f"{folder} is {'a link' if stat.S_ISLNK(mode) else 'not a folder'}"
+    return ""
 
 
 def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:

@@ -175,6 +175,7 @@ class SimulatedWorkshop(RunWorkshop):
 
     def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
         key = (task.task_id, task.attempts + 1)
+        self.between()
         chance = self.pool_world.chance
         if chance.happens(0.01, "template", key):
             made = attempt_made(key, task.operator, "", Resources(), "", {})
@@ -260,13 +261,27 @@ class SimulatedRun:
 
     def hold(self, most_ahead: int) -> tuple[SimulatedStore, Callable[[], Step], Ahead]:
         """Return the ledger as a loop keeps it, its next step, and what it has on record ahead of its time."""
-        store, ahead = self.open(), Ahead(most=most_ahead)
-        return store, lambda: self._step(store, ahead), ahead
+        store, ahead, told = self.open(), Ahead(most=most_ahead), set[Key]()
 
-    def _step(self, store: SimulatedStore, ahead: Ahead | None) -> Step:
+        def ended() -> Sequence[Key]:
+            over = [(key, self.world.ended_at(key)) for key in self.world.work if key not in told]
+            new = [key for key, at in over if at is not None and at <= self.world.now]
+            told.update(new)
+            return new
+
+        return store, lambda: self._step(store, ahead, ended), ahead
+
+    def _step(self, store: SimulatedStore, ahead: Ahead | None, ended: Callable[[], Sequence[Key]] = tuple) -> Step:
         files, pool = SimulatedFiles(self.world), Pool(store, self.make)
         return Step(
-            ROOT, store, pool=pool, files=files, clock=lambda: self.world.now, workshop=SimulatedWorkshop, ahead=ahead
+            ROOT,
+            store,
+            pool=pool,
+            files=files,
+            clock=lambda: self.world.now,
+            workshop=SimulatedWorkshop,
+            ahead=ahead,
+            ended=ended,
         )
 
     def step(self) -> StepReport:

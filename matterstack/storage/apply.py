@@ -122,7 +122,10 @@ def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, 
     _update(db, _CHANGE_TASK, ((*values, task) for task in event.tasks))
 
 
-_CHANGE_TASK = "UPDATE tasks SET state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ? WHERE task_id = ?"
+_SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"
+_CHANGE_TASK = f"UPDATE tasks SET {_SET} WHERE task_id = ?"
+_COUNT = "UPDATE tasks SET tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
+_CHANGE_TASK_TOO = f"UPDATE tasks SET {_SET}, tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
 
 
 def _values(change: TaskChange) -> tuple[Any, ...]:
@@ -146,25 +149,28 @@ def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ..
 
 
 def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, read: Read) -> None:
-    found = db.execute("SELECT attempts, campaign_version FROM tasks WHERE task_id = ?", (event.task,)).fetchone()
-    if found is None or found[0] + 1 != event.attempt:
+    changed = db.execute(
+        "UPDATE tasks SET state = 'SUBMITTED', reason = '', soft = 0, cause = NULL, watch = NULL, retry_at = NULL, "
+        "attempts = ? WHERE task_id = ? AND attempts = ?",
+        (event.attempt, event.task, event.attempt - 1),
+    )
+    if changed.rowcount != 1:
+        found = db.execute("SELECT attempts FROM tasks WHERE task_id = ?", (event.task,)).fetchone()
         raise LedgerError(f"{event.task}: attempt {event.attempt} does not follow attempt {found and found[0]}")
-    db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
+    if event.attempt > 1:
+        db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
     db.execute(
         "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
-        "time_s, gpus, source_digest) VALUES (?, ?, 'SUBMITTING', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (event.task, event.attempt, event.operator, found[1], event.handle, entry.at, event.cpus, event.memory,
-         event.time_s, event.gpus, event.source_digest),
+        "time_s, gpus, source_digest) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ? FROM tasks "
+        "WHERE task_id = ?",
+        (event.task, event.attempt, event.operator, event.handle, entry.at, event.cpus, event.memory,
+         event.time_s, event.gpus, event.source_digest, event.task),
     )  # fmt: skip
-    db.executemany(
-        "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",
-        ((*event.key, upstream, number) for upstream, number in event.inputs.items()),
-    )
-    db.execute(
-        "UPDATE tasks SET state = 'SUBMITTED', reason = '', soft = 0, cause = NULL, watch = NULL, retry_at = NULL, "
-        "attempts = ? WHERE task_id = ?",
-        (event.attempt, event.task),
-    )
+    if event.inputs:
+        db.executemany(
+            "INSERT INTO attempt_inputs VALUES (?, ?, ?, ?)",
+            ((*event.key, upstream, number) for upstream, number in event.inputs.items()),
+        )
 
 
 def _withdrawn(db: sqlite3.Connection, entry: Entry, event: e.Withdrawn, read: Read) -> None:
@@ -198,16 +204,17 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
          dump_json(event.usage) if event.usage else None,
          dump_json(event.response) if event.response else None, *event.key),
     )  # fmt: skip
-    if event.counts and before is not AttemptState.LOST:  # one that was lost has counted already
-        db.execute("UPDATE tasks SET tries = tries + 1 WHERE task_id = ?", (event.task,))
-    if completed:
-        db.execute("UPDATE tasks SET result = ? WHERE task_id = ?", (event.attempt, event.task))
+    counts = event.counts and before is not AttemptState.LOST  # one that was lost has counted already
+    result = event.attempt if completed else None
+    if event.becomes is not None:
+        db.execute(_CHANGE_TASK_TOO, (*_values(event.becomes), counts, result, event.task))
+    elif counts or completed:
+        db.execute(_COUNT, (counts, result, event.task))
+    if event.outputs:
         db.executemany(
             "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(*event.key, item.name, item.path, item.file, item.size, item.sha256) for item in event.outputs],
         )
-    if event.becomes is not None:
-        db.execute(_CHANGE_TASK, (*_values(event.becomes), event.task))
 
 
 def _links_changed(db: sqlite3.Connection, entry: Entry, event: e.LinksChanged, read: Read) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CLOCK_SKEW_S = 60.0  # between machines that write to one run root
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
+_MOST_KEPT = 1000  # instances
 _STANDING = "task_id, position, state, soft, cause"
 
 
@@ -48,6 +49,7 @@ class Queries:
 
     db: sqlite3.Connection
     _campaigns: dict[int, Campaign]
+    _instances: dict[str, Instance]
     _operators: dict[int, Mapping[str, OperatorSpec]]
 
     def guard(self) -> AbstractContextManager[None]:
@@ -158,22 +160,24 @@ class Queries:
         return [row[0] for row in self._all("SELECT task_id FROM tasks ORDER BY position")]
 
     def instance(self, task_id: str) -> Instance:
-        """Return a task as it was expanded; without its edges."""
+        """Return a task as it was expanded; without its edges. Kept for a while: it never changes."""
+        found = self._instances.get(task_id)
+        if found is not None:
+            return found
+        if len(self._instances) >= _MOST_KEPT:
+            self._instances.clear()
         row = self._one(
             "SELECT group_name, label, matrix, operator, priority, inputs, outputs FROM tasks WHERE task_id = ?",
             task_id,
         )
         assert row is not None
         with self.guard():
-            return Instance(
-                task_id, row[0], row[1], decode(load_json, row[2]), row[3], row[4], inputs(row[5]), outputs(row[6]), ()
-            )
+            matrix, given, made = decode(load_json, row[2]), inputs(row[5]), outputs(row[6])
+        self._instances[task_id] = Instance(task_id, row[0], row[1], matrix, row[3], row[4], given, made, ())
+        return self._instances[task_id]
 
-    def outputs_of(self, task_id: str) -> dict[str, ResolvedOutput]:
-        row = self._one("SELECT outputs FROM tasks WHERE task_id = ?", task_id)
-        assert row is not None
-        with self.guard():
-            return outputs(row[0])
+    def outputs_of(self, task_id: str) -> Mapping[str, ResolvedOutput]:
+        return self.instance(task_id).outputs
 
     def matrices(self) -> dict[str, dict[str, Any]]:
         rows = self._all("SELECT task_id, matrix FROM tasks")
@@ -464,6 +468,8 @@ class Queries:
 
     def counted_failures(self, task_id: str, tries: int) -> list[tuple[FailureClass, int | None]]:
         """Return class and exit code of the last ``tries`` failures that count, oldest first."""
+        if tries == 0:
+            return []
         rows = self._all(
             "SELECT failure, exit_code FROM attempts WHERE task_id = ? AND counts = 1 ORDER BY attempt DESC LIMIT ?",
             task_id,

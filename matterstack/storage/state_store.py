@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from matterstack.core.events import Adopted, Event, Moved, RunCreated
-from matterstack.core.model import Campaign, OperatorSpec
+from matterstack.core.model import Campaign, Instance, OperatorSpec
 from matterstack.core.times import rounded
 from matterstack.errors import (
     LedgerDamagedError,
@@ -127,6 +127,7 @@ class SQLiteStateStore(Queries):
         self._to_flush = False  # whether anything was recorded that is not committed, or not in the journal
         self._in_journal: int | None = None  # number of the last event that it has
         self._campaigns: dict[int, Campaign] = {}
+        self._instances: dict[str, Instance] = {}
         self._operators: dict[int, Mapping[str, OperatorSpec]] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 

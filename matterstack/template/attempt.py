@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from matterstack.core.model import Campaign, Instance, OperatorSpec, Resources, Retries, TaskSpec
@@ -66,14 +67,20 @@ def params_for_scripts(campaign: Campaign, params: Mapping[str, Any]) -> dict[st
 
     Their values are in `matrix`; written whole into every instance's file, n values would cost n squared.
     """
-    axes = {
+    axes = _axes(campaign)
+    return {name: value for name, value in params.items() if name not in axes}
+
+
+@lru_cache(maxsize=8)
+def _axes(campaign: Campaign) -> frozenset[str]:
+    """Return the params that are an axis of some matrix."""
+    return frozenset(
         reference[1]
         for spec in campaign.tasks.values()
         for axis in (spec.matrix or {}).values()
         for reference in references(axis)
         if reference[0] == "params" and len(reference) > 1
-    }
-    return {name: value for name, value in params.items() if name not in axes}
+    )
 
 
 def source_path(task_id: str) -> str:
@@ -127,6 +134,8 @@ def render_attempt(
 
 
 def _lists(spec: TaskSpec, operator: OperatorSpec, inputs: Mapping[str, Any]) -> dict[str, str]:
+    if not inputs:
+        return {}
     texts = [
         spec.command,
         *operator.setup,
@@ -141,6 +150,8 @@ def _lists(spec: TaskSpec, operator: OperatorSpec, inputs: Mapping[str, Any]) ->
 
 def expanded_inputs(spec: TaskSpec, operator: OperatorSpec) -> set[str]:
     """Return the inputs whose paths a command holds one by one, and not as the path of a list."""
+    if not spec.inputs:
+        return set()
     texts = [spec.command, *operator.setup, *spec.setup]
     named = [reference[1] for reference in references(texts) if reference[0] == "inputs" and len(reference) == 2]
     for name in listed_inputs(texts):

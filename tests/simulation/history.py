@@ -154,14 +154,18 @@ class History:
                 self.log.append(f"  in a loop: {step().take().line()}")
                 if self.chance.happens(0.3, "flush", number, tick):
                     store.flush()
-                self.world.now += self.chance.roll("tick", number, tick) * 6
-                for key in list(self.world.work):
-                    self.world.catch_up(key)
+                for moment in range(self.chance.number(1, 4, "moments", number, tick)):
+                    self.world.now += self.chance.roll("moment", number, tick, moment) * 6
+                    for key in list(self.world.work):
+                        self.world.catch_up(key)
+                    step().refill()
         except MatterStackError:
             with suppress(MatterStackError):
+                step().record_handed()
                 step().withdraw(ahead.intents)
                 store.flush()
             raise
+        step().record_handed()
         step().withdraw(ahead.intents)
         store.flush()
 
