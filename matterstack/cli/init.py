@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import click
 
@@ -17,15 +18,16 @@ from matterstack.errors import ExitCode
 @common
 def init(file: str, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:
     """Make the run root of a campaign; nothing is started."""
-    from matterstack.api import initialize_run, load_campaign
+    from matterstack.api import load_campaign
     from matterstack.cli.render import plural
+    from matterstack.orchestration.init import initialize_run
     from matterstack.spec.load import parse_overrides
 
     loaded = load_campaign(file, operators=operators, params=parse_overrides(settings))
     for warning in loaded.warnings:
         echo_remark(str(warning))
-    run = initialize_run(loaded, root)
-    shown = shlex.quote(str(run.root))
-    many = plural(len(run.tasks), "task")
-    click.echo(f"{run.root}: {many}; `matterstack run {shown}` runs all, `matterstack step {shown}` takes one step")
+    made = initialize_run(loaded, Path(root) if root is not None else None)
+    shown = shlex.quote(str(made))
+    many = plural(len(loaded.instances), "task")
+    click.echo(f"{made}: {many}; `matterstack run {shown}` runs all, `matterstack step {shown}` takes one step")
     return ExitCode.FINE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from matterstack.text.reasons import sentence
 if TYPE_CHECKING:
     from rich.live import Live
 
+_MOST_TOLD = 5
 _MOST_RUNNING = 8
 _BAR = 60  # columns
 _LINE_EVERY_S = 5.0
@@ -132,38 +132,31 @@ class Display:
 
 def summary(root: Path, report: StepReport) -> None:
     """Print how a loop ended, on stdout."""
-    from matterstack.views.explain import explain
-    from matterstack.views.status import open_run
+    from matterstack.views.explain import explain_first
+    from matterstack.views.status import summarise
 
-    view = open_run(root)
+    view = summarise(root, 0)
     click.echo(f"{coloured(str(report.state))}: {counts_text(view.counts)}")
-    explained = explain(root)
-    failed = [item for item in explained if item.state is TaskState.FAILED]
-    paused = [item for item in explained if item.paused]
-    for item in _first(failed):
+    failed = view.counts.get(TaskState.FAILED, 0)
+    for item in explain_first(root, TaskState.FAILED, min(failed, _MOST_TOLD)):
         click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
-    if len(failed) > 5:
-        click.echo(f"  … and {len(failed) - 5} more")
-    if report.state is RunState.PAUSED and paused:
-        names = " ".join(shlex.quote(item.task_id) for item in paused[:5])
-        more = f" (and {len(paused) - 5} more)" if len(paused) > 5 else ""
+    if failed > _MOST_TOLD:
+        click.echo(f"  … and {failed - _MOST_TOLD} more")
+    if report.state is RunState.PAUSED and view.paused:
+        names = " ".join(shlex.quote(task_id) for task_id in view.paused[:_MOST_TOLD])
+        more = f" (and {len(view.paused) - _MOST_TOLD} more)" if len(view.paused) > _MOST_TOLD else ""
         click.echo(f"  {Hint('resume', root, rest=names)} starts the tasks that are paused{more}")
     elif report.state is RunState.PAUSED:
         click.echo(f"  {Hint('resume', root)} starts the rest, or {Hint('explain', root)} says what is paused")
     elif report.state is RunState.WAITING:
-        for item in _first([item for item in explained if item.state is TaskState.WAITING]):
+        for item in explain_first(root, TaskState.WAITING, _MOST_TOLD):
             click.echo(harmless(f"  {item.task_id} {item.reason}" + (f"; {item.hint}" if item.hint else "")))
         click.echo(f"  {Hint('inbox', root)} lists what waits for people")
     elif report.state is not RunState.COMPLETED:
         click.echo(f"  {Hint('explain', root)} says what is missing and what to type")
-    stale = sum(task.stale for task in view.tasks)
-    if stale:
-        what = f"{plural(stale, 'result')} {'is' if stale == 1 else 'are'} stale"
+    if view.stale:
+        what = f"{plural(view.stale, 'result')} {'is' if view.stale == 1 else 'are'} stale"
         click.echo(f"  {what}; nothing is rerun automatically: {Hint('status', root)}")
     if report.counts.get(TaskState.COMPLETED):
         made = plural(report.counts[TaskState.COMPLETED], "task")
         click.echo(f"  results of {made}: {root}/results/, {Hint('results', root)}")
-
-
-def _first(items: Iterable[Any]) -> list[Any]:
-    return list(items)[:5]

@@ -51,7 +51,8 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
         if root or settings or operators:
             raise UsageError(f"{target} is a run root: --root, --set and --operators go with a campaign file")
         return target
-    from matterstack.api import initialize_run, load_campaign
+    from matterstack.api import load_campaign
+    from matterstack.orchestration.init import initialize_run
     from matterstack.spec.load import differences, parse_overrides
 
     loaded = load_campaign(target, operators=operators, params=parse_overrides(settings))
@@ -60,8 +61,8 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
     path = Path(root) if root else Path("runs") / loaded.campaign.name
     if not (path / "run.json").is_file():
         made = initialize_run(loaded, path)
-        echo_remark(f"{made.root}: {len(made.tasks)} tasks")
-        return made.root
+        echo_remark(f"{made}: {len(loaded.instances)} tasks")
+        return made
     different = differences(loaded, path)
     if different:
         raise UsageError(

@@ -35,11 +35,11 @@ class FolderTaken(Exception):
 class RunFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._absolute = str(root.resolve())
+        self.absolute = str(root.resolve())
 
     def folder(self, key: Key) -> str:
         """Return the absolute path of an attempt's folder."""
-        return f"{self._absolute}/{attempt_folder(*key)}"
+        return f"{self.absolute}/{attempt_folder(*key)}"
 
     # --- looking ---
 
@@ -50,7 +50,7 @@ class RunFiles:
         try:
             return gather_evidence(self.folder(key), outputs, seen.files, ours=ours)
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
-            what = str(error.filename or "the system").removeprefix(f"{self._absolute}/")
+            what = str(error.filename or "the system").removeprefix(f"{self.absolute}/")
             return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
 
     def devices(self, key: Key) -> Sequence[str]:
@@ -103,7 +103,7 @@ class RunFiles:
         folder = self.folder(key)
         where = os.path.dirname(attempt_folder(*key))
         while where:  # from behind a link no relative path would lead where it should
-            path = f"{self._absolute}/{where}"
+            path = f"{self.absolute}/{where}"
             if os.path.islink(path):
                 real = os.path.realpath(path)
                 return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
@@ -132,10 +132,10 @@ class RunFiles:
                 except OSError as error:
                     how = "is gone"
                     if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                        shown = os.path.relpath(path, self._absolute)
+                        shown = os.path.relpath(path, self.absolute)
                         return Rejection(said(f"{shown} cannot be read: {error.strerror}"), retry_later=True)
                 if how:
-                    shown = os.path.relpath(path, self._absolute)
+                    shown = os.path.relpath(path, self.absolute)
                     return Rejection(
                         reason(Code.INPUT_GONE, input=name, path=shown, how=how, task=key[0], upstream=file.get("task"))
                     )

@@ -263,7 +263,7 @@ class Step:
         events += self._link_again({event.task for event in events if isinstance(event, AttemptChanged)})
         # Nothing is acted on that is not committed.
         acts = bool(plan.intents or plan.ahead or plan.fences or plan.ends or plan.leave)
-        written = self.store.append(events, self.now, sync=acts or self.ahead is None)
+        written = self.store.append(events, self.now, sync=acts or self.ahead is None, between=self.refill)
         if self.ahead is not None:
             self.ahead.intents |= {intent.made.key: intent for intent in plan.ahead}
             for key in plan.recorded:

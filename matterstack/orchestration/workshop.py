@@ -245,11 +245,11 @@ class RunWorkshop:
             if origin not in os.environ:
                 raise MissingVariable(f"the environment variable {origin} is not set where the step runs")
             env[name] = os.environ[origin]
-        root = self.files.root.resolve()
+        root = self.files.absolute
         return {
             **env,
-            "MATTERSTACK_RUN": str(root),
-            "MATTERSTACK_SOURCE": str(root / "source"),
+            "MATTERSTACK_RUN": root,
+            "MATTERSTACK_SOURCE": f"{root}/source",
             "MATTERSTACK_TASK": task_id,
             "MATTERSTACK_ATTEMPT": str(attempt),
         }

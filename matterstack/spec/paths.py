@@ -79,6 +79,10 @@ class PathTree:
 
     def glob(self, pattern: str) -> Iterator[tuple[object, str]]:
         """Return (value, rest) for each path that matches; for one that contains a match, the rest of the pattern."""
+        if not WILDCARD.search(pattern):
+            found = self.find(pattern)
+            yield from () if found is None else (found,)
+            return
         parts: list[str] = []
         for part in pattern.rstrip("/").split("/"):
             if part != "**" or parts[-1:] != ["**"]:  # two in a row mean the same as one

@@ -73,11 +73,10 @@ def rows_of(instances: Iterable[Instance], first: Iterable[TaskChange]) -> Itera
     for item, change in zip(instances, first, strict=True):
         row = [
             item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
-            json.dumps(inputs_to_json(item.inputs), ensure_ascii=False),
-            json.dumps(to_json(item.outputs), ensure_ascii=False), str(change.state), change.watch,
+            encode_json(inputs_to_json(item.inputs)), encode_json(to_json(item.outputs)), str(change.state), change.watch,
             [[edge.upstream, edge.entry] for edge in item.edges],
         ]  # fmt: skip
-        yield json.dumps(row, ensure_ascii=False)
+        yield encode_json(row)
 
 
 def _paused(db: sqlite3.Connection, entry: Entry, event: e.Paused | e.Resumed, read: Read) -> None:

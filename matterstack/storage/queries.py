@@ -156,6 +156,30 @@ class Queries:
             )
         return self._decoded(task_row, rows)
 
+    def groups(self) -> list[tuple[str, TaskState, bool, int]]:
+        """Return (group, state, whether paused by itself, number of tasks), groups in the order of the campaign."""
+        # The index has all of it but `paused`, which is looked for only where something is.
+        paused = "paused" if any(bucket[2] for bucket in self.buckets()) else "0"
+        rows = self._all(
+            f"SELECT group_name, state, {paused} AS p, COUNT(*), MIN(rowid) FROM tasks GROUP BY group_name, state, p"
+        )
+        first: dict[str, int] = {}
+        for row in rows:
+            first[row[0]] = min(row[4], first.get(row[0], row[4]))
+        rows.sort(key=lambda row: first[row[0]])
+        return self._decoded(lambda row: (row[0], decode(TaskState, row[1]), bool(row[2]), row[3]), rows)
+
+    def paused_tasks(self) -> list[str]:
+        """Return the tasks that are paused by themselves, in the order of the campaign."""
+        if not any(bucket[2] for bucket in self.buckets()):
+            return []
+        return [row[0] for row in self._all("SELECT task_id FROM tasks WHERE paused = 1 ORDER BY position")]
+
+    def first_in(self, state: TaskState, most: int) -> list[TaskRow]:
+        """Return the first tasks in a state, in the order of the campaign."""
+        rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks WHERE state = ? ORDER BY position LIMIT ?", state, most)
+        return self._decoded(task_row, rows if most else ())
+
     def task_ids(self) -> list[str]:
         return [row[0] for row in self._all("SELECT task_id FROM tasks ORDER BY position")]
 
@@ -418,12 +442,15 @@ class Queries:
 
     def stale(self) -> dict[str, str]:
         """Return why, of tasks whose result was made from an older attempt, or without one that has succeeded since."""
+        # Only what succeeded more than once can have a newer result: CROSS JOIN keeps the order of the tables.
         rows = self._all(
-            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM attempt_inputs i "
-            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
-            "JOIN tasks u ON u.task_id = i.upstream WHERE u.result > i.upstream_attempt"
+            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM tasks u "
+            "CROSS JOIN attempt_inputs i ON i.upstream = u.task_id AND u.result > i.upstream_attempt "
+            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' WHERE u.result > 1"
         )
         out = {row[0]: f"made from attempt {row[2]} of {row[1]}, which has a newer one ({row[3]})" for row in rows}
+        if not self._may_go_on_without():
+            return out
         rows = self._all(
             "SELECT e.downstream, e.upstream FROM edges e "
             "JOIN tasks t ON t.task_id = e.downstream AND t.state = 'COMPLETED' "
@@ -436,6 +463,15 @@ class Queries:
         for task_id, upstream in rows:
             out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
         return out
+
+    def _may_go_on_without(self) -> bool:
+        """Return whether a version of the campaign lets tasks go on without some of their inputs."""
+        row = self._one(
+            "SELECT 1 FROM campaign_versions, json_each(definition, '$.tasks') WHERE "
+            "json_extract(value, '$.when') IS NOT NULL OR json_extract(value, '$.allow_failure') "
+            "OR json_extract(value, '$.allow_dependency_failure') IS NOT NULL LIMIT 1"
+        )
+        return row is not None
 
     def unclaimed_before(self, task_id: str, attempt: int) -> int:
         """Return how many attempts in a row just before this one had a process that ended without claiming.

@@ -306,8 +306,10 @@ class SQLiteStateStore(Queries):
 
     # --- writing ---
 
-    def append(self, events: Iterable[Event], now: float, *, sync: bool = True) -> int:
-        """Record events with what they change; return how many there were.
+    def append(
+        self, events: Iterable[Event], now: float, *, sync: bool = True, between: Callable[[], None] = lambda: None
+    ) -> int:
+        """Record events with what they change; return how many there were. ``between`` is called after each.
 
         With ``sync`` they are committed, with those before them that were not, and the journal is brought up to them.
         Without it they wait for that, or for `flush`: this process sees what they change, and nobody else.
@@ -317,12 +319,12 @@ class SQLiteStateStore(Queries):
         """
         given = list(events)
         if given:
-            self._add(given, now)
+            self._add(given, now, between)
         if sync:
             self.flush()
         return len(given)
 
-    def _add(self, given: list[Event], now: float) -> None:
+    def _add(self, given: list[Event], now: float, between: Callable[[], None]) -> None:
         """Apply events in the open transaction, or in a new one."""
         joins = self.db.in_transaction
         with self.guard():
@@ -335,7 +337,7 @@ class SQLiteStateStore(Queries):
                 epoch = self._next_epoch()
                 if self.moved is not None:
                     given.insert(0, self.moved)
-                self.write((now, epoch, event) for event in given)
+                self.write(_timed(given, now, epoch, between))
                 problem = violation(self.db, given)
                 if problem:
                     raise self._defect(problem, given)
@@ -519,6 +521,14 @@ class SQLiteStateStore(Queries):
         if path != run.home_path and os.path.isfile(was) and not os.path.isfile(os.path.join(path, run.campaign_path)):
             return os.path.relpath(was, path)
         return run.campaign_path
+
+
+def _timed(
+    events: Iterable[Event], now: float, epoch: int, between: Callable[[], None]
+) -> Iterator[tuple[float, int, Event]]:
+    for event in events:
+        yield now, epoch, event
+        between()
 
 
 def _check_magic(path: Path, remedy: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def explain(root: str | Path, patterns: Iterable[str] = (), *, shown_root: str |
         return _Explainer(path, store, shown_root or str(root)).explain(list(patterns))
 
 
+def explain_first(root: str | Path, state: TaskState, most: int) -> list[Explanation]:
+    """Explain the first tasks in a state, in the order of the campaign."""
+    with reading(root) as (path, store):
+        return _Explainer(path, store, str(root)).explain_rows(store.first_in(state, most))
+
+
 # A failure of these classes is not cured by a corrected file of the campaign: nothing of it was run.
 _NOT_RUN = (
     FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED, FailureClass.DEADLINE,
@@ -73,19 +80,43 @@ class _Explainer:
         self.root = root
         self.store = store
         self.run = store.run()
-        self.rows = {row.task_id: row for row in store.tasks()}
-        self.last = store.last_attempts()
-        self.stale = store.stale()
+        self.rows: dict[str, TaskRow] = {}  # those that were read
+        self.causes: dict[str, Explanation] = {}  # of tasks that others wait for
         self.pool = Pool(store)
         self.shown_root = shown_root
         self.now = time.time()
 
     def explain(self, patterns: list[str]) -> list[Explanation]:
-        if patterns:
-            wanted = select_tasks(self.rows, patterns)
+        exact = self.store.tasks(patterns)  # one task is explained without a look at all the others
+        if patterns and {row.task_id for row in exact} == {*patterns}:
+            rows = exact
+        elif patterns:
+            rows = self.store.tasks(select_tasks(self.store.task_ids(), patterns))
         else:
-            wanted = [row.task_id for row in self.rows.values() if row.state is not TaskState.COMPLETED]
-        return [self._one(self.rows[task_id]) for task_id in wanted]
+            rows = [row for row in self.store.tasks() if row.state is not TaskState.COMPLETED]
+        return self.explain_rows(rows)
+
+    def explain_rows(self, rows: Sequence[TaskRow]) -> list[Explanation]:
+        self.rows |= {row.task_id: row for row in rows}
+        return [self._one(row) for row in rows]
+
+    def _row(self, task_id: str | None) -> TaskRow | None:
+        if task_id is not None and task_id not in self.rows:
+            self.rows |= {row.task_id: row for row in self.store.tasks([task_id])}
+        return self.rows.get(task_id or "")
+
+    def _last(self, task_id: str) -> AttemptRow | None:
+        """Return the newest attempt of a task."""
+        row = self._row(task_id)
+        return self.store.attempt(task_id, row.attempts) if row is not None and row.attempts else None
+
+    @cached_property
+    def stale(self) -> dict[str, str]:
+        return self.store.stale()
+
+    @cached_property
+    def live(self) -> list[AttemptRow]:
+        return self.store.live_attempts()
 
     def _hint(self, verb: str, task_id: str | None = None, rest: str = "") -> Hint:
         return Hint(verb, self.shown_root, task_id, rest)
@@ -120,7 +151,7 @@ class _Explainer:
 
     def _log_of(self, task_id: str) -> str | None:
         """Return where to look: the traceback of a defect, the errors that were printed, or the attempt's folder."""
-        attempt = self.last.get(task_id)
+        attempt = self._last(task_id)
         if attempt is None:
             return None
         folder = attempt_folder(task_id, attempt.attempt)
@@ -136,13 +167,13 @@ class _Explainer:
 
     def _can_be_corrected(self, row: TaskRow) -> bool:
         """Return whether a corrected file of the campaign could help."""
-        last = self.last.get(row.task_id)
+        last = self._last(row.task_id)
         if not self._spec(row).row.corrected_by_refresh or row.soft:
             return False
         return last is not None and last.failure not in _NOT_RUN
 
     def _below(self, row: TaskRow) -> Explanation:
-        cause = self.rows.get(row.cause or "")
+        cause = self._row(row.cause)
         own = self._text(row.reason)
         if cause is None:
             return Explanation(row.task_id, row.state, own)
@@ -181,7 +212,9 @@ class _Explainer:
         if row.watch is None:
             return Explanation(row.task_id, row.state, "the next step decides it", hint=self._hint("step"))
         last = self._root_cause(row)
-        below = self._one(last)
+        if last.task_id not in self.causes:
+            self.causes[last.task_id] = self._one(last)
+        below = self.causes[last.task_id]
         between = "" if row.watch == last.task_id else f"{row.watch}, which waits for "
         why = f"waits for {between}{last.task_id}, {below.state}: {below.reason}"
         return Explanation(row.task_id, row.state, why, below.path, below.hint)
@@ -205,7 +238,7 @@ class _Explainer:
         """Follow what is waited for to the task that does not itself wait for another."""
         seen = {row.task_id}
         while row.state is TaskState.PENDING and row.watch is not None and row.retry_at is None:
-            following = self.rows.get(row.watch)
+            following = self._row(row.watch)
             if following is None or following.task_id in seen:
                 break
             seen.add(following.task_id)
@@ -216,7 +249,7 @@ class _Explainer:
         capacity = self.pool.capacity(row.operator)
         if isinstance(capacity, Notice):
             return Explanation(row.task_id, row.state, self._text(capacity.reason))
-        live = self.store.live_attempts()
+        live = self.live
         machine = Use(item for item in live if self._is_local(item.campaign_version, item.operator))
         local = self._is_local(row.campaign_version, row.operator)
         slots = Slots(capacity, (item for item in live if item.operator == row.operator), machine if local else None)
@@ -230,7 +263,8 @@ class _Explainer:
     # --- what is alive ---
 
     def _live(self, row: TaskRow) -> Explanation:
-        attempt = self.last[row.task_id]
+        attempt = self._last(row.task_id)
+        assert attempt is not None  # of a task that is alive
         folder = attempt_folder(row.task_id, attempt.attempt)
         since = format_duration(self.now - (attempt.started_at or attempt.created_at))
         if attempt.state is AttemptState.SUBMITTING:

@@ -55,6 +55,40 @@ class RunView:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in sum; it is read without looking at each task."""
+
+    root: Path
+    run_id: str
+    state: RunState
+    counts: Mapping[TaskState, int]
+    groups: Mapping[str, Mapping[TaskState, int]]  # in the order of the file
+    told: tuple[TaskView, ...]  # the first that failed, or whose result is stale
+    more: int  # of these
+    stale: int
+    paused: tuple[str, ...]  # tasks, by themselves
+
+
+def summarise(root: str | Path, most: int) -> RunSummary:
+    """Read a run in sum, with at most ``most`` tasks to be told of. Raises what `open_run` raises."""
+    with reading(root) as (path, store):
+        run, groups = store.run(), dict[str, dict[TaskState, int]]()
+        for group, state, paused, count in store.groups():
+            shown = TaskState.PENDING if state is TaskState.READY and (run.paused or paused) else state
+            counts = groups.setdefault(group, {})
+            counts[shown] = counts.get(shown, 0) + count
+        total = {state: sum(counts.get(state, 0) for counts in groups.values()) for state in TaskState}
+        stale = store.stale()
+        rows = [*store.first_in(TaskState.FAILED, most if total[TaskState.FAILED] else 0), *store.tasks(stale)]
+        first = sorted(rows, key=lambda row: row.position)[:most]
+        return RunSummary(
+            path, run.run_id, state_of_run(run, store.buckets()), {state: n for state, n in total.items() if n}, groups,
+            tuple(view_of(path, run, row, stale) for row in first),
+            max(0, total[TaskState.FAILED] + len(stale) - len(first)), len(stale), tuple(store.paused_tasks()),
+        )  # fmt: skip
+
+
 def open_run(root: str | Path) -> RunView:
     """Read a run root. Raises UsageError if it is not one, LedgerError for a ledger that is refused."""
     with reading(root) as (path, store):
