@@ -12,6 +12,8 @@ from matterstack.core.reasons import NO_REASON
 from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow, bucket_of
 from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState, run_state
 
+Published = tuple[int, dict[str, tuple[str, str | None]]]  # attempt, {output: (file, sha256)}
+
 
 class Reader(Protocol):
     """What decisions read of a ledger; `storage.queries` answers by indexes, so that nothing is read that did not change."""
@@ -32,7 +34,10 @@ class Reader(Protocol):
     def group(self, name: str, without: Iterable[str]) -> GroupSummary: ...
     def all_edges(self) -> list[tuple[str, str]]: ...
     def attempt(self, task_id: str, attempt: int) -> AttemptRow | None: ...
-    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None: ...
+    def published(self, task_id: str) -> Published | None: ...
+    def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]: ...
+    def published_in(self, group: str) -> dict[str, Published]: ...
+    def size_of(self, group: str) -> int: ...
     def given_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]: ...
     def counted_failures(self, task_id: str, tries: int) -> list[tuple[FailureClass, int | None]]: ...
     def unclaimed_before(self, task_id: str, attempt: int) -> int: ...
@@ -138,12 +143,37 @@ class Board:
             return None
         return ended[0].attempt, ended[1]
 
-    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
+    def published(self, task_id: str) -> Published | None:
         """Return (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
         found = self._completed(task_id)
         if found is None:
             return self.reader.published(task_id)
         return found[0], {item.name: (item.file, item.sha256) for item in found[1].outputs}
+
+    def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]:
+        """Return what `published` gives, of each of these tasks that has it."""
+        wanted = set(task_ids)
+        found = self.reader.published_of(wanted) if wanted else {}
+        for task_id in wanted & set(self._ended):
+            item = self.published(task_id)
+            if item is not None:
+                found[task_id] = item
+        return found
+
+    def published_in(self, group: str) -> dict[str, Published]:
+        """Return what `published` gives of the COMPLETED instances of a group, in the order of the campaign."""
+        changed = [self._now[task_id] for task_id in self._changed_of.get(group, ())]
+        found = self.reader.published_in(group)
+        if not changed:
+            return found
+        for row in changed:
+            item = self.published(row.task_id) if row.state is TaskState.COMPLETED else None
+            if item is not None:
+                found[row.task_id] = item
+            else:
+                found.pop(row.task_id, None)
+        rows = {row.task_id: row.position for row in self.reader.tasks(found)}
+        return {task_id: found[task_id] for task_id in sorted(found, key=rows.__getitem__)}
 
     def given_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
         """Return the answers and metrics that a task's templates name, and of which attempts they are."""

@@ -128,11 +128,16 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one file of an input comes from: an output of a task, or a file of ``source/``."""
+    """Where a file of an input comes from: an output of a task, or a file of ``source/``.
+
+    With ``whole`` it stands for as many files: the output of each instance of the group that ``task`` names, in the order
+    of the campaign. A list that many tasks share takes no room in each of them then.
+    """
 
     task: str | None
     output: str | None
     path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -453,7 +458,11 @@ def inputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedInput]:
 def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
     """Return a compact form: a fan-in over thousands of files fits in one row of the ledger."""
     return {
-        name: [item.is_list, item.as_name, [[s.task, s.output, s.path] for s in item.sources]]
+        name: [
+            item.is_list,
+            item.as_name,
+            [[s.task, s.output, s.path, *([True] if s.whole else [])] for s in item.sources],
+        ]
         for name, item in inputs.items()
     }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matterstack.core.board import Board
+from matterstack.core.board import Board, Published
 from matterstack.core.events import AttemptMade, Key, attempt_made
 from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, TaskSpec, to_json
 from matterstack.core.plan import Intent, Notice, Unlaunchable
@@ -206,7 +207,7 @@ class RunWorkshop:
             task_json["asked"] = self._asked(rendered, row, operator)
         made = attempt_made(
             (row.task_id, attempt), row.operator, operator.origin(), rendered.resources, self.run.source_digest,
-            _attempts_read(task_json),
+            {**inputs.read, **dict(origins.values())},
         )  # fmt: skip
         return RenderedIntent(
             made, row.campaign_version, instance, rendered, env, task_json, inputs.copies, spec.background
@@ -255,9 +256,10 @@ class RunWorkshop:
         }
 
 
-def _attempts_read(task_json: Mapping[str, Any]) -> dict[str, int]:
-    files = [file for item in task_json["inputs"].values() for file in item["files"] if "task" in file]
-    return {found["task"]: found["attempt"] for found in (*files, *task_json.get("answers", {}).values())}
+def _in_short(group: str, read: Mapping[str, int]) -> dict[str, int]:
+    """Return the attempts of a group that was read whole: the usual one, and those of instances that have another."""
+    usual = Counter(read.values()).most_common(1)[0][0]
+    return {group: usual, **{task_id: attempt for task_id, attempt in read.items() if attempt != usual}}
 
 
 class InputFinder:
@@ -269,13 +271,15 @@ class InputFinder:
         self.up = source.removesuffix("source")
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, Path] = {}
+        self.read: dict[str, int] = {}  # task, or group as a whole -> the attempt that is read
         self._names = {id(item): name for name, item in instance.inputs.items()}
-        wanted = {source.task for item in instance.inputs.values() for source in item.sources if source.task}
+        sources = [source for item in instance.inputs.values() for source in item.sources]
+        wanted = {source.task for source in sources if source.task and not source.whole}
         standings = board.standings(wanted) if wanted else {}
-        self._completed = {name for name, item in standings.items() if item.state is TaskState.COMPLETED}
-        self._sources = (
-            store.sources() if any(s.task is None for i in instance.inputs.values() for s in i.sources) else {}
+        self._published = board.published_of(
+            name for name, item in standings.items() if item.state is TaskState.COMPLETED
         )
+        self._sources = store.sources() if any(source.task is None for source in sources) else {}
 
     def resolve(self, item: ResolvedInput) -> str | list[str] | None:
         """Return the path, the list of paths, or None for the file of a failed task; remember digests and origins.
@@ -288,7 +292,16 @@ class InputFinder:
                 digest = self._sources.get(source.path)
                 files.append({"path": f"{self.up}source/{source.path}", "sha256": digest})
             else:
-                files += self._of_task(source.task, str(source.output), source.path, is_list=item.is_list)
+                found = self.board.published_in(source.task) if source.whole else self._published
+                of_it: list[dict[str, Any]] = []
+                for task_id in found if source.whole else [source.task]:
+                    of_it += self._of_task(
+                        task_id, found.get(task_id), str(source.output), source.path, is_list=item.is_list
+                    )
+                read = {file["task"]: file["attempt"] for file in of_it}
+                whole = source.whole and len(read) == self.board.reader.size_of(source.task)
+                self.read |= _in_short(source.task, read) if whole else read
+                files += of_it
         self.files[self._names[id(item)]] = files
         paths = [file["path"] for file in files]
         if item.is_list:
@@ -298,8 +311,9 @@ class InputFinder:
             return item.as_name
         return paths[0] if paths else None
 
-    def _of_task(self, task_id: str, output: str, inside: str, *, is_list: bool) -> list[dict[str, Any]]:
-        found = self.board.published(task_id) if task_id in self._completed else None
+    def _of_task(
+        self, task_id: str, found: Published | None, output: str, inside: str, *, is_list: bool
+    ) -> list[dict[str, Any]]:
         if found is None or output not in found[1]:
             return []
         attempt, outputs = found

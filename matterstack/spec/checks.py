@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from matterstack.core.kinds import BUILT_IN, EXPERIMENT, HUMAN
@@ -77,12 +77,14 @@ def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) 
         if fine and not answer_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
             all(_check_whole(campaign, instance, builder) for instance in _samples(instances))
         if fine:
-            _warn_of_long_lists(campaign, instances[0], builder)
+            _warn_of_long_lists(campaign, instances[0], groups, builder)
         for kind in {campaign.operators[instance.operator].kind: instance for instance in instances}.values():
             _check_people(campaign, campaign.tasks[name], kind, builder)
 
 
-def _warn_of_long_lists(campaign: Campaign, instance: Instance, builder: Builder) -> None:
+def _warn_of_long_lists(
+    campaign: Campaign, instance: Instance, by_group: Mapping[str, Sequence[Instance]], builder: Builder
+) -> None:
     """Warn of inputs with more paths than a command takes; the paths of outputs are estimated."""
     operator, source = campaign.operators[instance.operator], source_path(instance.task_id)
     for name in sorted(expanded_inputs(campaign.tasks[instance.group].for_operator(operator), operator)):
@@ -90,9 +92,10 @@ def _warn_of_long_lists(campaign: Campaign, instance: Instance, builder: Builder
         if item is None or not item.is_list:
             continue
         size = sum(
-            len(f"{source}/{found.path} ") if found.task is None
-            else len(f"{source}/{found.task}/attempt-1/{found.output}/{found.path} ")
+            len(f"{source}/{found.path} ") if task is None
+            else len(f"{source}/{task}/attempt-1/{found.output}/{found.path} ")
             for found in item.sources
+            for task in ([item.task_id for item in by_group[str(found.task)]] if found.whole else [found.task])
         )  # fmt: skip
         try:
             check_fits(name, size)

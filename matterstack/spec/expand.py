@@ -125,6 +125,7 @@ class Expander:
         self.matches: dict[tuple[str, str], Match] = {}
         self.labels: dict[str, str] = {}
         self._suggestions = 0
+        self._shared: dict[str, tuple[list[Source], set[str]]] = {}  # pattern -> what it matches, and of which tasks
         self._globbed: dict[str, list[str]] = {}
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
@@ -450,10 +451,35 @@ class Expander:
                     self.files.add(source.path)
             else:
                 group = source.task.split("/")[0]
-                match.by_task[group] = match.by_task.get(group, 0) + 1
-                draft.edges[Edge(source.task, f"inputs.{name}")] = None
+                members = [item.task_id for item in self._members(group)] if source.whole else [source.task]
+                match.by_task[group] = match.by_task.get(group, 0) + len(members)
+                # A rule counts tasks: it needs an edge for each.
+                whole = source.whole and draft.spec.allow_dependency_failure is None
+                for upstream in [group] if whole else members:
+                    draft.edges[Edge(upstream, f"inputs.{name}")] = None
 
     def _sources(self, draft: _Draft, pattern: str, is_list: bool) -> list[Source]:
+        if not is_list:
+            return self._sources_for(draft, pattern, is_list=False)
+        if pattern not in self._shared:
+            found = self._sources_for(None, pattern, is_list=True)
+            self._shared[pattern] = self._in_short(found), {str(source.task) for source in found}
+        sources, tasks = self._shared[pattern]
+        # What matches outputs of the task itself means all the others.
+        return self._sources_for(draft, pattern, is_list=True) if draft.task_id in tasks else sources
+
+    def _in_short(self, sources: list[Source]) -> list[Source]:
+        """Return sources in which an output of all instances of a task is one."""
+        out: list[Source] = []
+        for (group, output, path), items in itertools.groupby(
+            sources, lambda s: (s.task and s.task.split("/")[0], s.output, s.path)
+        ):
+            run = list(items)
+            whole = group is not None and len(run) > 1 and len(run) == len(self._members(group))
+            out += [Source(group, output, path, whole=True)] if whole else run
+        return out
+
+    def _sources_for(self, draft: _Draft | None, pattern: str, *, is_list: bool) -> list[Source]:
         if is_list:
             found: list[tuple[Any, str]] = list(dict.fromkeys(self.outputs.glob(pattern)))  # `**/**` meets some twice
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matterstack.core.graph import shape
 from matterstack.core.kinds import RUNNABLE
-from matterstack.core.model import Campaign, LoadedCampaign
+from matterstack.core.model import Campaign, Instance, LoadedCampaign
 from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
@@ -143,6 +143,12 @@ def _operators_json(document: Document) -> dict[str, str]:
     return {"local": '{"kind": "local"}', **{name: dump_json(value) for name, value in found.items()}}
 
 
+def _edges_into(instance: Instance, members: Mapping[str, int]) -> int:
+    """Return how many tasks an instance waits for; a group whose instances it needs but does not read counts as one."""
+    upstreams = {edge.upstream: edge.entry.startswith("inputs.") for edge in instance.edges}
+    return sum(members[name] if reads and name in members else 1 for name, reads in upstreams.items())
+
+
 def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
     form = shape(expansion.graph, expansion.group_nodes)
     patterns = {
@@ -162,7 +168,7 @@ def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
         "instances": len(expansion.instances),
         "depth": form.depth,
         "width": form.width,
-        "edges": sum(len({edge.upstream for edge in instance.edges}) for instance in expansion.instances),
+        "edges": sum(_edges_into(instance, counts) for instance in expansion.instances),
         "files": len(expansion.files),
         "cpu_hours": round(hours, 6) if not unlimited else None,
         "without_time_limit": unlimited,

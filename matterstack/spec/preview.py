@@ -100,9 +100,11 @@ def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mappin
         if source.task is None:
             paths.append(f"{up}source/{source.path}")
             continue
-        file = outputs[source.task][str(source.output)].file.rstrip("/")
         inside = f"/{source.path}" if source.path else ""
-        paths.append(f"{up}tasks/{source.task}/attempt-1/{file}{inside}")
+        tasks = [name for name in outputs if name.startswith(f"{source.task}/")] if source.whole else [source.task]
+        for name in tasks:
+            file = outputs[name][str(source.output)].file.rstrip("/")
+            paths.append(f"{up}tasks/{name}/attempt-1/{file}{inside}")
     if item.is_list:
         return paths
     return item.as_name or paths[0]

@@ -427,6 +427,32 @@ class Queries:
         rows = self._all("SELECT name, file, sha256 FROM outputs WHERE task_id = ? AND attempt = ?", task_id, row[0])
         return row[0], {name: (file, sha256) for name, file, sha256 in rows}
 
+    def published_of(self, task_ids: Iterable[str]) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+        """Return what `published` gives of each of these tasks that has it."""
+        return self._published("t.task_id IN (SELECT value FROM json_each(?))", json.dumps(list(task_ids)))
+
+    def published_in(self, group: str) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+        """Return what `published` gives of the COMPLETED instances of a group, in the order of the campaign."""
+        return self._published("t.group_name = ? AND t.state = 'COMPLETED'", group)
+
+    def _published(self, which: str, value: str) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+        rows = self._all(
+            "SELECT t.task_id, t.result, o.name, o.file, o.sha256 FROM tasks t LEFT JOIN outputs o "
+            f"ON o.task_id = t.task_id AND o.attempt = t.result WHERE {which} AND t.result IS NOT NULL ORDER BY t.position",
+            value,
+        )
+        out: dict[str, tuple[int, dict[str, tuple[str, str | None]]]] = {}
+        for task_id, attempt, name, file, sha256 in rows:
+            found = out.setdefault(task_id, (attempt, {}))
+            if name is not None:
+                found[1][name] = (file, sha256)
+        return out
+
+    def size_of(self, group: str) -> int:
+        """Return how many instances a group has."""
+        row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ?", group)
+        return int(row[0]) if row is not None else 0
+
     def published_since(self, since: float) -> list[tuple[str, int, list[OutputFile]]]:
         """Return (task, attempt, outputs) of the newest successful attempts that ended since then."""
         rows = self._all(
@@ -448,17 +474,27 @@ class Queries:
             "CROSS JOIN attempt_inputs i ON i.upstream = u.task_id AND u.result > i.upstream_attempt "
             "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' WHERE u.result > 1"
         )
+        # A group that is named was read whole: all of its instances, of this attempt where none is named for one of them.
+        rows += self._all(
+            "SELECT i.task_id, u.task_id, i.upstream_attempt, u.result FROM tasks u "
+            "CROSS JOIN attempt_inputs i ON i.upstream = u.group_name AND u.result > i.upstream_attempt "
+            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
+            "WHERE u.result > 1 AND u.group_name <> u.task_id AND NOT EXISTS (SELECT 1 FROM attempt_inputs o "
+            "WHERE o.task_id = i.task_id AND o.attempt = i.attempt AND o.upstream = u.task_id)"
+        )
         out = {row[0]: f"made from attempt {row[2]} of {row[1]}, which has a newer one ({row[3]})" for row in rows}
         if not self._may_go_on_without():
             return out
         rows = self._all(
-            "SELECT e.downstream, e.upstream FROM edges e "
+            "SELECT e.downstream, u.task_id FROM edges e "
             "JOIN tasks t ON t.task_id = e.downstream AND t.state = 'COMPLETED' "
-            "JOIN tasks u ON u.task_id = e.upstream AND u.state = 'COMPLETED' "
+            "JOIN tasks u ON (u.task_id = e.upstream OR u.group_name = e.upstream) AND u.state = 'COMPLETED' "
             "JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = t.result "
             "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.result "
             "WHERE e.entry LIKE 'inputs.%' AND theirs.ended_at > mine.created_at AND NOT EXISTS "
-            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.task_id)"
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.task_id) "
+            "AND NOT EXISTS "
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.group_name)"
         )
         for task_id, upstream in rows:
             out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
