@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+T = TypeVar("T")
+
+
+def changed(item: T, **values: Any) -> T:
+    """Return a copy of a frozen dataclass with other values, as `dataclasses.replace` does in four times the time.
+
+    The class must have no slots and no `__post_init__`; a step may change ten thousand rows.
+    """
+    copy: T = object.__new__(type(item))
+    copy.__dict__.update(item.__dict__, **values)
+    return copy
+
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass  # what a type checker sees

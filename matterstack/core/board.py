@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from matterstack.core.model import AttemptChange, Evidence, TaskChange
@@ -11,6 +10,7 @@ from matterstack.core.readiness import GroupSummary, TaskStanding, Upstream
 from matterstack.core.reasons import NO_REASON
 from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow, bucket_of
 from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState, run_state
+from matterstack.deferred import changed
 
 Published = tuple[int, dict[str, tuple[str, str | None]]]  # attempt, {output: (file, sha256)}
 
@@ -67,7 +67,7 @@ class Board:
 
     def change(self, row: TaskRow, change: TaskChange) -> bool:
         """Note what a task becomes; return whether it is anything new."""
-        now = replace(
+        now = changed(
             row, state=change.state, reason=change.reason, soft=change.soft, cause=change.cause, watch=change.watch,
             retry_at=change.retry_at,
         )  # fmt: skip
@@ -86,7 +86,7 @@ class Board:
 
     def submitted(self, row: TaskRow) -> None:
         """Note that an attempt of a task is to be handed over."""
-        now = replace(
+        now = changed(
             row, state=TaskState.SUBMITTED, reason=NO_REASON, soft=False, cause=None, watch=None, retry_at=None,
             attempts=row.attempts + 1,
         )  # fmt: skip
@@ -122,14 +122,14 @@ class Board:
 
     def end(self, row: AttemptRow, change: AttemptChange) -> None:
         """Note that an attempt ended: what it made, gave and counts for is seen by all that is decided after."""
-        now = replace(
+        now = changed(
             row, state=change.state, failure=change.failure, reason=change.reason, counts=change.counts,
             exit_code=change.exit_code if change.exit_code is not None else row.exit_code,
         )  # fmt: skip
         self._ended[row.task_id] = now, change.evidence or Evidence()
         if change.counts and row.state is not AttemptState.LOST:  # one that was lost has counted already
             task = self.tasks([row.task_id])[row.task_id]
-            self._put(task, replace(task, tries=task.tries + 1))
+            self._put(task, changed(task, tries=task.tries + 1))
 
     def attempt(self, task_id: str, attempt: int) -> AttemptRow | None:
         ended = self._ended.get(task_id)
@@ -162,11 +162,11 @@ class Board:
 
     def published_in(self, group: str) -> dict[str, Published]:
         """Return what `published` gives of the COMPLETED instances of a group, in the order of the campaign."""
-        changed = [self._now[task_id] for task_id in self._changed_of.get(group, ())]
+        others = [self._now[task_id] for task_id in self._changed_of.get(group, ())]
         found = self.reader.published_in(group)
-        if not changed:
+        if not others:
             return found
-        for row in changed:
+        for row in others:
             item = self.published(row.task_id) if row.state is TaskState.COMPLETED else None
             if item is not None:
                 found[row.task_id] = item
@@ -217,9 +217,9 @@ class Board:
         standings = self.standings(wanted)
         out = {name: Upstream.of_task(standing) for name, standing in standings.items()}
         for name in wanted - set(standings):
-            changed = self._changed_of.get(name, ())
-            pairs = [(self._before[task_id].standing, self._now[task_id].standing) for task_id in changed]
-            out[name] = Upstream.of_group(name, self.reader.group(name, changed), pairs)
+            others = self._changed_of.get(name, ())
+            pairs = [(self._before[task_id].standing, self._now[task_id].standing) for task_id in others]
+            out[name] = Upstream.of_group(name, self.reader.group(name, others), pairs)
         return out
 
     # --- sums ---

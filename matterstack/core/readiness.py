@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from matterstack.core.model import DependencyRule, Instance, TaskChange
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.states import TaskState
-from matterstack.deferred import dataclass
+from matterstack.deferred import changed, dataclass
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,17 @@ def settle(tasks: Iterable[WaitingTask], upstreams: Mapping[str, Upstream]) -> l
     from matterstack.core.graph import neighbourhood
 
     waiting = {task.task_id: task for task in tasks}
-    graph = neighbourhood({task.task_id: task.entries for task in waiting.values()})
-    changes = []
-    for task_id, task in waiting.items():
+    first: dict[WaitingTask, WaitingTask] = {}  # of those that differ in nothing but their id: one decision is enough
+    same = {task.task_id: first.setdefault(changed(task, task_id=""), task) for task in waiting.values()}
+    graph = neighbourhood({task.task_id: task.entries for task in first.values()})
+    decided: dict[str, TaskChange] = {}
+    for task in first.values():
         groups: dict[str, list[Upstream]] = {}
-        for name, _, entry in graph.in_edges(task_id, keys=True):
+        for name, _, entry in graph.in_edges(task.task_id, keys=True):
             groups.setdefault(entry, []).append(upstreams[name])
-        unique = {name: upstreams[name] for name in graph.pred[task_id]}
-        changes.append(_decide(task, groups, list(unique.values())))
-    return changes
+        unique = {name: upstreams[name] for name in graph.pred[task.task_id]}
+        decided[task.task_id] = _decide(task, groups, list(unique.values()))
+    return [changed(decided[same[task_id].task_id], task_id=task_id) for task_id in waiting]
 
 
 def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: list[Upstream]) -> TaskChange:

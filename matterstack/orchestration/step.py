@@ -10,7 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +21,7 @@ from matterstack.core.plan import ENDED, Ahead, Decider, Notice, Outcome, Plan, 
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState
-from matterstack.deferred import dataclass
+from matterstack.deferred import changed, dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
 from matterstack.orchestration.files import FolderTaken, RunFiles
@@ -209,7 +209,7 @@ class Step:
         seen = self.pool.observe([_handed_over(row, handed) for row in board.live], awaited, folders)
         for key, item in handed.items():
             if key in seen and isinstance(item, Submission):
-                seen[key] = replace(seen[key], handle=item.handle)
+                seen[key] = changed(seen[key], handle=item.handle)
         if self.ahead is not None:
             self.ahead.replaced = self.ahead.free = 0
             for key in [key for key in self.ahead.running if key in seen and seen[key].sighting in ENDED]:
@@ -237,7 +237,7 @@ class Step:
             outputs = self.store.outputs_of(row.task_id) if good else {}
             item = self.files.evidence(row.key, found, outputs, ours=ours)
             if isinstance(item, Evidence) and found.response is not None:
-                item = replace(item, response=found.response)
+                item = changed(item, response=found.response)
             evidence[row.key] = item
             self.refill()
         return evidence
@@ -253,7 +253,7 @@ class Step:
         most = self.store.newest_campaign().git_max_size if plan.publications else 0
         unlinked = {item.task_id: self._publish(item, plan, most) for item in plan.publications}
         events: list[Event] = [
-            replace(event, unlinked=unlinked[event.task])
+            changed(event, unlinked=unlinked[event.task])
             if isinstance(event, AttemptChanged)
             and event.state is AttemptState.COMPLETED
             and unlinked[event.task] != event.unlinked
@@ -331,7 +331,7 @@ class Step:
         """Write the files that an operator wants there first; without them nothing is decided."""
         try:
             if self.files.leave(row.key, seen.leave):
-                return replace(seen, leave={})
+                return changed(seen, leave={})
             why = reason(Code.OTHER_CONTENT, files=list(seen.leave))  # somebody was faster: the next step reads it
         except OSError as error:
             why = reason(Code.CANNOT_RECORD, what=", ".join(seen.leave), error=error.strerror or str(error))
@@ -445,7 +445,7 @@ class Step:
 def _handed_over(row: AttemptRow, handed: Mapping[Key, Outcome]) -> AttemptRow:
     """Return an attempt as it is, although its hand-over may not be on record yet."""
     outcome = handed.get(row.key)
-    return replace(row, state=outcome.state, handle=outcome.handle) if isinstance(outcome, Submission) else row
+    return changed(row, state=outcome.state, handle=outcome.handle) if isinstance(outcome, Submission) else row
 
 
 def _outcome(outcome: Submission | SubmissionRejected) -> Outcome:
