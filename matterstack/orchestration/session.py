@@ -18,6 +18,7 @@ from matterstack.hints import Hint
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
+from matterstack.run_root.results import publish
 from matterstack.run_root.source import finish_staged_source
 from matterstack.run_root.verify import output_problem
 from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
@@ -40,9 +41,12 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
         run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root)) as lock,
         open_ledger(root, trusted=lock.before.get("journal")) as store,
     ):
-        rebooted = lock.before.get("boot") not in (None, "", boot_id())
-        if rebooted and lock.before.get("host") == socket.gethostname():
-            _check_what_a_reboot_may_have_lost(root, store, lock.before)
+        boot = lock.before.get("boot")
+        if not boot and boot_id():  # a power cut may take what the last holder wrote as well
+            _check_what_a_reboot_may_have_lost(root, store, store.last_end(), f"{root / layout.LOCK} is not whole")
+        elif boot != boot_id() and lock.before.get("host") == socket.gethostname():
+            last = from_text(lock.before.get("released") or lock.before.get("since")) or 0.0
+            _check_what_a_reboot_may_have_lost(root, store, last, "the machine was rebooted")
         try:
             yield store
         finally:
@@ -51,16 +55,19 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
             lock.note["journal"] = store.journal.stamp()
 
 
-def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, before: Mapping[str, Any]) -> None:
-    """Warn of outputs of the last minutes before a reboot that are not what was recorded: jobs do not sync theirs."""
-    last = from_text(before.get("released") or before.get("since")) or 0.0
+def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, last: float, why: str) -> None:
+    """Set the links of the last minutes again, and warn of outputs that are not what was recorded: neither is synced.
+
+    ``last`` is when the run was worked on last, in POSIX seconds, ``why`` what makes this necessary.
+    """
     for task_id, attempt, outputs in store.published_since(last - _BEFORE_A_REBOOT_S):
+        publish(root, task_id, attempt, outputs, ())  # what is in the way is told by `doctor`
         for output in outputs:
             problem = output_problem(root, attempt_folder(task_id, attempt), output, digests=True)
             if problem:
                 log.warning(
-                    "the machine was rebooted: %s/%s: %s (restore it from git or a backup, or %s)",
-                    attempt_folder(task_id, attempt), output.file, problem, Hint("rerun", root, task_id),
+                    "%s: %s/%s: %s (restore it from git or a backup, or %s)",
+                    why, attempt_folder(task_id, attempt), output.file, problem, Hint("rerun", root, task_id),
                 )  # fmt: skip
 
 

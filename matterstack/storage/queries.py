@@ -448,6 +448,11 @@ class Queries:
                 found[1][name] = (file, sha256)
         return out
 
+    def last_end(self) -> float:
+        """Return when an attempt ended last, 0 if none has; it looks at all of them."""
+        row = self._one("SELECT MAX(ended_at) FROM attempts")
+        return float(row[0]) if row is not None and row[0] is not None else 0.0
+
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""
         row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ?", group)

@@ -150,7 +150,9 @@ def run_lock(
 def write_released(folder: Path, root: Path) -> None:
     """Write the lock file of a new run root that is built in ``folder`` to become ``root``."""
     now = to_text(time.time())
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "path": place_of(root)[1], "since": now}
+    holder = {
+        "pid": os.getpid(), "host": socket.gethostname(), "path": place_of(root)[1], "since": now, "boot": boot_id(),
+    }  # fmt: skip
     with open(folder / LOCK_FILE, "wb", buffering=0) as file:
         _write_holder(file.fileno(), {**holder, "released": now})
 
