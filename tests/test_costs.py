@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sqlite3
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from matterstack import run_until_done
+from matterstack.core.plan import Ahead
+from matterstack.operators import workers
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.run_lifecycle import take_step
+from matterstack.orchestration.session import open_to_write
+from matterstack.orchestration.step import Step
+from matterstack.storage import state_store
 from tests.conftest import MATTERSTACK
 
 TASKS = 40
@@ -48,3 +60,111 @@ def test_what_a_settled_task_leaves_on_the_disk(bench):
         "attempt-1", "attempt-1/claim", "attempt-1/command.sh", "attempt-1/exit.json", "attempt-1/out",
         "attempt-1/outputs.sha256", "attempt-1/task.json",
     ]  # with the folder of the task and its link in results/, nine inodes  # fmt: skip
+
+
+def campaign(count: int) -> str:
+    return (
+        "operators: {local: {kind: local, max_active: 2}}\n"
+        f"tasks: {{a: {{matrix: {{i: {list(range(count))}}}, shell: sh, command: 'echo ${{{{ matrix.i }}}} > out', "
+        "outputs: {o: {path: 'o/${{ matrix.i }}', file: out}}}}\n"
+    )
+
+
+def test_a_task_of_a_loop_costs_some_statements_and_few_commits(bench, monkeypatch):
+    count, seen = 200, list[str]()
+
+    class Counting(sqlite3.Connection):
+        def execute(self, statement, *values):
+            seen.append(statement.split()[0].upper())
+            return super().execute(statement, *values)
+
+        def executemany(self, statement, rows):
+            seen.append(statement.split()[0].upper())
+            return super().executemany(statement, rows)
+
+    connect = sqlite3.connect
+    bench.start(campaign(count))
+    monkeypatch.setattr(state_store.sqlite3, "connect", lambda *a, **k: connect(*a, factory=Counting, **k))
+
+    assert run_until_done(bench.root).state == "COMPLETED"
+
+    assert len(seen) / count < 22  # about 13 for a longer run, whose loop has more on record ahead
+    assert seen.count("COMMIT") / count < 0.35
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_a_task_of_a_loop_costs_few_system_calls_and_syncs(bench):
+    calls = {}
+    for count in (50, 250):
+        shutil.rmtree(bench.root, ignore_errors=True)
+        bench.start(campaign(count))
+        trace = bench.folder / "trace"
+        subprocess.run(
+            ["strace", "-qq", "-c", "-U", "name,calls", "-o", trace, *MATTERSTACK, "run", bench.root],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        rows = (line.split() for line in trace.read_text().splitlines())
+        calls[count] = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit() and row[0] != "total"}
+    each = {name: (calls[250].get(name, 0) - calls[50].get(name, 0)) / 200 for name in calls[250]}
+    assert sum(each.values()) < 160, each
+    assert each.get("fsync", 0) + each.get("fdatasync", 0) < 2, each
+    assert each.get("execve", 0) == 0, each
+
+
+def idle_step(bench, count: int) -> tuple[int, int]:
+    """Give how many statements and system calls a step takes of a run in which nothing happens."""
+    shutil.rmtree(bench.root, ignore_errors=True)
+    bench.start(
+        "operators: {board: {kind: human}}\n"
+        f"params: {{n: {list(range(count))}}}\n"
+        "tasks: {g: {operator: board, instructions: x}, "
+        "a: {needs: [g], matrix: {i: '${{ params.n }}'}, command: 'true'}}\n"
+    )
+    bench.step()
+    bench.step()
+    seen: list[str] = []
+    with open_to_write(bench.root) as store:
+        store.db.set_trace_callback(seen.append)
+        assert not take_step(bench.root, store).changed
+        store.db.set_trace_callback(None)
+    trace = bench.folder / "trace"
+    subprocess.run(
+        ["strace", "-qq", "-c", "-U", "name,calls", "-o", trace, *MATTERSTACK, "step", bench.root],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return len(seen), int(trace.read_text().split()[-1])
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_no_count_of_an_idle_step_grows_with_the_campaign(bench):
+    small, large = idle_step(bench, 1_000), idle_step(bench, 10_000)
+
+    assert small[0] == large[0]
+    assert abs(small[1] - large[1]) < 40  # of some two thousand, most of them imports; the trees of SQLite get deeper
+
+
+def test_ten_thousand_ticks_leave_memory_and_open_files_as_they_were(bench):
+    bench.start(
+        "operators: {board: {kind: human}}\ntasks: {g: {operator: board, instructions: x}, long: {command: 'sleep 60'}}\n"
+    )
+    with open_to_write(bench.root) as store, workers.kept():
+        pool, files, ahead = Pool(store), RunFiles(bench.root), Ahead()
+
+        def tick() -> None:
+            workers.here().collect()
+            pool.notices.clear()
+            Step(bench.root, store, pool=pool, files=files, ahead=ahead).take()
+
+        def size() -> tuple[int, int]:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+        for _ in range(500):
+            tick()
+        before = size()
+        for _ in range(9_500):
+            tick()
+        after = size()
+    bench.cli("cancel", bench.root)
+    assert after[0] - before[0] < 4 << 20
+    assert after[1] == before[1]

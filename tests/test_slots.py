@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from matterstack.core.model import Resources
 from matterstack.core.slots import Capacity, Slots, Use
 from matterstack.errors import CampaignError
 from matterstack.operators import processes
+from tests.conftest import MATTERSTACK
 
 TWO = """
 operators:
@@ -114,3 +119,72 @@ def test_the_limits_of_the_cgroup_and_of_those_around_it_hold(monkeypatch):
     processes.machine_slots.cache_clear()
     assert processes.machine_slots() == (1, 2_000_000)
     processes.machine_slots.cache_clear()
+
+
+def many(count: int, command: str, more: str = "") -> str:
+    return (
+        f"operators: {{local: {{kind: local, slots: {{cpus: 64}}{more}}}}}\n"
+        f"tasks: {{a: {{matrix: {{i: {list(range(count))}}}, shell: sh, command: {command!r}}}}}\n"
+    )
+
+
+def test_sixty_four_slots_take_sixty_four_tasks_at_once_and_little_memory(bench):
+    bench.start(many(128, "sleep 1"))
+    loop = bench.popen("run", bench.root)
+    most, largest = 0, 0
+    while loop.poll() is None:
+        found = [Path(f"/proc/{pid}") for pid in os.listdir("/proc") if pid.isdigit()]
+        mine = [path for path in found if _parent(path) == loop.pid and b"slot_worker" in _read(path / "cmdline")]
+        most = max(most, len(mine))
+        largest = max([largest, *(_resident(path) for path in mine)])
+        time.sleep(0.2)
+
+    assert loop.returncode == 0
+    assert set(bench.states().values()) == {"COMPLETED"}
+    assert most == 64
+    assert 0 < largest < 24 << 20
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(path: Path) -> int:
+    fields = _read(path / "stat").rpartition(b") ")[2].split()
+    return int(fields[1]) if len(fields) > 1 else 0
+
+
+def _resident(path: Path) -> int:
+    pages = _read(path / "statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+
+
+def test_with_few_file_descriptors_less_runs_at_once_and_nothing_fails(bench):
+    bench.start(many(60, "sleep 0.2"))
+
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 32; exec "$@"', "sh", *MATTERSTACK, "run", bench.root], capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+
+    assert (done.returncode, set(bench.states().values())) == (0, {"COMPLETED"}), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_on_a_file_system_without_locks_the_processes_alone_tell_who_lives(bench):
+    bench.start("tasks: {a: {command: 'sleep 1; echo 1 > o', outputs: {o: o}}}\n")
+    claim = bench.attempt("a") / "claim"
+    trace = bench.folder / "trace"
+
+    subprocess.run(
+        ["strace", "-f", "-qq", "-o", trace, "-P", claim, "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK",
+         *MATTERSTACK, "step", bench.root],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+    assert "ENOLCK" in trace.read_text()
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.attempt("a", 2).exists() is False

@@ -15,6 +15,7 @@ from matterstack.core.plan import Ended
 from matterstack.core.states import SETTLED, AttemptState, RunState, TaskState
 from matterstack.core.values import format_duration
 from matterstack.hints import Hint
+from matterstack.orchestration.profile import COMMANDS, HAND_OVER, LOOK, PEOPLE, RECORD, SLOTS, Profile
 from matterstack.orchestration.report import StepReport
 from matterstack.text.reasons import sentence
 
@@ -128,6 +129,23 @@ class Display:
             lines.append(Text(f"  … and {len(running) - _MOST_RUNNING} more", style="cyan"))
         lines.append(Text("Ctrl-C ends this display and the loop; the jobs go on", style="dim"))
         return Group(*lines)
+
+
+def print_profile(profile: Profile) -> None:
+    """Print where the time of a loop went, on stdout."""
+    total, own = profile.total_s, profile.own_s
+    at_once = f", {profile.commands_s / total:.1f} at a time" if total else ""
+    click.echo(f"{format_duration(total)} of this loop; {plural(profile.ended, 'attempt')} ended")
+    click.echo(f"  commands ran {format_duration(profile.commands_s)} in all{at_once}")
+    waits = {
+        SLOTS: "waiting for slots (tasks were ready, and all slots taken)",
+        COMMANDS: "waiting for commands (nothing else was ready)",
+        PEOPLE: "waiting for people, or for a retry's delay",
+    }
+    parts = ", ".join(f"{name} {format_duration(profile.parts.get(name, 0.0))}" for name in (LOOK, RECORD, HAND_OVER))
+    rows = [(text, profile.parts.get(name, 0.0)) for name, text in waits.items()]
+    for text, seconds in [*rows, (f"MatterStack ({parts})", own)]:
+        click.echo(f"  {format_duration(seconds):>10} {100 * seconds / total if total else 0:3.0f} %  {text}")
 
 
 def summary(root: Path, report: StepReport) -> None:

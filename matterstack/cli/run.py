@@ -17,22 +17,25 @@ from matterstack.errors import ExitCode, UsageError
 @click.command(name="run")
 @click.argument("target", required=False, metavar="FILE|RUN")
 @click.option("--root", metavar="DIR", help="The run root (default: runs/NAME); only with FILE.")
+@click.option("--profile", is_flag=True, help="Print in the end where the time went.")
 @campaign_options
 @common
-def run(target: str | None, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:
+def run(target: str | None, root: str | None, profile: bool, settings: tuple[str, ...], operators: str | None) -> int:
     """Run a campaign until it is done: FILE starts or continues it, RUN continues a run root.
 
     Ctrl-C ends the loop, not the jobs.
     """
-    from matterstack.cli.live import Display, summary
+    from matterstack.cli.live import Display, print_profile, summary
+    from matterstack.orchestration.profile import Profile
     from matterstack.orchestration.run_lifecycle import run_until_done
 
     path = _root_of(Path(target or default_run()), root, settings, operators)
     quiet = not logging.getLogger("matterstack").isEnabledFor(TICK)
     display = Display(path, quiet=quiet)
+    spent = Profile() if profile else None
     try:
         with display:
-            report = run_until_done(path, display.update)
+            report = run_until_done(path, display.update, spent)
     except KeyboardInterrupt:
         jobs = display.active
         goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
@@ -40,6 +43,8 @@ def run(target: str | None, root: str | None, settings: tuple[str, ...], operato
         return 130
     if not quiet or report.state is not RunState.COMPLETED:
         summary(path, report)
+    if spent is not None:
+        print_profile(spent)
     if report.state in (RunState.FAILED, RunState.CANCELLED):
         return ExitCode.RUN_FAILED
     return ExitCode.FINE if report.state is RunState.COMPLETED else ExitCode.NEEDS_PEOPLE

@@ -32,6 +32,7 @@ from matterstack.run_root.layout import EXIT, STDERR, STDOUT, TASK, attempt_fold
 
 _LARGEST_EXIT_JSON = 1 << 16
 _LARGEST_ARGUMENT = 32 * 4096  # bytes, MAX_ARG_STRLEN of Linux. Source: execve(2)
+_OPEN_FILES = 20  # that a step needs beside the pipes to its workers
 _RECORD_S = 3.0  # within which a worker records the end of what was killed
 
 
@@ -45,6 +46,12 @@ class LocalOperator:
     def slots(self) -> tuple[int | None, int | None]:
         cpus, memory = processes.machine_slots()
         return self.spec.slot_cpus or cpus, self.spec.slot_memory or memory
+
+    def most(self) -> int | None:
+        """Return how many attempts may be active: each needs a worker, and each worker an open file of this process."""
+        room = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OPEN_FILES)
+        wanted = self.spec.max_active or self.slots()[0] or room  # each takes a cpu
+        return room if wanted > room else self.spec.max_active
 
     def devices(self) -> Sequence[str]:
         """Return the ids of the GPUs that tasks may get, as CUDA_VISIBLE_DEVICES names them."""

@@ -18,6 +18,7 @@ from matterstack.errors import MatterStackError, RunLockedError
 from matterstack.operators import workers
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.profile import Profile, part_of, waits_for
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step, take_and_tell
@@ -62,8 +63,11 @@ class _Loop:
     """A loop over a run. While one end follows the other it keeps the lock and the ledger; when nothing happens for a
     moment, or somebody waits for the lock, it lets both go."""
 
-    def __init__(self, root: Path, on_tick: Callable[[StepReport], None] | None) -> None:
+    def __init__(
+        self, root: Path, on_tick: Callable[[StepReport], None] | None, profile: Profile | None = None
+    ) -> None:
         self.root = root
+        self.profile = profile
         self.on_tick = on_tick
         self.campaigns: dict[int, Campaign] = {}
         self.last: StepReport | None = None
@@ -86,7 +90,7 @@ class _Loop:
                 if tick.is_last:
                     return tick.report
                 _give_way(self.root)
-                self.woken = _wait([*self._others(tick), *workers.here().answers()], tick.patience_s())
+                self.woken = self._wait(tick, [*self._others(tick), *workers.here().answers()], tick.patience_s())
             finally:
                 tick.close()
 
@@ -96,7 +100,9 @@ class _Loop:
         ahead = Ahead()
 
         def step() -> Step:
-            return Step(self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended)
+            return Step(
+                self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile
+            )
 
         step().withdraw()
         try:
@@ -150,12 +156,12 @@ class _Loop:
             if ahead.free or (ahead.replaced and low):
                 return True
             spent = time.monotonic() - began
-            self.woken = _wait([*others, *answers], max(0.0, _GROUP_S - spent) if ahead.handed else 0.0)
+            self.woken = self._wait(tick, [*others, *answers], max(0.0, _GROUP_S - spent) if ahead.handed else 0.0)
             if not self.woken and ahead.handed:
                 return True
             if not self.woken:
                 store.flush()
-                self.woken = _wait([*others, *answers], min(_HOLD_S, tick.patience_s()))
+                self.woken = self._wait(tick, [*others, *answers], min(_HOLD_S, tick.patience_s()))
             if not self.woken or (others and _wait(others, 0.0)):
                 return self.woken
             if time.monotonic() - began > _GROUP_S:
@@ -171,21 +177,29 @@ class _Loop:
         # What wakes the loop and lets a step change nothing would wake it again at once, for ever.
         self.in_vain = (self.woken or self.in_vain) and not report.changed
         self.last = report
+        if self.profile is not None:
+            self.profile.note(report)
         return _Tick(report, fds, store.next_retry())
+
+    def _wait(self, tick: _Tick, fds: Sequence[int], wait_s: float) -> bool:
+        with part_of(self.profile, waits_for(tick.report)):
+            return _wait(fds, wait_s)
 
     def _others(self, tick: _Tick) -> Sequence[int]:
         """Return what wakes the loop beside the answers of workers."""
         return [] if self.in_vain else tick.fds
 
 
-def run_until_done(root: str | Path, on_tick: Callable[[StepReport], None] | None = None) -> StepReport:
+def run_until_done(
+    root: str | Path, on_tick: Callable[[StepReport], None] | None = None, profile: Profile | None = None
+) -> StepReport:
     """Step a run until it is over, paused, or waits for people alone; return the last report.
 
-    ``on_tick`` gets each report. Raises what `step_run` raises; a lock that is held later than at the start is waited
+    ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is held later than at the start is waited
     for.
     """
     with workers.kept():
-        return _Loop(require_run_root(Path(root)), on_tick).run()
+        return _Loop(require_run_root(Path(root)), on_tick, profile).run()
 
 
 def _wait(fds: Sequence[int], wait_s: float) -> bool:

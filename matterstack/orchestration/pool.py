@@ -62,7 +62,13 @@ class Pool:
             log.debug("operator '%s'", name, exc_info=True)
             return _unusable(name, error)
         devices: Callable[[], Sequence[str]] | None = getattr(operator, "devices", None)
-        return Capacity(operator.spec.max_active, cpus, memory, len(devices()) if devices is not None else None)
+        most: Callable[[], int | None] | None = getattr(operator, "most", None)
+        return Capacity(
+            most() if most is not None else operator.spec.max_active,
+            cpus,
+            memory,
+            len(devices()) if devices is not None else None,
+        )
 
     # --- asking ---
 

@@ -10,12 +10,13 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from matterstack.core.board import Board, startable
-from matterstack.core.events import AttemptChanged, Event, Key, LinksChanged, Withdrawn
+from matterstack.core.events import AttemptChanged, AttemptMade, Event, Key, LinksChanged, Withdrawn
 from matterstack.core.model import Evidence, Launch, Observation, OutputFile, Rejection, Sighting, Submission
 from matterstack.core.plan import ENDED, Ahead, Decider, Notice, Outcome, Plan, Publication, decide, decide_outcomes
 from matterstack.core.reasons import Code, Reason, reason
@@ -26,6 +27,7 @@ from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionReje
 from matterstack.operators.base import Operator
 from matterstack.orchestration.files import FolderTaken, RunFiles
 from matterstack.orchestration.pool import Pool
+from matterstack.orchestration.profile import HAND_OVER, LOOK, RECORD, Profile, part_of
 from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
 from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
 from matterstack.storage.state_store import SQLiteStateStore
@@ -69,8 +71,10 @@ class Step:
         workshop: type[RunWorkshop] = RunWorkshop,
         ahead: Ahead | None = None,
         ended: Callable[[], Sequence[Key]] = tuple,
+        profile: Profile | None = None,
     ) -> None:
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
+        self.profile = profile
         self.ended = ended  # attempts that ended since it was asked last, in whose place the next are handed over
         self.root = root
         self.store = store
@@ -109,6 +113,11 @@ class Step:
         places = [self.ahead.running[key] for key in over]
         if places and self.ahead.intents:
             self.store.require_epoch()
+        with part_of(self.profile, HAND_OVER) if places else nullcontext():
+            self._fill(places)
+
+    def _fill(self, places: Iterable[AttemptMade]) -> None:
+        assert self.ahead is not None
         for place in places:
             self.ahead.free += 1
             while (intent := self.ahead.next_for(place)) is not None:
@@ -184,9 +193,12 @@ class Step:
 
     def _pass(self, plans: list[Plan]) -> tuple[Board, Acted]:
         """Look, decide, commit, act, commit; return the ledger as it is then, and what came of acting."""
-        board, plan, _ = self._decide()
-        committed = self._commit(plan)
-        acted = self._act(plan)
+        with part_of(self.profile, LOOK):
+            board, plan, _ = self._decide()
+        with part_of(self.profile, RECORD):
+            committed = self._commit(plan)
+        with part_of(self.profile, HAND_OVER):
+            acted = self._act(plan)
         plans.append(plan)
         board = self._board() if committed or plan.queued else board
         if self.ahead is not None:
