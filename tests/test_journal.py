@@ -9,6 +9,7 @@ import pytest
 from matterstack.core.events import Paused, Resumed, SourceChanged
 from matterstack.errors import RunRootError
 from matterstack.orchestration.session import open_to_write
+from matterstack.storage import journal as journal_module
 from tests.histories import HERE
 
 
@@ -128,3 +129,64 @@ def test_a_disk_that_is_full_in_the_middle_of_a_group_leaves_no_line_that_the_le
 
         known = [json.loads(line)["seq"] for line in store.lines_after(0)]
         assert [entry.seq for entry in store.journal.read()] == known
+
+
+@pytest.fixture
+def long(bench, monkeypatch):
+    """A run whose journal has become several files."""
+    monkeypatch.setattr(journal_module, "_SEGMENT", 2_000)
+    bench.start("tasks: {a: {matrix: {i: [1, 2, 3, 4, 5, 6]}, command: 'true'}, b: {needs: [a], command: 'true'}}\n")
+    bench.step_until_over()
+    bench.cli("pause", bench.root)
+    assert len(segments(bench)) >= 2
+    return bench
+
+
+def segments(bench):
+    return sorted((bench.root / "journal").iterdir())
+
+
+def test_what_is_older_than_a_segment_never_changes_again(long):
+    before = {path.name: path.read_bytes() for path in segments(long)}
+    long.step()
+
+    assert {path.name: path.read_bytes() for path in segments(long)[: len(before)]} == before
+    numbers = [
+        json.loads(line)["seq"] for path in [*segments(long), long.root / "journal.jsonl"] if path.exists()
+        for line in path.read_text().splitlines()
+    ]  # fmt: skip
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert long.cli("doctor", long.root).stdout == "nothing is wrong\n"
+
+
+def test_a_ledger_is_rebuilt_from_all_segments(long):
+    states = long.states()
+    (long.root / "state.sqlite").unlink()
+
+    assert "there is no ledger here" in long.cli("status", long.root).stderr
+    assert long.cli("doctor", long.root, "--fix").returncode == 0
+
+    assert long.states() == states
+    assert long.cli("doctor", long.root).stdout == "nothing is wrong\n"
+
+
+def test_an_edit_in_a_segment_is_told_with_its_line_and_doctor_writes_the_journal_anew(long):
+    second = segments(long)[1]
+    lines = second.read_text().splitlines(keepends=True)
+    second.write_text("".join([lines[0].replace('"at": "2', '"at": "3'), *lines[1:]]))
+
+    refused = long.cli("step", long.root)
+    assert refused.returncode == 1
+    assert f"{second}:1: differs from the ledger" in refused.stderr
+
+    assert "journal.damaged-1 and journal.jsonl.damaged-1" in long.cli("doctor", long.root, "--fix").stdout
+    assert long.cli("step", long.root).returncode == 0
+    assert long.cli("doctor", long.root).stdout == "nothing is wrong\n"
+
+
+def test_a_missing_current_file_is_written_again_from_the_ledger(long):
+    (long.root / "journal.jsonl").unlink(missing_ok=True)
+
+    assert long.cli("step", long.root).returncode == 0
+
+    assert long.cli("doctor", long.root).stdout == "nothing is wrong\n"

@@ -266,7 +266,7 @@ def _home_and_record(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 
 def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     name, journal = layout.JOURNAL, Journal(root / layout.JOURNAL)
-    if not journal.path.exists():
+    if not journal.exists():
         yield Finding("journal", name, "is missing", _fix(root, "writes it from the ledger"), fixable=True)
         return
     ours = store.lines_after(0)
@@ -277,7 +277,7 @@ def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
         remedy = _fix(root, "writes it from the ledger; the old one is kept")
         yield Finding("journal", name, str(error), remedy, fixable=True)
         return
-    torn = not read_regular(journal.path).endswith(b"\n")
+    torn = journal.path.exists() and not read_regular(journal.path).endswith(b"\n")
     adopted = next((entry.event for entry in reversed(entries[len(ours) :]) if isinstance(entry.event, Adopted)), None)
     if lines[: len(ours)] != ours[: len(lines)]:
         number = next(n for n, (a, b) in enumerate(zip(lines, ours, strict=False), 1) if a != b)

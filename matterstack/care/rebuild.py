@@ -119,7 +119,7 @@ def _ledger_files(ledger: Path) -> list[Path]:
 
 
 def _drop_torn_line(journal: Journal) -> None:
-    data = journal.path.read_bytes()
+    data = journal.path.read_bytes() if journal.path.exists() else b""
     end = data.rfind(b"\n") + 1
     if end < len(data):
         os.truncate(journal.path, end)

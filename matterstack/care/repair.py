@@ -118,7 +118,10 @@ def _mend_journal(root: Path) -> list[str]:
         pass
     with SQLiteStateStore(root / layout.LEDGER, read_only=True) as store:
         lines = store.lines_after(0)
-    kept = f"; the damaged one is {_move_aside(journal.path)}" if os.path.lexists(journal.path) else ""
+    moved = [
+        _move_aside(path) for path in (journal.path.with_name(layout.SEGMENTS), journal.path) if os.path.lexists(path)
+    ]
+    kept = f"; the damaged one is {' and '.join(map(str, moved))}" if moved else ""
     journal.append(lines)
     return [f"{layout.JOURNAL}: written from the ledger{kept}"]
 

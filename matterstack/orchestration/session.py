@@ -101,6 +101,7 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
         _require_home(root, store)
         translated = set_aside_version_1(journal.path, store.run().run_id)
         added = store.complete_journal(compare=not trusted or journal.stamp() != trusted)
+        journal.rotate()
         if (root / "source" / layout.STAGING).is_dir():
             finish_staged_source(root, store.sources())
         if translated:

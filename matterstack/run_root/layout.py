@@ -9,6 +9,7 @@ from matterstack.hints import Hint
 
 LEDGER = "state.sqlite"
 JOURNAL = "journal.jsonl"
+SEGMENTS = "journal"  # folder of its older parts
 CAMPAIGN = "campaign.yaml"
 OPERATORS = "operators.yaml"
 RUN = "run.json"
@@ -35,7 +36,7 @@ DIGESTS = "outputs.sha256"
 METRICS = "metrics.json"
 GITIGNORE = "/state.sqlite*\n/run.lock\n/.parcel-*\n/tasks/**/.exit.json\n"  # the last are there for a moment
 GITATTRIBUTES = (
-    "journal.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
+    "journal.jsonl text eol=lf\n/journal/*.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
     "/tasks/** -text\n/source/** -text\n/results/** -text\n"
 )
 

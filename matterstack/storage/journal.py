@@ -6,6 +6,9 @@ chain makes an edit, a cut in the middle and a branch visible to whoever reads t
 The ledger commits first, then its lines are appended here and synced, before anything is handed over. So a kill leaves the
 journal short by the lines of one commit, perhaps with a torn last line: `complete` repairs that from the ledger. A journal
 that is *ahead* of the ledger is never a crash: the ledger is an old or foreign one.
+
+What is older than some megabytes is moved to `journal/000001.jsonl` and so on, which never change again: git stores a file
+that changed as a whole, and readers of the last events need not read the first.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import JournalError
 from matterstack.hints import Hint
-from matterstack.run_root.files import open_regular, read_regular
+from matterstack.run_root.files import open_regular, read_regular, sync
+from matterstack.run_root.layout import SEGMENTS
 
 _ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
 KEPT_JOURNAL = "journal.v1.jsonl"
@@ -80,6 +84,9 @@ def seq_of(line: str) -> int | None:
     return seq if isinstance(seq, int) else None
 
 
+_SEGMENT = 4 << 20  # bytes, from which on a journal is moved to a segment
+
+
 class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,16 +101,40 @@ class Journal:
 
     # --- reading ---
 
+    def segments(self) -> list[Path]:
+        """Return the files of older events, the oldest first."""
+        return sorted(self.path.with_name(SEGMENTS).glob("[0-9]*.jsonl"))
+
+    def exists(self) -> bool:
+        return self.path.exists() or bool(self.segments())
+
+    def files(self) -> list[Path]:
+        """Return all files of it, the oldest events first."""
+        older = self.segments()
+        return [*older, self.path] if self.path.exists() or not older else older
+
     def lines(self) -> list[str]:
-        """Return all lines, without a torn last one. Raises JournalError if the file cannot be read."""
+        """Return all lines, without a torn last one. Raises JournalError if a file cannot be read."""
+        return [line for file in self.files() for line in self._lines_of(file)]
+
+    def _lines_of(self, file: Path) -> list[str]:
         try:
-            data = read_regular(self.path)
+            data = read_regular(file)
         except FileNotFoundError:
-            raise JournalError(f"{self.path} is missing; restore it from git or a backup") from None
+            raise JournalError(f"{file} is missing; restore it from git or a backup") from None
         except OSError as error:
-            raise JournalError(f"{self.path}: cannot be read: {error.strerror}") from None
+            raise JournalError(f"{file}: cannot be read: {error.strerror}") from None
         text = data.decode("utf-8", errors="surrogateescape")
         return [line.removesuffix("\r") for line in text.split("\n")[:-1]]  # as some editors end lines
+
+    def _place(self, number: int) -> str:
+        """Return FILE:LINE of a line of the whole."""
+        for file in self.files():
+            count = len(self._lines_of(file))
+            if number <= count or file == self.path:
+                return f"{file}:{number}"
+            number -= count
+        return f"{self.path}:{number}"
 
     def read(self) -> list[Entry]:
         """Return all events, checked as a chain. Raises JournalError for a file that is not a whole journal."""
@@ -127,15 +158,15 @@ class Journal:
             yield entry
 
     def _broken(self, number: int, what: str) -> JournalError:
-        return JournalError(f"{self.path}:{number}: {what}; restore the file from git or a backup")
+        return JournalError(f"{self._place(number)}: {what}; restore the file from git or a backup")
 
     def stamp(self) -> list[int]:
-        """Return (size, time of the last change in ns), by which a change from outside is noticed; [] without a file."""
+        """Return size and time of the last change in ns of each file, by which a change from outside is noticed."""
         try:
-            found = os.stat(self.path)
+            found = [os.stat(file) for file in self.files()]
         except OSError:
             return []
-        return [found.st_size, found.st_mtime_ns]
+        return [number for item in found for number in (item.st_size, item.st_mtime_ns)]
 
     # --- writing ---
 
@@ -187,7 +218,7 @@ class Journal:
 
     def compare(self, after: Callable[[int], list[str]]) -> None:
         """Compare every whole line with the ledger's. Raises JournalError for the first that differs."""
-        if not self.path.exists():
+        if not self.exists():
             return
         ours = after(0)
         for number, (theirs, own) in enumerate(zip_longest(self.lines(), ours), start=1):
@@ -197,7 +228,7 @@ class Journal:
                 own is not None or seq_of(theirs) != number
             ):  # one that is ahead: `complete` refuses it
                 raise JournalError(
-                    f"{self.path}:{number}: differs from the ledger: it was edited, or belongs to another history; "
+                    f"{self._place(number)}: differs from the ledger: it was edited, or belongs to another history; "
                     f"{self.put_back()}"
                 )
 
@@ -212,27 +243,49 @@ class Journal:
                     f"({Hint('adopt', self.path.parent)} takes it back)"
                 )
 
+    def rotate(self) -> None:
+        """Move a large journal to the next segment. Raises OSError."""
+        try:
+            if self.path.stat().st_size < _SEGMENT:
+                return
+        except FileNotFoundError:
+            return
+        older = self.segments()
+        number = int(older[-1].stem) + 1 if older else 1
+        target = self.path.with_name(SEGMENTS) / f"{number:06}.jsonl"
+        target.parent.mkdir(exist_ok=True)
+        os.rename(self.path, target)
+        sync(target.parent)
+        sync(self.path.parent)
+        self._end = None
+
     def _tail(self) -> tuple[str | None, int | None]:
         """Return the last whole line, and where a torn one behind it begins."""
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            return None, None
-        length = 1 << 16
-        with open_regular(self.path) as file:
-            while True:
-                start = max(0, size - length)
-                file.seek(start)
-                data = file.read(size - start)
-                end = data.rfind(b"\n")
-                begin = data.rfind(b"\n", 0, end) if end > 0 else -1
-                if begin >= 0 or start == 0:
-                    break
-                length *= 8
-        torn_at = start + end + 1 if start + end + 1 < size else None
-        if end < 0:
-            return None, torn_at if size else None
-        return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="surrogateescape"), torn_at
+        tail, torn_at = _tail_of(self.path)
+        older = self.segments() if tail is None else []
+        return (_tail_of(older[-1])[0] if older else tail), torn_at
+
+
+def _tail_of(path: Path) -> tuple[str | None, int | None]:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None, None
+    length = 1 << 16
+    with open_regular(path) as file:
+        while True:
+            start = max(0, size - length)
+            file.seek(start)
+            data = file.read(size - start)
+            end = data.rfind(b"\n")
+            begin = data.rfind(b"\n", 0, end) if end > 0 else -1
+            if begin >= 0 or start == 0:
+                break
+            length *= 8
+    torn_at = start + end + 1 if start + end + 1 < size else None
+    if end < 0:
+        return None, torn_at if size else None
+    return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="surrogateescape"), torn_at
 
 
 def parse_or_none(line: str) -> Entry | None:

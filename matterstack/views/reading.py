@@ -11,6 +11,7 @@ from matterstack.errors import LedgerMissingError, LedgerUnfinishedError
 from matterstack.orchestration.session import open_ledger
 from matterstack.run_root import layout
 from matterstack.run_root.layout import require_run_root
+from matterstack.storage.journal import Journal
 from matterstack.storage.state_store import SQLiteStateStore
 
 log = logging.getLogger("matterstack")
@@ -29,7 +30,7 @@ def _open(root: Path) -> SQLiteStateStore:
     try:
         return open_ledger(root, read_only=True)
     except (LedgerMissingError, LedgerUnfinishedError) as error:
-        if not (root / layout.JOURNAL).exists():
+        if not Journal(root / layout.JOURNAL).exists():
             raise
         from matterstack.care.rebuild import memory_ledger
 
