@@ -8,6 +8,7 @@ in the handle.
 from __future__ import annotations
 
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ class FileOperator(ABC):
         answered = self.answer(attempt)
         if answered is not None:
             return answered
-        if not (Path(attempt.folder) / TASK).exists():
+        if not os.path.exists(f"{attempt.folder}/{TASK}"):
             return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
         terms = decode(attempt.handle)
         late = deadline_passed(terms, time.time())

@@ -8,6 +8,7 @@ hand-over that was interrupted is finished by writing them.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,8 @@ class HumanOperator(FileOperator):
 
 def _answer(attempt: LiveAttempt) -> Observation | None:
     """Return what an answer makes of an attempt; None while there is none."""
+    if not os.path.lexists(f"{attempt.folder}/{RESPONSE}"):  # as it usually is, of perhaps thousands
+        return None
     folder, now = Path(attempt.folder), time.time()
     found = read_answer(folder / RESPONSE, now)
     if found is None:

@@ -6,13 +6,13 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from matterstack.core.model import Campaign
 from matterstack.core.plan import Ahead
-from matterstack.core.states import RunState, TaskState
+from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunLockedError
 from matterstack.operators import workers
@@ -22,7 +22,7 @@ from matterstack.orchestration.profile import Profile, part_of, waits_for
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step, take_and_tell
-from matterstack.run_root.layout import require_run_root
+from matterstack.run_root.layout import LEDGER, LOCK, attempt_folder, require_run_root
 from matterstack.storage.run_lock import somebody_waits
 from matterstack.storage.state_store import SQLiteStateStore
 
@@ -30,6 +30,8 @@ _LONGEST_WAIT_S = 2.0  # between looks at what other commands did
 _MOST_AHEAD = 32  # intents on record before there is room for them
 _HOLD_S = 0.1  # for which the lock is kept although nothing happens
 _GROUP_S = 0.05  # after which what was seen is committed, also while more comes
+_LONGEST_QUIET_S = 10.0  # without a step: deadlines pass, and clocks are wrong
+_FRESH_S = 10.0  # for which a folder that changed may change again without showing it: a file is still being written
 _PATIENCE_S = 1.0  # for which the loop stays away from the lock when somebody waits for it
 
 
@@ -40,6 +42,7 @@ class _Tick:
     report: StepReport
     fds: Sequence[int]
     next_retry: float | None
+    must_ask: bool  # something is alive of which neither a descriptor nor a file tells
 
     @property
     def is_last(self) -> bool:
@@ -90,7 +93,18 @@ class _Loop:
                 if tick.is_last:
                     return tick.report
                 _give_way(self.root)
-                self.woken = self._wait(tick, [*self._others(tick), *workers.here().answers()], tick.patience_s())
+                seen, since = _traces(self.root, tick.report), time.monotonic()
+                while True:
+                    fds = [*self._others(tick), *workers.here().answers()]
+                    self.woken = self._wait(tick, fds, tick.patience_s())
+                    if self.woken or tick.must_ask or tick.patience_s() < _LONGEST_WAIT_S:
+                        break
+                    if (
+                        time.monotonic() - since > _LONGEST_QUIET_S
+                        or _traces(self.root, tick.report) != seen
+                        or _is_fresh(seen)
+                    ):
+                        break
             finally:
                 tick.close()
 
@@ -179,7 +193,8 @@ class _Loop:
         self.last = report
         if self.profile is not None:
             self.profile.note(report)
-        return _Tick(report, fds, store.next_retry())
+        must_ask = any(row.state is not AttemptState.WAITING and not step.is_local(row) for row in report.live)
+        return _Tick(report, fds, store.next_retry(), must_ask)
 
     def _wait(self, tick: _Tick, fds: Sequence[int], wait_s: float) -> bool:
         with part_of(self.profile, waits_for(tick.report)):
@@ -188,6 +203,25 @@ class _Loop:
     def _others(self, tick: _Tick) -> Sequence[int]:
         """Return what wakes the loop beside the answers of workers."""
         return [] if self.in_vain else tick.fds
+
+
+def _traces(root: Path, report: StepReport) -> dict[str, int]:
+    """Return when the ledger, and the folders in which people and labs answer, changed last, in ns; 0 where there is none."""
+    asked = [attempt_folder(*row.key) for row in report.live if row.state is AttemptState.WAITING]
+    return {name: _changed_at(f"{root}/{name}") for name in (LEDGER, LOCK, *asked)}
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _is_fresh(seen: Mapping[str, int]) -> bool:
+    return (
+        max((at for name, at in seen.items() if name not in (LEDGER, LOCK)), default=0) > (time.time() - _FRESH_S) * 1e9
+    )
 
 
 def run_until_done(

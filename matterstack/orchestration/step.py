@@ -158,6 +158,10 @@ class Step:
     def _is_local(self, version: int, operator: str) -> bool:
         return self.store.operators(version)[operator].row.on_this_machine
 
+    def is_local(self, row: AttemptRow) -> bool:
+        """Return whether an attempt runs on this machine."""
+        return self._is_local(row.campaign_version, row.operator)
+
     def preview(self) -> StepReport:
         """Return what a step would do; it ends where anything would be written."""
         board, plan, seen = self._decide()
