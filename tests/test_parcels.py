@@ -462,3 +462,26 @@ def test_what_a_killed_import_left_is_named_and_goes_with_the_next(work, farm):
     assert [item.path for item in examine(work.root)] == [".parcel-12345678"]
     assert work.cli("parcel", "import", work.root, bring_back_all(work, farm)).returncode == 0
     assert examine(work.root) == []
+
+
+def test_what_a_calculation_leaves_running_is_waited_for_ended_or_left(bench, farm):
+    bench.start(
+        "operators: {far: {kind: manual}}\n"
+        "tasks:\n"
+        "  forgotten: {operator: far, command: 'sleep 60 & echo 1 > out', outputs: {o: {path: f, file: out}}}\n"
+        "  soon: {operator: far, command: '(sleep 1; echo 2 > out) &', outputs: {o: {path: s, file: out}}}\n"
+        "  waited: {operator: far, background: wait, command: '(sleep 2; echo 3 > out) &', outputs: {o: {path: w, file: out}}}\n"
+        "  left: {operator: far, background: leave, command: 'sleep 15 & echo 4 > out', outputs: {o: {path: l, file: out}}}\n"
+    )
+    bench.step()
+    folder = unpack(farm, export(bench))
+    began = time.monotonic()
+    assert farm("sh", "run.sh", cwd=folder).returncode == 1
+    assert 10 < time.monotonic() - began < 25
+    assert bench.cli("parcel", "import", bench.root, bring_back(farm, folder)).returncode == 0
+
+    bench.step_until_over()
+
+    assert bench.states() == {"forgotten": "FAILED", "soon": "COMPLETED", "waited": "COMPLETED", "left": "COMPLETED"}
+    assert attempts(bench.root, "forgotten")[1][0]["class"] == "left_running"
+    assert {name: (bench.root / "results" / name).read_text() for name in "swl"} == {"s": "2\n", "w": "3\n", "l": "4\n"}

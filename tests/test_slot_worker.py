@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from matterstack.operators import workers
-from tests.conftest import is_alive
+from tests.conftest import MATTERSTACK, is_alive
 
 PROGRAM = Path(workers.__file__).with_name("slot_worker.py")
 
@@ -232,3 +232,44 @@ def test_a_log_that_cannot_be_opened_gives_the_claim_up(slot, tmp_path):
     claim = json.loads((tmp_path / "a" / "claim").read_text())
     assert claim == {"by": "nobody", "why": "its worker could not start it: Is a directory"}
     assert not (tmp_path / "a" / "ran").exists()
+
+
+def in_a_container(bench, *words):
+    """Run the command as process 1 of a pid namespace of its own."""
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs pid namespaces")
+    return subprocess.Popen(
+        [*namespace, *MATTERSTACK, *words], cwd=bench.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_step_that_is_process_1_warns_of_what_ends_with_it(bench):
+    bench.start("tasks: {a: {command: 'sleep 30'}}\n")
+
+    _, told = in_a_container(bench, "step", bench.root).communicate()
+
+    assert "warning: this is process 1 of a container, which ends now, and with it the 1 running here" in told
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_loop_that_is_process_1_waits_for_what_runs_when_it_is_interrupted(bench):
+    bench.start("tasks: {a: {command: 'sleep 2; echo 1 > o', outputs: {o: o}}}\n")
+    loop = in_a_container(bench, "run", bench.root)
+    bench.wait_for(bench.attempt("a") / "stderr.log")
+    time.sleep(0.3)
+    (inside,) = (path.name for path in Path("/proc").iterdir() if path.name.isdigit() and _parent_of(path) == loop.pid)
+    os.kill(int(inside), signal.SIGINT)
+
+    _, told = loop.communicate(timeout=20)
+
+    assert "waiting for 1 running, since they end with process 1 of a container" in told
+    assert bench.exit_of("a")["exit_code"] == 0
+
+
+def _parent_of(path):
+    try:
+        return int((path / "stat").read_text().rpartition(") ")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0

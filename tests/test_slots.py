@@ -83,10 +83,12 @@ def test_more_gpus_than_there_are_here_lets_the_task_wait_and_the_run_end(bench,
     assert "a asks for 1 GPU, this machine has 0: it stays READY here" in shown
     done = bench.cli("run", bench.root)
     processes.machine_gpus.cache_clear()
+    waiting = bench.cli("inbox", bench.root).stdout
 
     assert done.returncode == 4
     assert bench.states() == {"a": "READY", "b": "COMPLETED"}
     assert "a: asks for 1 GPU, operator 'local' has 0 here" in done.stderr
+    assert "): cannot start here\n    asks for 1 GPU, operator 'local' has 0 here" in waiting
 
 
 def test_what_is_larger_than_the_machine_runs_alone():

@@ -32,7 +32,8 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
         click.echo("nothing waits for a person")
         return ExitCode.FINE
     for item in found:
-        click.echo(f"{harmless(f'{item.task_id} ({item.run_id})')}: {_since(item.since)}{_until(item)}")
+        told = "cannot start here" if not item.fits else f"{_since(item.since)}{_until(item)}"
+        click.echo(f"{harmless(f'{item.task_id} ({item.run_id})')}: {told}")
         if item.summary:
             click.echo(f"    {harmless(item.summary)[:160]}")
         if item.answered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def run(target: str | None, root: str | None, profile: bool, settings: tuple[str
     Ctrl-C ends the loop, not the jobs.
     """
     from matterstack.cli.live import Display, print_profile, summary
+    from matterstack.operators.workers import wait_for_all
     from matterstack.orchestration.profile import Profile
     from matterstack.orchestration.run_lifecycle import run_until_done
 
@@ -39,6 +41,13 @@ def run(target: str | None, root: str | None, profile: bool, settings: tuple[str
     except KeyboardInterrupt:
         jobs = display.active
         goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
+        if os.getpid() == 1 and jobs:
+            print(
+                f"\ninterrupted: waiting for {jobs} running, since they end with process 1 of a container",
+                file=sys.stderr,
+            )
+            wait_for_all()
+            goes_on = "what ran has ended"
         print(f"\ninterrupted: {goes_on}; `matterstack run {shlex.quote(str(path))}` continues", file=sys.stderr)
         return 130
     if not quiet or report.state is not RunState.COMPLETED:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 
 import click
 
 from matterstack.cli.options import TICK, common, echo_remark, json_option, run_argument
-from matterstack.core.states import RunState
+from matterstack.core.states import AttemptState, RunState
 from matterstack.errors import ExitCode
+from matterstack.hints import Hint
 
 
 @click.command()
@@ -43,6 +45,12 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
             echo_remark(f"warning: {warning}")
         return ExitCode.FINE
     logging.getLogger("matterstack").log(TICK, report.line())
+    running = sum(row.state is AttemptState.RUNNING for row in report.live)
+    if os.getpid() == 1 and running and not report.state.is_over:
+        echo_remark(
+            f"warning: this is process 1 of a container, which ends now, and with it the {running} running here; "
+            f"{Hint('run', run)} waits for them"
+        )
     if report.state.is_over:
         echo_remark(
             f"the run is {report.state}; `matterstack explain {shlex.quote(run)}` says why"

@@ -44,6 +44,12 @@ _HOW = [
 ]  # fmt: skip
 
 
+_FAILURES = {
+    "timeout": FailureClass.TIMEOUT,
+    "left_running": FailureClass.LEFT_RUNNING,
+}  # that run.sh of a parcel tells
+
+
 class ManualOperator(FileOperator):
     def ask(self, folder: Path) -> Submission:
         task = require_task(folder)
@@ -91,7 +97,7 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
     record = {**answer, "by": who, "at": to_text(at)}
     code = exit_code_of(STATUS, answer)
     if status == "FAILED":
-        failure = FailureClass.TIMEOUT if answer.get("failure") == "timeout" else FailureClass.EXIT_CODE
+        failure = _FAILURES.get(str(answer.get("failure")), FailureClass.EXIT_CODE)
         error = printable(answer["error"]) if answer.get("error") else None
         why = reason(Code.STATUS_FAILED, file=STATUS, error=error, exit_code=code)
         return Observation(

@@ -32,6 +32,19 @@ dead_ends() { # links to folders and to nowhere, which tar would follow for ever
     done
 }
 
+alive() { kill -s 0 -- "-$1" 2> /dev/null; } # whether a process is left in the group of a command, which timeout leads
+
+end_rest() { # give what is left 10 s, then end it; say yes if that was necessary
+    tries=0
+    while alive "$1" && [ "$tries" -lt 10 ]; do sleep 1; tries=$((tries + 1)); done
+    alive "$1" || return 0
+    echo yes
+    kill -s TERM -- "-$1"
+    tries=0
+    while alive "$1" && [ "$tries" -lt 10 ]; do sleep 1; tries=$((tries + 1)); done
+    kill -s KILL -- "-$1" 2> /dev/null
+}
+
 run_one() (
     folder=$1
     cd "$here/$folder" || exit 1
@@ -73,10 +86,18 @@ run_one() (
     wait "$child"
     code=$?
     trap '' INT TERM HUP
+    left=
+    if [ "$ms_background" != leave ] && alive "$child"; then
+        [ "$ms_background" = wait ] || left=$(end_rest "$child")
+        while alive "$child"; do sleep 1; done
+    fi
     ended=$(now)
     took=$(($(date +%s) - began))
     status=COMPLETED; more=
-    if [ "$code" -ne 0 ]; then
+    if [ "$code" -eq 0 ] && [ -n "$left" ]; then
+        status=FAILED
+        more=", \"failure\": \"left_running\", \"error\": \"left processes running when it ended; they were stopped\""
+    elif [ "$code" -ne 0 ]; then
         status=FAILED
         if [ -n "$ms_limit" ] && [ "$took" -ge "$ms_limit_s" ] && { [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; }; then
             more=", \"failure\": \"timeout\", \"error\": \"stopped at its time limit of $ms_limit s\""
@@ -87,7 +108,7 @@ run_one() (
     printf '{"status": "%s", "exit_code": %s, "task": "%s", "attempt": %s, "started_at": "%s", "ended_at": "%s", "by": "%s", "host": "%s"%s}\n' \
         "$status" "$code" "$ms_task" "$ms_attempt" "$started" "$ended" "${who:-unknown}" "$(uname -n)" "$more" > .status.json || exit 1
     mv .status.json status.json || exit 1
-    if [ "$code" -eq 0 ]; then
+    if [ "$status" = COMPLETED ]; then
         echo "$folder: COMPLETED"
         exit 0
     fi

@@ -234,6 +234,13 @@ def kept() -> Iterator[None]:
         let_go()
 
 
+def wait_for_all() -> None:
+    """Wait until no child of this process is left: as process 1 of a container it ends with all that runs in it."""
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
 def let_go() -> None:
     """Let the workers of this process go, unless a loop keeps them."""
     if not _keepers:

@@ -232,7 +232,7 @@ def _fill(
     for path in store.sources():
         made.path(root, f"source/{path}")
     for (row, task), folder in zip(tasks, folders, strict=True):
-        made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task))
+        made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task, store))
         made.text(f"{folder}/{_ENVIRONMENT}", _environment(task))
         made.path(root, folder)
         for item in task["inputs"].values():
@@ -250,12 +250,13 @@ def _task_of(root: Path, row: AttemptRow) -> dict[str, Any]:
     return task
 
 
-def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any]) -> str:
-    limit = row.time_s
+def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLiteStateStore) -> str:
+    limit, spec = row.time_s, store.campaign(row.campaign_version).tasks[task["group"]]
     lines = [
         f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
         f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}",
-        f"ms_cpus={row.cpus}", f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
+        f"ms_cpus={row.cpus}", f"ms_background={spec.background}",
+        f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

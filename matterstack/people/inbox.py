@@ -1,29 +1,35 @@
-"""What is waiting for people, laboratories and closed clusters."""
+"""What is waiting for people, laboratories and closed clusters; and what needs a machine that has more."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import OperatorSpec, Sighting
-from matterstack.core.reasons import Code, Reason, includes
-from matterstack.core.recorded import AttemptRow
+from matterstack.core.reasons import Code, Reason, includes, reason
+from matterstack.core.recorded import AttemptRow, TaskRow
+from matterstack.core.resources import parse_resources
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text, to_text
 from matterstack.deferred import dataclass
-from matterstack.errors import MatterStackError
+from matterstack.errors import MatterStackError, TemplateError
 from matterstack.hints import Hint
 from matterstack.operators.answers import deadline_passed, decode, read_task
+from matterstack.operators.local import LocalOperator
 from matterstack.run_root.layout import REQUEST, attempt_folder
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.template.attempt import asked_resources, early_scope
 from matterstack.text.reasons import sentence
 from matterstack.views.explain import how_to_answer, look_now
 from matterstack.views.reading import reading
 
 log = logging.getLogger("matterstack")
+
+_MOST_READY = 100  # tasks of an operator that are looked at
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Waiting:
     summary: str  # the first line of the instructions
     folder: str  # below the run root
     hint: Hint | None  # what to do; None where an instrument answers
+    fits: bool = True  # False of a READY task that asks for more than there is here
 
     @property
     def command(self) -> str:
@@ -83,7 +90,39 @@ def _of_run(root: str | Path) -> list[Waiting]:
         run_id = store.run().run_id
         waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
         specs = [store.operators(row.campaign_version)[row.operator] for row in waiting]
-        return [_waiting(path, run_id, spec, row) for spec, row in zip(specs, waiting, strict=True)]
+        found = [_waiting(path, run_id, spec, row) for spec, row in zip(specs, waiting, strict=True)]
+        return found + list(_too_large(path, run_id, store))
+
+
+def _too_large(root: Path, run_id: str, store: SQLiteStateStore) -> Iterator[Waiting]:
+    """Yield the READY tasks that ask for more GPUs than there are here."""
+    for name in store.ready_operators():
+        spec = store.operators(store.newest_version())[name]
+        if not spec.row.on_this_machine:
+            continue
+        there = len(LocalOperator(spec).devices())
+        for row in store.ready(name, _MOST_READY):
+            asked = _gpus_of(store, row)
+            if asked > there:
+                text = sentence(reason(Code.NEVER_FITS, operator=name, asked=asked, there=there), root)
+                yield Waiting(
+                    root, run_id, row.task_id, row.attempts, spec.kind, name, time.time(), None, None, False, False, text,
+                    False, "", f"tasks/{row.task_id}", Hint("explain", root, row.task_id), fits=False,
+                )  # fmt: skip
+
+
+def _gpus_of(store: SQLiteStateStore, row: TaskRow) -> int:
+    """Return how many GPUs a task asks for; 0 if that is known only when it runs."""
+    campaign = store.campaign(row.campaign_version)
+    operator = campaign.operators[row.operator]
+    spec = campaign.tasks[row.group].for_operator(operator)
+    if "gpus" not in {**operator.resources, **spec.resources}:
+        return 0
+    try:
+        scope = early_scope(campaign, store.instance(row.task_id))
+        return parse_resources(asked_resources(spec, operator, scope)).gpus
+    except (TemplateError, ValueError):
+        return 0
 
 
 def _waiting(root: Path, run_id: str, spec: OperatorSpec, row: AttemptRow) -> Waiting:
