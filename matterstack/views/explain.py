@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots, Use
 from matterstack.core.states import AttemptState, FailureClass, TaskState
-from matterstack.core.values import format_duration
+from matterstack.core.values import format_duration, format_memory
 from matterstack.deferred import dataclass
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode
@@ -198,7 +199,8 @@ class _Explainer:
         if row.task_id in self.stale:
             hint = self._hint("rerun", row.task_id)
             return Explanation(row.task_id, row.state, self.stale[row.task_id], hint=hint, stale=True)
-        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded")
+        attempt = self.store.attempt(row.task_id, row.result or 0)
+        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded{_used(attempt)}")
 
     # --- what waits ---
 
@@ -308,6 +310,18 @@ class _Explainer:
         path = f"{folder}/{spec.row.asked_file}"
         hint = how_to_answer(spec, self.shown_root, row.task_id, taken="parcel" in handle)
         return Explanation(row.task_id, row.state, why, path, hint)
+
+
+def _used(attempt: AttemptRow | None) -> str:
+    """Return what an attempt used of cpus and memory, beside what it asked for, "" if that is not on record."""
+    usage = json.loads(attempt.usage) if attempt is not None and attempt.usage else {}
+    if attempt is None or not usage:
+        return ""
+    parts = [f"{format_duration(usage['cpu_s'])} of cpu"] if "cpu_s" in usage else []
+    if usage.get("max_rss"):
+        asked = f" of {format_memory(attempt.memory)} asked for" if attempt.memory else ""
+        parts.append(f"{format_memory(usage['max_rss'])} of memory at most{asked}")
+    return f"; it used {', '.join(parts)}" if parts else ""
 
 
 def how_to_answer(spec: OperatorSpec, run: str | Path, task_id: str, *, taken: bool) -> Hint | None:
