@@ -273,6 +273,8 @@ def read_task(folder: Path) -> dict[str, Any] | None:
 
 def decode(handle: str) -> dict[str, Any]:
     """Read a handle; empty if it is none."""
+    if handle in ("", "{}"):  # of most that wait: thousands may be read in a step
+        return {}
     try:
         data = json.loads(handle)
     except ValueError:

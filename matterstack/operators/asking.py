@@ -102,8 +102,8 @@ class FileOperator(ABC):
         late = deadline_passed(terms, time.time())
         if late and terms.get("on_deadline") != "remind":
             return self.too_late(attempt, terms)
-        parts = (self.progress(attempt, terms), overdue(terms) if late else NO_REASON)
-        return Observation(Sighting.WAITING, reason=also(*parts))
+        progress = self.progress(attempt, terms)
+        return Observation(Sighting.WAITING, reason=also(progress, overdue(terms)) if late else progress)
 
     def _take_back(self, attempt: LiveAttempt) -> Observation:
         answered = self.answer(attempt) if attempt.state is not AttemptState.SUBMITTING else None

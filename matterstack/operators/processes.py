@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,6 +64,8 @@ def this_place() -> Place:
 
 
 def _run(*argv: str) -> str:
+    import subprocess  # of other systems than Linux
+
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:

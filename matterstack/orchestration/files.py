@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from matterstack.run_root.results import ignore_large, publish
 
 log = logging.getLogger("matterstack")
 
+_CHECKED_S = 0.1  # for which a folder above attempts is taken for what it was
+
 Key = tuple[str, int]
 
 
@@ -36,6 +39,7 @@ class RunFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.absolute = str(root.resolve())
+        self._checked: dict[str, float] = {}  # folder that is no link -> when that was looked at
 
     def folder(self, key: Key) -> str:
         """Return the absolute path of an attempt's folder."""
@@ -101,10 +105,15 @@ class RunFiles:
     ) -> Rejection | None:
         """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken."""
         folder = self.folder(key)
-        where = os.path.dirname(attempt_folder(*key))
+        own = where = os.path.dirname(attempt_folder(*key))
         while where:  # from behind a link no relative path would lead where it should
-            path = f"{self.absolute}/{where}"
+            path, now = f"{self.absolute}/{where}", time.monotonic()
+            if now - self._checked.get(path, -1.0) < _CHECKED_S:
+                break
+            if where != own:  # that of one task is not kept: there may be a hundred thousand
+                self._checked[path] = now
             if os.path.islink(path):
+                self._checked.clear()
                 real = os.path.realpath(path)
                 return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
             where = os.path.dirname(where)

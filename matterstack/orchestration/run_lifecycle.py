@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matterstack.orchestration.init import initialize_run
-from matterstack.orchestration.loop import run_until_done
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step, take_step
 from matterstack.run_root.layout import require_run_root
 
+if TYPE_CHECKING:
+    from matterstack.core.model import LoadedCampaign
+    from matterstack.orchestration.profile import Profile
+
 __all__ = ["StepReport", "initialize_run", "run_until_done", "step_run"]
+
+
+def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
+    """Make the run root of a campaign; see `orchestration.init` for what it raises."""
+    from matterstack.orchestration import init  # an idle step needs neither this nor the loop
+
+    return init.initialize_run(campaign, root)
+
+
+def run_until_done(
+    root: str | Path, on_tick: Callable[[StepReport], None] | None = None, profile: Profile | None = None
+) -> StepReport:
+    """Step a run until nothing more can be done here; see `orchestration.loop`."""
+    from matterstack.orchestration import loop
+
+    return loop.run_until_done(root, on_tick, profile)
 
 
 def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:

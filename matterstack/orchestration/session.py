@@ -19,7 +19,6 @@ from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
 from matterstack.run_root.results import publish
-from matterstack.run_root.source import finish_staged_source
 from matterstack.run_root.verify import output_problem
 from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
 from matterstack.storage.run_lock import boot_id, run_lock
@@ -103,6 +102,8 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
         added = store.complete_journal(compare=not trusted or journal.stamp() != trusted)
         journal.rotate()
         if (root / "source" / layout.STAGING).is_dir():
+            from matterstack.run_root.source import finish_staged_source  # a refresh was killed
+
             finish_staged_source(root, store.sources())
         if translated:
             log.warning("%s: translated; the previous journal is saved as %s", journal.path, KEPT_JOURNAL)

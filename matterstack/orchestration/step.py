@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("matterstack")
 
+_EPOCH_S = 0.01  # after which a loop asks again whether the run is still its own; what slept for longer asks first
+
 Clock = Callable[[], float]
 
 
@@ -111,8 +113,10 @@ class Step:
         over = [key for key in self.ended() if key in self.ahead.places]
         self.ahead.places.difference_update(over)
         places = [self.ahead.running[key] for key in over]
-        if places and self.ahead.intents:
+        now = time.monotonic()
+        if places and self.ahead.intents and now - self.ahead.checked > _EPOCH_S:
             self.store.require_epoch()
+            self.ahead.checked = now
         with part_of(self.profile, HAND_OVER) if places else nullcontext():
             self._fill(places)
 
@@ -142,12 +146,8 @@ class Step:
     def withdraw(self, also: Iterable[Key] = ()) -> None:
         """Take back the intents of a loop that was killed, of which nothing was made, and ``also`` these of our own."""
         keys = [*also]
-        for row in self.store.live_attempts():
-            if (
-                row.state is AttemptState.SUBMITTING
-                and row.key not in keys
-                and self._is_local(row.campaign_version, row.operator)
-            ):
+        for row in self.store.submitting():
+            if row.key not in keys and self._is_local(row.campaign_version, row.operator):
                 try:
                     keys += [] if self.files.has_folder(row.key) else [row.key]
                 except OSError:  # it cannot be told: its claim decides

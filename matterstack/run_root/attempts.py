@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import Any
 from matterstack.core.model import Evidence, OutputFile, ResolvedOutput
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.values import dump_json_lines
-from matterstack.run_root.files import digest_of_listing, open_regular, read_regular, sha256_of, write_beside
+from matterstack.run_root.files import digest_of_listing, open_regular, read_regular, sha256_of, write_beside, write_new
 from matterstack.run_root.layout import COMMAND, DIGESTS, METRICS, TASK
 
 _LARGEST_METRICS = 1 << 20
@@ -37,15 +36,17 @@ def create_attempt_folder(
     try:
         os.mkdir(folder)
     except (FileNotFoundError, NotADirectoryError):
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        try:
+            os.mkdir(os.path.dirname(folder))
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(folder), exist_ok=True)
         os.mkdir(folder)
     for output in outputs:
         if "/" in output.file:  # of a folder, at its end
             path = f"{folder}/{output.file}"
             os.makedirs(path if output.is_folder else os.path.dirname(path), exist_ok=True)
     if script:
-        with open(f"{folder}/{COMMAND}", "w", encoding="utf-8") as file:
-            file.write(script)
+        write_new(f"{folder}/{COMMAND}", script.encode())
     for name, text in (lists or {}).items():
         Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
     _place_inputs(Path(folder), copies or {})
@@ -54,6 +55,10 @@ def create_attempt_folder(
 
 def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
     """Copy inputs under their `as` names; a copy, so that a task which writes to it harms no one else's file."""
+    if not copies:
+        return
+    import shutil  # few tasks have any
+
     for name, origin in copies.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

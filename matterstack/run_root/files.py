@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import socket
 import stat
@@ -39,13 +38,22 @@ def read_regular(path: Path | str, limit: int = -1) -> bytes:
     return b"".join(parts)
 
 
+def write_new(path: str, data: bytes) -> None:
+    """Write a file, emptying what is there. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
 def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape") -> None:
     """Write a file whole or not at all, replacing what is there. Raises OSError."""
     folder, name = os.path.split(path)
     beside = os.path.join(folder, f".{name}.{os.getpid()}")
     try:
-        with open(beside, "w", encoding="utf-8", errors=errors) as file:
-            file.write(text)
+        write_new(beside, text.encode("utf-8", errors=errors))
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
@@ -73,14 +81,22 @@ def write_once(path: Path, text: str, *, synced: bool = True) -> bool:
 
 def sha256_of(path: Path | str) -> str:
     """Return the sha256 of a regular file, in hex. Raises OSError."""
+    import hashlib  # as below
+
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_listing(digests: Mapping[str, str]) -> str:
     """Return the digest of many files: of the sorted lines `<sha256>  <path>`."""
-    lines = "".join(f"{digests[path]}  {path}\n" for path in sorted(digests))
-    return hashlib.sha256(lines.encode("utf-8", errors="surrogateescape")).hexdigest()
+    return sha256_of_text("".join(f"{digests[path]}  {path}\n" for path in sorted(digests)))
+
+
+def sha256_of_text(text: str) -> str:
+    """Return the sha256 of a text in UTF-8, in hex; of names that are not UTF-8 the bytes are kept."""
+    import hashlib  # an idle step digests nothing, and OpenSSL takes its time to begin
+
+    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
 
 
 def place_of(root: Path) -> tuple[str, str]:

@@ -5,17 +5,16 @@ Events name them, so that a ledger can be made from the journal without the camp
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from matterstack.errors import RunRootError
-from matterstack.run_root.files import read_regular, sync, write_beside
+from matterstack.run_root.files import read_regular, sha256_of_text, sync, write_beside
 from matterstack.run_root.layout import EXPANDED
 
 
 def digest_of_text(text: str) -> str:
     """Return the name of a file of expanded/ with this text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of_text(text)
 
 
 def write_expanded(root: Path, text: str) -> str:
@@ -38,6 +37,8 @@ def read_expanded(root: Path, digest: str) -> str:
         data = read_regular(path)
     except OSError as error:
         raise RunRootError(f"{path}: cannot be read: {error.strerror}; restore it from git or a backup") from None
+    import hashlib  # as in `run_root.files`
+
     if hashlib.sha256(data).hexdigest() != digest:
         raise RunRootError(f"{path} was edited: its name is its sha256; restore it from git or a backup")
     return data.decode()

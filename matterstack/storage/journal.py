@@ -13,7 +13,6 @@ that changed as a whole, and readers of the last events need not read the first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import JournalError
 from matterstack.hints import Hint
-from matterstack.run_root.files import open_regular, read_regular, sync
+from matterstack.run_root.files import open_regular, read_regular, sha256_of_text, sync
 from matterstack.run_root.layout import SEGMENTS
 
 _ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
@@ -56,7 +55,7 @@ class Entry:
 
 def digest_of(line: str) -> str:
     """Return what the next line names as the digest of this one."""
-    return hashlib.sha256(line.encode("utf-8", errors="surrogateescape")).hexdigest()[:32]
+    return sha256_of_text(line)[:32]
 
 
 def parse(line: str) -> Entry:

@@ -329,6 +329,11 @@ class Queries:
         rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN {_LIVE} ORDER BY created_at, task_id")
         return self._decoded(attempt_row, (row for row in rows if row[:2] not in without))
 
+    def submitting(self) -> list[AttemptRow]:
+        """Return the attempts of whose hand-over the outcome is not on record."""
+        rows = self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN {_LIVE} AND state = 'SUBMITTING'")
+        return self._decoded(attempt_row, rows)
+
     def awaited_attempts(self) -> list[AttemptRow]:
         """Return LOST attempts behind which no later one was handed over: their end may still turn up."""
         return self._decoded(attempt_row, self._all(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE awaited = 1"))
