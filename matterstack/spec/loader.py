@@ -22,6 +22,8 @@ from matterstack.errors import CampaignError, Problem
 LARGEST_FILE = 32 * 2**20
 _DEEPEST = 60
 _MOST_NODES = 2_500_000  # keys and values of a file; 100,000 tasks written out have about 1,400,000
+_FLOW_LIST = re.compile(r"\[[^\[\]{}\"'#:]*\]")  # of plain values alone
+_BLOCK_ITEM = re.compile(r"(?m)^ *- ")
 _MOST_EXPANDED = 2_000_000  # nodes that aliases may add
 
 _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
@@ -202,12 +204,25 @@ class _Builder:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
         return CampaignError([Problem(self.file, line, column, "", message)])
 
+    def _refuse_huge_lists(self) -> None:
+        """Refuse lists with more values than a file may hold, before a parser takes seconds and gigabytes to count them."""
+        flow = max(_FLOW_LIST.finditer(self.text), key=lambda m: m.end() - m.start(), default=None)
+        at = flow.start() if flow is not None and flow[0].count(",") > _MOST_NODES else None
+        if at is None and self.text.count("- ") > _MOST_NODES:
+            items = _BLOCK_ITEM.finditer(self.text)
+            at = next((m.end() for number, m in enumerate(items) if number > _MOST_NODES), None)
+        if at is not None:
+            line, begins = self.text.count("\n", 0, at) + 1, self.text.rfind("\n", 0, at) + 1
+            message = f"holds more than {_MOST_NODES} values (use a matrix or a table)"
+            raise CampaignError([Problem(self.file, line, at - begins + 1, "", message)])
+
     def line(self, number: int) -> str:
         if self.lines is None:
             self.lines = self.text.splitlines()
         return self.lines[number] if number < len(self.lines) else ""
 
     def document(self) -> Document:
+        self._refuse_huge_lists()
         parser = None
         try:
             parser = _Parser(self.text)
