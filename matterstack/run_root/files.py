@@ -71,6 +71,8 @@ def write_once(path: Path, text: str, *, synced: bool = True) -> bool:
             if synced:
                 os.fsync(file.fileno())
         os.link(beside, path)
+        if synced:
+            sync(path.parent)
         return True
     except FileExistsError:
         return read_regular(path, len(text.encode()) + 1) == text.encode()

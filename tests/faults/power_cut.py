@@ -344,7 +344,9 @@ def with_tasks(left: dict[str, tuple[str, bytes]], files: Disk) -> dict[str, tup
     found = dict(left)
     for path, node in files.names.items():
         for folder in folders:
-            if path.startswith(f"{folder}/") and path not in found and not os.path.basename(path).startswith(".task"):
+            name = os.path.basename(path)
+            ours = name == "response.json" or name.startswith(".")
+            if path.startswith(f"{folder}/") and path not in found and not ours:
                 found[path] = (node.kind, node.synced)
     return found
 
@@ -363,13 +365,12 @@ def another_boot() -> Iterator[None]:
 class CutSite(Site):
     """A site whose run is recovered as somebody does who comes in the next morning."""
 
-    def recover(self, *, migrated: bool, answered: bool) -> str:
-        """Carry the run on until it is over; give what is wrong, "" for nothing."""
+    def recover(self, told: str) -> str:
+        """Carry the run on until it is over; give what is wrong, "" for nothing. ``told`` is a command that had ended."""
         self.witness.write_text("")
-        if answered and "ask" not in {task.task_id for task in open_run(self.root).tasks if task.state == "COMPLETED"}:
-            (item,) = [item for item in inbox([self.root]) if item.task_id == "ask"]
-            if not item.answered:
-                return "an answer that `respond` had recorded is gone"
+        broken = self._broken_promise(told)
+        if broken:
+            return broken
         if not (self.root / "run.json").exists():
             shutil.rmtree(self.root, ignore_errors=True)
             initialize_run(self.file, self.root)
@@ -383,6 +384,22 @@ class CutSite(Site):
         self.check(states=STATES, ignored=self._folders_gone())
         sums = (self.root / "results" / "sum").read_text()
         return "" if sums == "1\n2\n3\n" else f"sum is {sums!r}"
+
+    def _broken_promise(self, told: str) -> str:
+        """Give what a command had told its user and what is not so, "" for nothing."""
+        if told in ("init", "run-file") and not (self.root / "run.json").exists():
+            return "a run root that was made is gone"
+        if told in ("", "init", "run-file", "step", "run", "migration"):
+            return ""
+        view = open_run(self.root)
+        states = {task.task_id: str(task.state) for task in view.tasks}
+        if told == "pause" and view.state != "PAUSED":
+            return "the run is not paused"
+        if told == "rerun" and states["a/1"] == "COMPLETED":
+            return "a task that was to be run again is not"
+        if told == "respond" and not any(item.answered for item in inbox([self.root]) if item.task_id == "ask"):
+            return "an answer that was recorded is gone"
+        return ""
 
     def _outputs_gone(self) -> list[str]:
         """Give the tasks whose outputs `doctor` misses."""
@@ -452,28 +469,31 @@ def cut(command: str, state: str, part: int, parts: int, variants: int) -> tuple
                 left = disk.left(variant, chance)
                 if variant % 2 or command in ("rerun", "pause", "respond"):
                     left = with_tasks(left, recording.files)
-                digest = hashlib.sha256(repr(sorted(left.items())).encode()).hexdigest()
+                last = number == len(disks) - 1  # what the command has told its user must hold then
+                digest = hashlib.sha256(repr((sorted(left.items()), last)).encode()).hexdigest()
                 if digest in seen:
                     continue
                 seen.add(digest)
                 if len(seen) % parts != part:
                     continue
                 lay(left, site.folder / "runs")
-                wrong = _recovered(site, command, last=number == len(disks) - 1)
+                wrong = _recovered(site, command, last=last)
                 if wrong:
                     failures.append(
-                        f"{command} ({state}), after call {number} of {len(disks)}, variant {variant}: {wrong}"
+                        f"{command} ({state}), after call {number} of {len(disks)}, variant {variant}: {wrong}; "
+                        f"run.lock was {left.get('t/run.lock')}"
                     )
         return points, len(seen), failures
 
 
 def _recovered(site: CutSite, command: str, *, last: bool) -> str:
+    told = command if last else ""
     try:
         with another_boot():
             if command == "migration":
                 with next_version():
-                    return site.recover(migrated=True, answered=False)
-            return site.recover(migrated=False, answered=last and command == "respond")
+                    return site.recover(told)
+            return site.recover(told)
     except (MatterStackError, AssertionError, OSError, ValueError, KeyError) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"

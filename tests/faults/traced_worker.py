@@ -23,7 +23,15 @@ wanted: list[str] = []
 
 def noted(self: Workers, key: Key, fields: Sequence[bytes]) -> Worker:
     wanted[:] = [key[0]]
-    return run(self, key, fields)
+    if wanted != [task]:
+        return run(self, key, fields)
+    idle, self._idle = self._idle, []  # one that has just answered is not traced: it gets a worker of its own
+    self._collect = lambda: None  # type: ignore[method-assign]
+    try:
+        return run(self, key, fields)
+    finally:
+        del self._collect  # type: ignore[method-assign]
+        self._idle += idle
 
 
 def traced(path: str, argv: Sequence[str], env: Any, **keywords: Any) -> int:
