@@ -22,7 +22,7 @@ from matterstack.orchestration.profile import Profile, part_of, waits_for
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step, take_and_tell
-from matterstack.run_root.layout import LEDGER, LOCK, attempt_folder, require_run_root
+from matterstack.run_root.layout import LEDGER, attempt_folder, require_run_root
 from matterstack.storage.run_lock import somebody_waits
 from matterstack.storage.state_store import SQLiteStateStore
 
@@ -74,10 +74,10 @@ class _Loop:
         self.on_tick = on_tick
         self.campaigns: dict[int, Campaign] = {}
         self.last: StepReport | None = None
+        self.seen: dict[str, int] = {}  # `_traces` when the ledger was let go
         self.woken = False
-        self.in_vain = (
-            False  # the last tick was woken by something that a step cannot record, such as an unreadable file
-        )
+        # Whether the last tick was woken by something that a step cannot record, such as an unreadable file.
+        self.in_vain = False
 
     def run(self) -> StepReport:
         while True:
@@ -93,20 +93,22 @@ class _Loop:
                 if tick.is_last:
                     return tick.report
                 _give_way(self.root)
-                seen, since = _traces(self.root, tick.report), time.monotonic()
-                while True:
-                    fds = [*self._others(tick), *workers.here().answers()]
-                    self.woken = self._wait(tick, fds, tick.patience_s())
-                    if self.woken or tick.must_ask or tick.patience_s() < _LONGEST_WAIT_S:
-                        break
-                    if (
-                        time.monotonic() - since > _LONGEST_QUIET_S
-                        or _traces(self.root, tick.report) != seen
-                        or _is_fresh(seen)
-                    ):
-                        break
+                self._until_woken(tick)
             finally:
                 tick.close()
+
+    def _until_woken(self, tick: _Tick) -> None:
+        """Wait, without the lock, until there may be something to do."""
+        began = time.monotonic()
+        while True:
+            fds = [*self._others(tick), *workers.here().answers()]
+            self.woken = self._wait(tick, fds, tick.patience_s())
+            if self.woken or tick.must_ask or tick.patience_s() < _LONGEST_WAIT_S:
+                return
+            if time.monotonic() - began > _LONGEST_QUIET_S or _is_fresh(self.seen):
+                return
+            if _traces(self.root, tick.report) != self.seen:
+                return
 
     def _hold(self, store: SQLiteStateStore) -> _Tick:
         """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
@@ -131,6 +133,7 @@ class _Loop:
             step().record_handed()
             step().withdraw(ahead.intents)
             store.flush()
+            self.seen = _traces(self.root, tick.report)  # as long as nobody else can change the ledger
         except BaseException:  # also Ctrl-C: the descriptors are the loop's to close
             tick.close()
             raise
@@ -208,7 +211,7 @@ class _Loop:
 def _traces(root: Path, report: StepReport) -> dict[str, int]:
     """Return when the ledger, and the folders in which people and labs answer, changed last, in ns; 0 where there is none."""
     asked = [attempt_folder(*row.key) for row in report.live if row.state is AttemptState.WAITING]
-    return {name: _changed_at(f"{root}/{name}") for name in (LEDGER, LOCK, *asked)}
+    return {name: _changed_at(f"{root}/{name}") for name in (LEDGER, *asked)}
 
 
 def _changed_at(path: str) -> int:
@@ -219,9 +222,8 @@ def _changed_at(path: str) -> int:
 
 
 def _is_fresh(seen: Mapping[str, int]) -> bool:
-    return (
-        max((at for name, at in seen.items() if name not in (LEDGER, LOCK)), default=0) > (time.time() - _FRESH_S) * 1e9
-    )
+    """Return whether one of the folders changed so lately that a file in it may still be being written."""
+    return max((at for name, at in seen.items() if name != LEDGER), default=0) > (time.time() - _FRESH_S) * 1e9
 
 
 def run_until_done(
@@ -229,8 +231,8 @@ def run_until_done(
 ) -> StepReport:
     """Step a run until it is over, paused, or waits for people alone; return the last report.
 
-    ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is held later than at the start is waited
-    for.
+    ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is
+    held later than at the start is waited for.
     """
     with workers.kept():
         return _Loop(require_run_root(Path(root)), on_tick, profile).run()

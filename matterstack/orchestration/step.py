@@ -90,7 +90,7 @@ class Step:
         plans: list[Plan] = []
         if self.ahead is None:
             self.withdraw()
-        if self.ahead is not None:
+        else:
             self.pool.notices += self.ahead.notices
             self.ahead.notices.clear()
         board, acted = self._pass(plans)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ def _write(path: Path, text: str) -> None:
 RUN = (*MATTERSTACK, "run", "runs/b")
 STEP = (*MATTERSTACK, "step", "runs/b")
 CLICK = Part("import click", lambda folder: None, (sys.executable, "-c", "import click"))
+RERUN = (*MATTERSTACK, "rerun", "runs/b", "root", "--downstream")
 WAITING = (
     "matterstack: 1\nname: b\noperators: {{board: {{kind: human}}}}\nparams: {{n: {numbers}}}\ntasks:\n"
     "  g: {{operator: board, instructions: x{more}}}\n"
@@ -119,6 +121,78 @@ def idle(count: int) -> str:
 
 def gates(count: int) -> str:
     return WAITING.format(numbers=numbers(count), more=", matrix: {i: '${{ params.n }}'}")
+
+
+def fan(count: int, readers: str) -> str:
+    """Give `count` tasks with a file each, and what ``readers`` adds."""
+    return (
+        "matterstack: 1\nname: b\noperators: {local: {kind: local, max_active: 2}}\n"
+        f"params: {{n: {numbers(count)}}}\ntasks:\n"
+        "  a: {matrix: {i: '${{ params.n }}'}, shell: sh, command: 'echo 1 > o', outputs: {o: {path: 'o/${{ matrix.i }}', file: o}}}\n"
+        f"  b: {{{readers}}}\n"
+    )
+
+
+ALL_READ_ALL = (
+    "matrix: {i: '${{ params.n }}'}, inputs: {f: 'o/*'}, shell: sh, command: 'wc -l < ${{ list(inputs.f) }} > p', "
+    "outputs: {p: {path: 'p/${{ matrix.i }}', file: p}}"
+)
+ONE_READS_ALL = "inputs: {f: 'o/*'}, shell: sh, command: 'wc -l < ${{ list(inputs.f) }}'"
+ONE_NEEDS_ALL = "needs: ['a/*'], shell: sh, command: 'true'"
+
+
+def last_ended(text: str, last: str, held: str = "") -> Callable[[Path], None]:
+    """Give what runs a campaign up to its last task, which has just ended; ``held`` names tasks that must not start."""
+
+    def prepare(folder: Path) -> None:
+        begun(text)(folder)
+        for name in filter(None, (last, held)):
+            quiet(folder, "pause", "runs/b", name)
+        quiet(folder, "run", "runs/b", codes=(0, 4))
+        quiet(folder, "resume", "runs/b", last)
+        quiet(folder, "step", "runs/b")
+        time.sleep(0.5)
+
+    return prepare
+
+
+def ten_ended(count: int) -> Callable[[Path], None]:
+    """Give what makes a run in which ten tasks have ended, and ``count`` others wait for a person."""
+    text = (
+        "matterstack: 1\nname: b\noperators: {board: {kind: human}, local: {kind: local, slots: {cpus: 10}}}\n"
+        f"params: {{n: {numbers(count)}}}\ntasks:\n  g: {{operator: board, instructions: x}}\n"
+        "  a: {needs: [g], matrix: {i: '${{ params.n }}'}, command: 'true'}\n"
+        f"  t: {{matrix: {{i: {numbers(10)}}}, command: 'true'}}\n"
+    )
+
+    def prepare(folder: Path) -> None:
+        stepped(text)(folder)
+        time.sleep(1)
+
+    return prepare
+
+
+def below(count: int) -> Callable[[Path], None]:
+    """Give what runs a campaign with ``count`` tasks below one."""
+    text = (
+        "matterstack: 1\nname: b\noperators: {local: {kind: local, max_active: 2}}\n"
+        f"params: {{n: {numbers(count)}}}\ntasks:\n  root: {{command: 'true'}}\n"
+        "  a: {needs: [root], matrix: {i: '${{ params.n }}'}, shell: sh, command: 'true'}\n"
+    )
+
+    def prepare(folder: Path) -> None:
+        begun(text)(folder)
+        quiet(folder, "run", "runs/b")
+
+    return prepare
+
+
+def rerun(prepared: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        prepared(folder)
+        quiet(folder, *RERUN[len(MATTERSTACK) :])
+
+    return prepare
 
 
 def all_cases() -> Iterator[Case]:
@@ -154,12 +228,46 @@ def all_cases() -> Iterator[Case]:
         ),
     )  # fmt: skip
     yield Case(
+        "most", "100,000 independent tasks, `shell: sh`",
+        (
+            Part("ninja", ninja_file(100 * n), (NINJA, "-j2", "--quiet"), 100 * n),
+            Part("run", begun(independent(100 * n)), RUN, 100 * n),
+        ),
+    )  # fmt: skip
+    yield Case(
         "idle", "a step with nothing to do",
         (
             CLICK,
             Part("10,000 tasks", stepped(idle(10 * n)), STEP),
             Part("100,000 tasks", stepped(idle(100 * n)), STEP),
             Part("1,000 waiting gates", stepped(gates(n)), STEP),
+        ),
+    )  # fmt: skip
+    yield Case(
+        "ended", "a step in which 10 of 100,000 tasks ended",
+        (CLICK, Part("step", ten_ended(100 * n), STEP)),
+    )  # fmt: skip
+    yield Case(
+        "glob", "1,000 tasks that read all 1,000 files by a glob",
+        (
+            CLICK,
+            Part("init", campaign(fan(n, ALL_READ_ALL)), (*MATTERSTACK, "init", "c.yaml")),
+            Part("the step that makes them ready", last_ended(fan(n, ALL_READ_ALL), f"a/{n - 1}", "b"), STEP),
+        ),
+    )  # fmt: skip
+    yield Case(
+        "fanin", "the step that makes one task behind 10,000 ready, and starts it",
+        (
+            Part("plain edges", last_ended(fan(10 * n, ONE_NEEDS_ALL), f"a/{10 * n - 1}"), STEP),
+            Part("10,000 files", last_ended(fan(10 * n, ONE_READS_ALL), f"a/{10 * n - 1}"), STEP),
+        ),
+    )  # fmt: skip
+    yield Case(
+        "rerun", "`rerun --downstream` of a task with 10,000 below it",
+        (
+            CLICK,
+            Part("rerun", below(10 * n), RERUN),
+            Part("the next step", rerun(below(10 * n)), STEP),
         ),
     )  # fmt: skip
     yield Case(
