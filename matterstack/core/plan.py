@@ -187,7 +187,8 @@ class Ahead:
     places: set[Key] = field(default_factory=set)  # of these, in whose place nothing was handed over yet
     replaced: int = 0  # how many have ended since the last look, and had their place taken
     free: int = 0  # and how many had not
-    checked: float = 0.0  # when the ledger was last seen to be this process's, by the clock of `time.monotonic`
+    looked: float = 0.0  # when it was last asked what has ended, by the clock of `time.monotonic`
+    checked: float = 0.0  # when the ledger was last seen to be this process's
 
     def next_for(self, ended: AttemptMade) -> Intent | None:
         """Return the next intent if it takes no more than an attempt that ended has left, None if a plan must decide."""

@@ -23,6 +23,7 @@ from matterstack.core.model import Launch, LiveAttempt, Observation, OperatorSpe
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
+from matterstack.core.values import encode_json
 from matterstack.errors import SubmissionRejected
 from matterstack.operators import processes, workers
 from matterstack.operators.base import Key
@@ -41,7 +42,7 @@ class LocalOperator:
         self.spec = spec
 
     def origin(self) -> str:
-        return json.dumps(processes.this_place().to_json())
+        return encode_json(processes.this_place().to_json())
 
     def slots(self) -> tuple[int | None, int | None]:
         cpus, memory = processes.machine_slots()
@@ -80,8 +81,8 @@ class LocalOperator:
         _check_size(launch.argv, env)
         try:
             place = processes.this_place().to_json()
-            head = json.dumps({"task": launch.task_id, "attempt": launch.attempt}, ensure_ascii=False)[:-1]
-            claim = json.dumps({"by": "worker", **place})[:-1] + ", "
+            head = encode_json({"task": launch.task_id, "attempt": launch.attempt})[:-1]
+            claim = encode_json({"by": "worker", **place})[:-1] + ", "
             fields = workers.request(
                 launch.folder, claim, head, launch.resources.time_s, launch.background, (program, *launch.argv[1:]),
                 launch.outputs, env,
@@ -90,7 +91,7 @@ class LocalOperator:
         except (OSError, ValueError) as error:
             # A worker that cannot be started is the machine's fault, and passes.
             raise SubmissionRejected(f"cannot be started: {error}", retry_later=isinstance(error, OSError)) from None
-        return Submission(json.dumps({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
+        return Submission(encode_json({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
 
     def _environment(self, launch: Launch) -> list[bytes]:
         own = {"OMP_NUM_THREADS": str(launch.resources.cpus)} if "OMP_NUM_THREADS" not in self._ambient else {}
@@ -252,16 +253,16 @@ def _variable(name: str, value: str) -> bytes:
 def _check_size(argv: Sequence[str], env: Sequence[bytes]) -> None:
     """Raise SubmissionRejected for what the system will not start: it would end with 126 and no word of why."""
     texts = [*map(os.fsencode, argv), *env]
-    sizes = [len(text) + 1 for text in texts]
-    largest = max(sizes)
+    sizes = [*map(len, texts)]
+    largest = max(sizes) + 1  # with the NUL at its end
     if largest > _LARGEST_ARGUMENT and sys.platform.startswith("linux"):
-        name = os.fsdecode(texts[sizes.index(largest)].partition(b"=")[0])
+        name = os.fsdecode(texts[sizes.index(largest - 1)].partition(b"=")[0])
         raise SubmissionRejected(
             f"cannot be started: {name[:60]} with its value is {largest} bytes long, the system takes {_LARGEST_ARGUMENT}; "
             "write it to a file"
         )
     most = os.sysconf("SC_ARG_MAX")
-    total = sum(sizes) + 8 * (len(sizes) + 2)  # with a pointer for each
+    total = sum(sizes) + 9 * len(sizes) + 16  # with a NUL and a pointer for each
     if total > most - 4096:
         raise SubmissionRejected(
             f"cannot be started: its arguments and environment are {total} bytes, the system takes {most - 4096}; "

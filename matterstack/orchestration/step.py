@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("matterstack")
 
+_BREATH_S = 0.0002  # between two looks for attempts that ended
 _EPOCH_S = 0.01  # after which a loop asks again whether the run is still its own; what slept for longer asks first
 
 Clock = Callable[[], float]
@@ -74,9 +75,11 @@ class Step:
         ahead: Ahead | None = None,
         ended: Callable[[], Sequence[Key]] = tuple,
         profile: Profile | None = None,
+        paced: bool = True,
     ) -> None:
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.profile = profile
+        self.paced = paced  # what costs little is not done again within a moment; the simulator has no such moments
         self.ended = ended  # attempts that ended since it was asked last, in whose place the next are handed over
         self.root = root
         self.store = store
@@ -110,15 +113,20 @@ class Step:
         """
         if self.ahead is None:
             return
+        self.ahead.looked = now = time.monotonic()
         over = [key for key in self.ended() if key in self.ahead.places]
         self.ahead.places.difference_update(over)
         places = [self.ahead.running[key] for key in over]
-        now = time.monotonic()
-        if places and self.ahead.intents and now - self.ahead.checked > _EPOCH_S:
+        if places and self.ahead.intents and (not self.paced or now - self.ahead.checked > _EPOCH_S):
             self.store.require_epoch()
             self.ahead.checked = now
         with part_of(self.profile, HAND_OVER) if places else nullcontext():
             self._fill(places)
+
+    def _breathe(self) -> None:
+        """Refill, unless that was done this very moment: it is called after each small part of a step."""
+        if self.ahead is not None and (not self.paced or time.monotonic() - self.ahead.looked > _BREATH_S):
+            self.refill()
 
     def _fill(self, places: Iterable[AttemptMade]) -> None:
         assert self.ahead is not None
@@ -236,7 +244,7 @@ class Step:
         return board, plan, seen
 
     def _workshop(self, board: Board) -> RunWorkshop:
-        return self.workshop(self.store, board, self.pool, self.files, self.now, self.refill)
+        return self.workshop(self.store, board, self.pool, self.files, self.now, self._breathe)
 
     def _folders(self, rows: Iterable[AttemptRow]) -> dict[Key, str]:
         return {row.key: self.files.folder(row.key) for row in rows}
@@ -255,7 +263,7 @@ class Step:
             if isinstance(item, Evidence) and found.response is not None:
                 item = changed(item, response=found.response)
             evidence[row.key] = item
-            self.refill()
+            self._breathe()
         return evidence
 
     # --- commits ---
@@ -279,7 +287,7 @@ class Step:
         events += self._link_again({event.task for event in events if isinstance(event, AttemptChanged)})
         # Nothing is acted on that is not committed.
         acts = bool(plan.intents or plan.ahead or plan.fences or plan.ends or plan.leave)
-        written = self.store.append(events, self.now, sync=acts or self.ahead is None, between=self.refill)
+        written = self.store.append(events, self.now, sync=acts or self.ahead is None, between=self._breathe)
         if self.ahead is not None:
             self.ahead.intents |= {intent.made.key: intent for intent in plan.ahead}
             for key in plan.recorded:
@@ -290,7 +298,7 @@ class Step:
 
     def _publish(self, item: Publication, plan: Plan, most: int) -> Reason:
         """Set the links of an attempt that ended; list its files above ``most`` bytes for git."""
-        self.refill()
+        self._breathe()
         key, declared = (item.task_id, item.attempt), self.store.outputs_of(item.task_id)
         why = Reason()
         if item.completed:

@@ -282,6 +282,7 @@ class SimulatedRun:
             workshop=SimulatedWorkshop,
             ahead=ahead,
             ended=ended,
+            paced=False,
         )
 
     def step(self) -> StepReport:
