@@ -190,3 +190,42 @@ def test_on_a_file_system_without_locks_the_processes_alone_tell_who_lives(bench
     assert "ENOLCK" in trace.read_text()
     assert bench.step_until_over().state == "COMPLETED"
     assert bench.attempt("a", 2).exists() is False
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ("{cpus: 4, tasks: 2}", r"asks for 8 cpus \(4 for each of 2 tasks\), operator 'local' has 6"),
+        ("{cpus: 7}", "asks for 7 cpus, operator 'local' has 6"),
+        ("{nodes: 2}", "asks for 2 nodes, operator 'local' has this machine"),
+        ("{memory: 3G}", "asks for 3G, operator 'local' has 2G"),
+    ],
+)
+def test_what_never_fits_in_the_slots_of_the_file_is_an_error_of_the_file(bench, resources, message):
+    with pytest.raises(CampaignError, match=message):
+        bench.start(
+            f"operators: {{local: {{kind: local, slots: {{cpus: 6, memory: 2G}}}}}}\ntasks: {{a: {{command: x, resources: {resources}}}}}\n"
+        )
+
+
+def test_the_tasks_of_a_job_take_a_cpu_each(bench):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 4}}}\n"
+        "tasks: {a: {matrix: {i: [1, 2]}, command: 'echo $OMP_NUM_THREADS > n; sleep 30', resources: {cpus: 1, tasks: 3}}}\n"
+    )
+    bench.step()
+    assert list(bench.states().values()) == ["RUNNING", "READY"]
+    assert bench.reasons()["a/2"] == "ready; operator 'local' has 1 active, 3 of 4 cpus in use"
+    bench.cli("cancel", bench.root)
+
+
+def test_what_is_larger_than_this_machine_is_told_before_it_runs(bench):
+    bench.write(
+        "tasks: {a: {command: 'true', resources: {cpus: 5000}}, b: {command: 'true', resources: {memory: 900T}}}\n"
+    )
+
+    shown = bench.cli("validate", "campaign.yaml").stdout
+
+    assert "a asks for 5000 cpus, this machine has " in shown
+    assert "b asks for 900T of memory, this machine has " in shown
+    assert shown.count(": it runs alone here") == 2

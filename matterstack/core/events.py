@@ -365,7 +365,7 @@ def attempt_made(
     key: Key, operator: str, handle: str, resources: Resources, source_digest: str, inputs: Mapping[str, int]
 ) -> AttemptMade:
     return AttemptMade(
-        *key, operator, handle, resources.cpus, resources.memory, resources.time_s, source_digest, dict(inputs),
+        *key, operator, handle, resources.cores, resources.memory, resources.time_s, source_digest, dict(inputs),
         resources.gpus,
     )  # fmt: skip
 

@@ -181,11 +181,18 @@ class Instance:
 
 @dataclass(frozen=True)
 class Resources:
-    cpus: int = 1
+    cpus: int = 1  # of each of its tasks
     memory: int | None = None  # bytes
     gpus: int = 0
     time_s: float | None = None
     as_written: Mapping[str, Any] = field(default_factory=dict)
+    tasks: int = 1  # MPI ranks; the command starts them
+    nodes: int = 1
+
+    @property
+    def cores(self) -> int:
+        """What it takes of an operator's cpus."""
+        return self.cpus * self.tasks
 
 
 @dataclass(frozen=True)

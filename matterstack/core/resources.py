@@ -106,7 +106,7 @@ def most_cpu_seconds(resources: Mapping[str, Any], retries: Retries) -> float | 
         if isinstance(rule, Mapping):
             code = int(key[10:]) if key.startswith("exit_code_") else None
             classes.append((FailureClass.EXIT_CODE if code is not None else FailureClass(key), code))
-    total = last = first.cpus * first.time_s
+    total = last = first.cores * first.time_s
     asked = dict(resources)
     for retry in range(retries.max):
         tries = [asked, *(escalate(asked, retries, [failure]) for failure in classes)]
@@ -118,7 +118,7 @@ def most_cpu_seconds(resources: Mapping[str, Any], retries: Retries) -> float | 
             "time": max((item.time_s or 0.0, str(item.as_written["time"])) for item in found)[1],
         }
         checked = parse_resources(most)
-        before, last = last, checked.cpus * (checked.time_s or 0.0)
+        before, last = last, checked.cores * (checked.time_s or 0.0)
         if last == before:  # it stays so
             return total + last * (retries.max - retry)
         asked, total = most, total + last
@@ -178,6 +178,8 @@ def parse_resources(values: Mapping[str, Any]) -> Resources:
         gpus=_resource(values, "gpus") or 0,
         time_s=_resource(values, "time"),
         as_written={"cpus": 1, **values},
+        tasks=_resource(values, "tasks") or 1,
+        nodes=_resource(values, "nodes") or 1,
     )
 
 
@@ -185,7 +187,7 @@ def _resource(values: Mapping[str, Any], name: str) -> Any:
     if values.get(name) is None:
         return None
     try:
-        return _RESOURCES[name](values[name])
+        return _CHECKED[name](values[name])
     except ValueError as error:
         raise ValueRefused(str(error), ("resources", name)) from None
 
@@ -209,6 +211,7 @@ _RESOURCES: dict[str, Callable[[Any], Any]] = {
     "memory": parse_memory,
     "time": _time_limit,
 }
+_CHECKED = {**_RESOURCES, "tasks": _RESOURCES["cpus"], "nodes": _RESOURCES["cpus"]}  # these no retry rule changes
 
 
 def _shown(value: object) -> str:

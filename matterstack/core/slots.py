@@ -72,7 +72,7 @@ class Slots:
             return False
         if self.use.active == 0:
             return True
-        if self.capacity.cpus is not None and self.use.cpus + resources.cpus > self.capacity.cpus:
+        if self.capacity.cpus is not None and self.use.cpus + resources.cores > self.capacity.cpus:
             return False
         return self.capacity.memory is None or self.use.memory + (resources.memory or 0) <= self.capacity.memory
 
@@ -82,7 +82,7 @@ class Slots:
 
     def take(self, resources: Resources) -> None:
         self.active += 1
-        self.use.add(resources.cpus, resources.memory, resources.gpus)
+        self.use.add(resources.cores, resources.memory, resources.gpus)
 
     def describe(self) -> str:
         """Return what is in use, for `explain`."""

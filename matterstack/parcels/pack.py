@@ -255,7 +255,7 @@ def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLite
     lines = [
         f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
         f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}",
-        f"ms_cpus={row.cpus}", f"ms_background={spec.background}",
+        f"ms_cpus={int(task['resources'].get('cpus', 1))}", f"ms_background={spec.background}",
         f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -176,8 +176,13 @@ def _report(instance: Instance, key: str, error: Exception, builder: Builder) ->
 
 
 def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
-    if operator.slot_cpus is not None and resources.cpus > operator.slot_cpus:
-        raise ValueError(f"asks for {resources.cpus} cpus, operator '{operator.name}' has {operator.slot_cpus}")
+    if operator.row.on_this_machine and resources.nodes > 1:
+        raise ValueError(f"asks for {resources.nodes} nodes, operator '{operator.name}' has this machine")
+    if operator.slot_cpus is not None and resources.cores > operator.slot_cpus:
+        asked = f"{resources.cores} cpus" + (
+            f" ({resources.cpus} for each of {resources.tasks} tasks)" if resources.tasks > 1 else ""
+        )
+        raise ValueError(f"asks for {asked}, operator '{operator.name}' has {operator.slot_cpus}")
     if operator.slot_gpus is not None and resources.gpus > len(operator.slot_gpus):
         raise ValueError(f"asks for {resources.gpus} gpus, operator '{operator.name}' has {len(operator.slot_gpus)}")
     if operator.slot_memory is not None and (resources.memory or 0) > operator.slot_memory:
