@@ -214,8 +214,8 @@ class Step:
         plans.append(plan)
         board = self._board() if committed or plan.queued else board
         if self.ahead is not None:
-            # What was handed over is recorded with what comes next; what was refused is decided now.
-            handed = {key: item for key, item in acted.outcomes.items() if isinstance(item, Submission)}
+            # What runs here is recorded with what comes next; what was asked of others, or refused, is decided now.
+            handed = {key: acted.outcomes[key] for key in self.ahead.places if key in acted.outcomes}
             self.ahead.handed |= handed
             acted.outcomes = {key: item for key, item in acted.outcomes.items() if key not in handed}
         if acted.seen or acted.outcomes:
