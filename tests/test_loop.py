@@ -214,3 +214,57 @@ def test_a_loop_beside_people_notices_what_other_commands_and_people_do_soon(ben
     assert time.monotonic() - began < 5
     bench.cli("cancel", bench.root)
     loop.communicate(timeout=20)
+
+
+def test_one_task_that_cannot_be_handed_over_does_not_end_a_loop_beside_others(bench):
+    bench.start("tasks: {a: {command: 'sleep 1'}, b: {command: 'true', retries: 0}}\n")
+    (bench.root / "tasks" / "b").write_text("in the way")
+    loop = bench.popen("run", bench.root)
+
+    _, told = loop.communicate(timeout=30)
+
+    assert "nothing could be handed over" not in told
+    assert bench.states()["a"] == "COMPLETED"
+
+
+def test_an_end_that_comes_while_the_loop_records_another_is_noticed_at_once(bench):
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 2}}}\n"
+        "tasks: {a: {command: 'sleep 1'}, b: {command: 'sleep 1.03'}, c: {needs: [b], command: 'true'}}\n"
+    )
+    began = time.monotonic()
+
+    assert bench.cli("run", bench.root).returncode == 0
+
+    assert time.monotonic() - began < 6
+
+
+def test_a_worker_that_is_killed_with_its_command_is_noticed_at_once(bench):
+    bench.start("tasks: {a: {command: 'sleep 300'}}\n")
+    loop = bench.popen("run", bench.root)
+    claim = json.loads(bench.wait_for_text(bench.attempt("a") / "claim", "\n"))
+    command = int(bench.wait_for_text(bench.attempt("a") / ".exit.json", "started ").split()[1])
+    time.sleep(1)
+
+    began = time.monotonic()
+    os.kill(claim["pid"], signal.SIGKILL)
+    os.killpg(command, signal.SIGKILL)
+
+    assert loop.wait(30) == 3
+    assert time.monotonic() - began < 5
+    loop.communicate()
+
+
+def test_what_ctrl_c_leaves_on_record_is_what_runs(bench):
+    bench.start(
+        "operators: {local: {kind: local, max_active: 4, slots: {cpus: 4}}}\n"
+        f"tasks: {{a: {{matrix: {{i: {list(range(600))}}}, shell: sh, command: 'sleep 0.01'}}}}\n"
+    )
+    loop = bench.popen("run", bench.root)
+    bench.wait_for(bench.attempt("a/60") / "claim")
+    loop.send_signal(signal.SIGINT)
+    loop.communicate()
+
+    states = list(bench.states().values())
+    assert states.count("RUNNING") + states.count("SUBMITTED") <= 4
+    bench.cli("cancel", bench.root)

@@ -594,6 +594,28 @@ def decide(
     return plan
 
 
+def decide_handed(
+    board: Board,
+    workshop: Workshop,
+    seen: Mapping[Key, Observation],
+    evidence: Mapping[Key, Evidence | Reason],
+    now: float,
+    ahead: Ahead,
+) -> Plan:
+    """Return what is to be recorded of hand-overs since the last step, and of what has ended; nothing is handed over."""
+    decider = Decider(board, workshop, now, ahead)
+    over, made = decider.catch_up(seen, evidence)
+    ended = [
+        row
+        for row in board.live
+        if row.key not in ahead.handed and row.state is not AttemptState.SUBMITTING and row.wish is None
+        and row.key in seen and seen[row.key].sighting in ENDED
+    ]  # fmt: skip
+    made += decider.reconcile([*over, *ended], seen, evidence)
+    decider.settle(made, unlooked=False)
+    return decider.plan
+
+
 def decide_outcomes(
     board: Board,
     workshop: Workshop,

@@ -33,7 +33,7 @@ from matterstack.run_root.layout import EXIT, STDERR, STDOUT, TASK, attempt_fold
 
 _LARGEST_EXIT_JSON = 1 << 16
 _LARGEST_ARGUMENT = 32 * 4096  # bytes, MAX_ARG_STRLEN of Linux. Source: execve(2)
-_OPEN_FILES = 20  # that a step needs beside the pipes to its workers
+_OPEN_FILES = 20  # that a step needs beside those of its workers
 _RECORD_S = 3.0  # within which a worker records the end of what was killed
 
 
@@ -49,8 +49,8 @@ class LocalOperator:
         return self.spec.slot_cpus or cpus, self.spec.slot_memory or memory
 
     def most(self) -> int | None:
-        """Return how many attempts may be active: each needs a worker, and each worker an open file of this process."""
-        room = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OPEN_FILES)
+        """Return how many attempts may be active: each needs a worker, and each worker two open files of this process."""
+        room = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OPEN_FILES) // 2)
         wanted = self.spec.max_active or self.slots()[0] or room  # each takes a cpu
         return room if wanted > room else self.spec.max_active
 

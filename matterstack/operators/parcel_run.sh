@@ -32,7 +32,16 @@ dead_ends() { # links to folders and to nowhere, which tar would follow for ever
     done
 }
 
-alive() { kill -s 0 -- "-$1" 2> /dev/null; } # whether a process is left in the group of a command, which timeout leads
+alive() { # whether a process is left in the group of a command, which timeout leads; one that nobody has reaped is not
+    kill -s 0 -- "-$1" 2> /dev/null || return 1
+    [ -r /proc/self/stat ] || return 0
+    for file in /proc/[0-9]*/stat; do
+        { read -r line < "$file"; } 2> /dev/null || continue
+        set -- "$1" ${line##*) } # state, parent, group
+        [ "$4" != "$1" ] || [ "$2" = Z ] || return 0
+    done
+    return 1
+}
 
 end_rest() { # give what is left 10 s, then end it; say yes if that was necessary
     tries=0
@@ -43,6 +52,7 @@ end_rest() { # give what is left 10 s, then end it; say yes if that was necessar
     tries=0
     while alive "$1" && [ "$tries" -lt 10 ]; do sleep 1; tries=$((tries + 1)); done
     kill -s KILL -- "-$1" 2> /dev/null
+    return 0
 }
 
 run_one() (
@@ -82,15 +92,25 @@ run_one() (
         exec "$@"
     ) > stdout.log 2> stderr.log < /dev/null &
     child=$!
-    trap 'kill -TERM "$child"; wait "$child"; rm -f claim; echo "$folder: stopped; it begins anew next time" >&2; exit 130' INT TERM HUP
+    trap 'kill -TERM "$child" 2> /dev/null; kill -s TERM -- "-$child" 2> /dev/null; wait "$child"; rm -f claim; echo "$folder: stopped; it begins anew next time" >&2; exit 130' INT TERM HUP
     wait "$child"
     code=$?
-    trap '' INT TERM HUP
     left=
-    if [ "$ms_background" != leave ] && alive "$child"; then
-        [ "$ms_background" = wait ] || left=$(end_rest "$child")
-        while alive "$child"; do sleep 1; done
+    if [ "$ms_background" = wait ]; then
+        while alive "$child"; do
+            sleep 1
+            if [ -n "$ms_limit" ] && [ $(($(date +%s) - began)) -ge "$ms_limit_s" ]; then
+                kill -s TERM -- "-$child" 2> /dev/null
+                sleep 1
+                end_rest "$child" > /dev/null
+                code=124
+                break
+            fi
+        done
+    elif [ "$ms_background" != leave ] && alive "$child"; then
+        left=$(end_rest "$child")
     fi
+    trap '' INT TERM HUP
     ended=$(now)
     took=$(($(date +%s) - began))
     status=COMPLETED; more=

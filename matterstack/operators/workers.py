@@ -37,6 +37,7 @@ class Worker:
     pid: int
     start: str  # as processes.start_of gives it
     requests: int  # the descriptor to write to
+    end: int | None = None  # a descriptor that becomes readable when it ends, where the system has such
     running: Key | None = None
 
 
@@ -127,8 +128,7 @@ class Workers:
         for number, worker in [*self._busy.items()]:
             if _has_ended(worker.pid):  # killed with its attempt in hand: from now on the kernel is asked about it
                 del self._busy[number]
-                with suppress(OSError):
-                    os.close(worker.requests)
+                _close(worker)
 
     def is_running(self, pid: int, start: str, key: Key) -> bool | None:
         """Return whether a worker of this process is running an attempt; None if this process did not start the worker."""
@@ -137,9 +137,11 @@ class Workers:
                 return worker.running == key
         return None
 
-    def answers(self) -> list[int]:
-        """Return the descriptor that becomes readable when a worker answers, none if none is at work; `collect` reads it."""
-        return [self._answers] if self._answers is not None and self._busy else []
+    def wakers(self) -> list[int]:
+        """Return the descriptors that become readable when a worker answers or is killed, none if none is at work."""
+        if self._answers is None or not self._busy:
+            return []
+        return [self._answers, *(worker.end for worker in self._busy.values() if worker.end is not None)]
 
     def close(self) -> None:
         """Let all workers go; they end when what they have in hand has ended."""
@@ -187,14 +189,14 @@ class Workers:
         worker = Worker(pid, "", writer)
         try:
             worker.start = processes.start_of(pid) or ""
+            worker.end = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
         except OSError:
             self._dismiss(worker)
             raise
         return worker
 
     def _dismiss(self, worker: Worker) -> None:
-        with suppress(OSError):
-            os.close(worker.requests)
+        _close(worker)
         self._leaving.append(worker.pid)
 
     def _reap(self) -> set[int]:
@@ -203,6 +205,13 @@ class Workers:
             if _has_ended(pid):
                 self._leaving.remove(pid)
         return set(self._leaving)
+
+
+def _close(worker: Worker) -> None:
+    for fd in (worker.requests, worker.end):
+        if fd is not None:
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _has_ended(pid: int) -> bool:

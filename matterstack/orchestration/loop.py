@@ -74,6 +74,7 @@ class _Loop:
         self.on_tick = on_tick
         self.campaigns: dict[int, Campaign] = {}
         self.last: StepReport | None = None
+        self.ahead = Ahead()  # whose running attempts are known from one hold of the ledger to the next
         self.seen: dict[str, int] = {}  # `_traces` when the ledger was let go
         self.woken = False
         # Whether the last tick was woken by something that a step cannot record, such as an unreadable file.
@@ -101,7 +102,7 @@ class _Loop:
         """Wait, without the lock, until there may be something to do."""
         began = time.monotonic()
         while True:
-            fds = [*self._others(tick), *workers.here().answers()]
+            fds = [*self._others(tick), *workers.here().wakers()]
             self.woken = self._wait(tick, fds, tick.patience_s())
             if self.woken or tick.must_ask or tick.patience_s() < _LONGEST_WAIT_S:
                 return
@@ -112,8 +113,7 @@ class _Loop:
 
     def _hold(self, store: SQLiteStateStore) -> _Tick:
         """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
-        pool, files = Pool(store), RunFiles(self.root)
-        ahead = Ahead()
+        pool, files, ahead = Pool(store), RunFiles(self.root), self.ahead
 
         def step() -> Step:
             return Step(
@@ -132,6 +132,7 @@ class _Loop:
         try:
             step().record_handed()
             step().withdraw(ahead.intents)
+            ahead.intents.clear()
             store.flush()
             self.seen = _traces(self.root, tick.report)  # as long as nobody else can change the ledger
         except BaseException:  # also Ctrl-C: the descriptors are the loop's to close
@@ -166,19 +167,20 @@ class _Loop:
         before the queue is empty.
         """
         began = time.monotonic()
-        others, answers = self._others(tick), workers.here().answers()
+        others = self._others(tick)
         while True:
             step().refill()
+            fds = [*others, *workers.here().wakers()]
             low = tick.report.startable > 0 and 2 * len(ahead.intents) < ahead.most
             if ahead.free or (ahead.replaced and low):
                 return True
             spent = time.monotonic() - began
-            self.woken = self._wait(tick, [*others, *answers], max(0.0, _GROUP_S - spent) if ahead.handed else 0.0)
+            self.woken = self._wait(tick, fds, max(0.0, _GROUP_S - spent) if ahead.handed else 0.0)
             if not self.woken and ahead.handed:
                 return True
             if not self.woken:
                 store.flush()
-                self.woken = self._wait(tick, [*others, *answers], min(_HOLD_S, tick.patience_s()))
+                self.woken = self._wait(tick, fds, min(_HOLD_S, tick.patience_s()))
             if not self.woken or (others and _wait(others, 0.0)):
                 return self.woken
             if time.monotonic() - began > _GROUP_S:
@@ -196,7 +198,8 @@ class _Loop:
         self.last = report
         if self.profile is not None:
             self.profile.note(report)
-        must_ask = any(row.state is not AttemptState.WAITING and not step.is_local(row) for row in report.live)
+        told = sum(row.state is not AttemptState.WAITING for row in others)
+        must_ask = told > len(fds)
         return _Tick(report, fds, store.next_retry(), must_ask)
 
     def _wait(self, tick: _Tick, fds: Sequence[int], wait_s: float) -> bool:

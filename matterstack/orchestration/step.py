@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, cast
 from matterstack.core.board import Board, startable
 from matterstack.core.events import AttemptChanged, AttemptMade, Event, Key, LinksChanged, Withdrawn
 from matterstack.core.model import Evidence, Launch, Observation, OutputFile, Rejection, Sighting, Submission
-from matterstack.core.plan import ENDED, Ahead, Decider, Notice, Outcome, Plan, Publication, decide, decide_outcomes
+from matterstack.core.plan import (
+    ENDED,
+    Ahead,
+    Decider,
+    Notice,
+    Outcome,
+    Plan,
+    Publication,
+    decide,
+    decide_handed,
+    decide_outcomes,
+)
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.states import AttemptState
@@ -50,6 +61,7 @@ class Acted:
 
     seen: dict[Key, Observation] = field(default_factory=dict)
     outcomes: dict[Key, Outcome] = field(default_factory=dict)
+    started: bool = False  # whether anything was handed over that is recorded later
 
     @property
     def freed(self) -> bool:
@@ -79,6 +91,7 @@ class Step:
     ) -> None:
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.profile = profile
+        self._may_refill = True
         self.paced = paced  # what costs little is not done again within a moment; the simulator has no such moments
         self.ended = ended  # attempts that ended since it was asked last, in whose place the next are handed over
         self.root = root
@@ -101,8 +114,10 @@ class Step:
             # What was fenced or ended may run again at once: by a pass like any other.
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
+            acted.started |= again.started
         report = report_of(self.root, board, plans, self.pool.notices)
-        self._raise_if_all_is_refused(acted.outcomes)
+        if not acted.started:
+            self._raise_if_all_is_refused(acted.outcomes)
         return report
 
     def refill(self) -> None:
@@ -125,7 +140,11 @@ class Step:
 
     def _breathe(self) -> None:
         """Refill, unless that was done this very moment: it is called after each small part of a step."""
-        if self.ahead is not None and (not self.paced or time.monotonic() - self.ahead.looked > _BREATH_S):
+        if (
+            self._may_refill
+            and self.ahead is not None
+            and (not self.paced or time.monotonic() - self.ahead.looked > _BREATH_S)
+        ):
             self.refill()
 
     def _fill(self, places: Iterable[AttemptMade]) -> None:
@@ -144,12 +163,12 @@ class Step:
                     break
 
     def record_handed(self) -> None:
-        """Record what came of hand-overs since the last step, before the ledger is let go."""
+        """Record what came of hand-overs since the last step, before the ledger is let go; nothing more is handed over."""
         if self.ahead is not None and self.ahead.handed:
-            board, handed = self._board(), dict(self.ahead.handed)
-            plan = decide_outcomes(board, self._workshop(board), {}, {}, handed, self.now, unlooked=False)
-            plan.recorded = list(handed)
-            self._commit(plan)
+            self._may_refill = False
+            board = self._board()
+            seen, evidence, _ = self._look(board, ())
+            self._commit(decide_handed(board, self._workshop(board), seen, evidence, self.now, self.ahead))
 
     def withdraw(self, also: Iterable[Key] = ()) -> None:
         """Take back the intents of a loop that was killed, of which nothing was made, and ``also`` these of our own."""
@@ -217,6 +236,7 @@ class Step:
             # What runs here is recorded with what comes next; what was asked of others, or refused, is decided now.
             handed = {key: acted.outcomes[key] for key in self.ahead.places if key in acted.outcomes}
             self.ahead.handed |= handed
+            acted.started = bool(handed)
             acted.outcomes = {key: item for key, item in acted.outcomes.items() if key not in handed}
         if acted.seen or acted.outcomes:
             evidence = self._gather(board.live, acted.seen)
@@ -228,6 +248,14 @@ class Step:
     def _decide(self) -> tuple[Board, Plan, dict[Key, Observation]]:
         board = self._board()
         awaited = self.store.awaited_attempts()
+        seen, evidence, folders = self._look(board, awaited)
+        plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now, self.ahead)
+        return board, plan, seen
+
+    def _look(
+        self, board: Board, awaited: Sequence[AttemptRow]
+    ) -> tuple[dict[Key, Observation], dict[Key, Evidence | Reason], dict[Key, str]]:
+        """Return what is seen of attempts, what the files of those that ended show, and where they are."""
         folders = self._folders([*board.live, *awaited])
         handed = self.ahead.handed if self.ahead is not None else {}
         seen = self.pool.observe([_handed_over(row, handed) for row in board.live], awaited, folders)
@@ -236,12 +264,12 @@ class Step:
                 seen[key] = changed(seen[key], handle=item.handle)
         if self.ahead is not None:
             self.ahead.replaced = self.ahead.free = 0
-            for key in [key for key in self.ahead.running if key in seen and seen[key].sighting in ENDED]:
-                del self.ahead.running[key]  # its place is taken by what is decided now
-                self.ahead.places.discard(key)
-        evidence = self._gather([*board.live, *awaited], seen)
-        plan = decide(board, self._workshop(board), awaited, folders, seen, evidence, self.now, self.ahead)
-        return board, plan, seen
+            alive = {row.key for row in board.live}
+            for key in [*self.ahead.running]:
+                if key not in alive or (key in seen and seen[key].sighting in ENDED):
+                    del self.ahead.running[key]  # its place is taken by what is decided now, or by another command
+                    self.ahead.places.discard(key)
+        return seen, self._gather([*board.live, *awaited], seen), folders
 
     def _workshop(self, board: Board) -> RunWorkshop:
         return self.workshop(self.store, board, self.pool, self.files, self.now, self._breathe)

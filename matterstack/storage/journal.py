@@ -174,11 +174,21 @@ class Journal:
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
         if not data:
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        flags = os.O_RDWR | os.O_NONBLOCK | (0 if self._end else os.O_CREAT)
+        try:
+            fd = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            if self._end:  # a process that took over has moved it to a segment, with these lines
+                return
+            raise
         try:
             # At its place, not at the file's end: a process that slept between its commit and this, while another took
             # the lock over and completed the journal from the ledger, writes the same bytes where they already are.
-            position = os.fstat(fd).st_size if self._end is None else self._end
+            size = os.fstat(fd).st_size
+            position = size if self._end is None else self._end
+            there = os.pread(fd, len(data), position)
+            if size < position or there != data[: len(there)]:
+                return  # as above: this is the next segment, or somebody has changed the file: `complete` finds that
             while data:
                 written = os.pwrite(fd, data, position)
                 data, position = data[written:], position + written
