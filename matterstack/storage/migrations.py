@@ -91,6 +91,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempts ADD COLUMN usage TEXT",  # JSON, as in exit.json
         "ALTER TABLE attempts ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0",
     ),
+    (),  # 4: inputs and attempt_inputs may name a whole group, and the journal may have segments; no table changes
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
