@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +23,18 @@ def changed(item: T, **values: Any) -> T:
     copy.__dict__.update(item.__dict__, **values)
     return copy
 
+
+def filled(kind: type[T], values: Sequence[Any]) -> T:
+    """Return an instance of a frozen dataclass with all of its fields, as its `__init__` does in three times the time."""
+    names = _names.get(kind)
+    if names is None:
+        names = _names[kind] = tuple(item.name for item in dataclasses.fields(kind))  # type: ignore[arg-type]
+    made: T = object.__new__(kind)
+    made.__dict__.update(zip(names, values, strict=True))
+    return made
+
+
+_names: dict[type, tuple[str, ...]] = {}
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass  # what a type checker sees

@@ -29,6 +29,9 @@ from matterstack.run_root.layout import RESPONSE, RESPONSE_SCHEMA, TASK
 NO_FOLDER = reason(Code.NO_FOLDER)
 
 
+_WAITING = Observation(Sighting.WAITING)  # what is seen of most, of perhaps thousands
+
+
 class FileOperator(ABC):
     """An operator of files. A kind says how it asks, reads an answer and takes back; the rest is the same for all."""
 
@@ -99,10 +102,12 @@ class FileOperator(ABC):
         if not os.path.exists(f"{attempt.folder}/{TASK}"):
             return Observation(Sighting.UNKNOWN, reason=NO_FOLDER)
         terms = decode(attempt.handle)
-        late = deadline_passed(terms, time.time())
+        late = bool(terms) and deadline_passed(terms, time.time())
         if late and terms.get("on_deadline") != "remind":
             return self.too_late(attempt, terms)
         progress = self.progress(attempt, terms)
+        if not late and not progress:
+            return _WAITING
         return Observation(Sighting.WAITING, reason=also(progress, overdue(terms)) if late else progress)
 
     def _take_back(self, attempt: LiveAttempt) -> Observation:

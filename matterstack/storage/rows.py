@@ -13,6 +13,7 @@ from matterstack.core.reasons import NO_REASON, Reason, reason_from_json
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.values import Float, Int
+from matterstack.deferred import filled
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def task_row(row: tuple[Any, ...]) -> TaskRow:
     values: list[Any] = [
         *row[:7], decode(TaskState, row[7]), reason_of(row[8]), bool(row[9]), *row[10:13], bool(row[13]), *row[14:],
     ]  # fmt: skip
-    return TaskRow(*values)
+    return filled(TaskRow, values)
 
 
 def attempt_row(row: tuple[Any, ...]) -> AttemptRow:
@@ -56,7 +57,7 @@ def attempt_row(row: tuple[Any, ...]) -> AttemptRow:
         *row[:2], decode(AttemptState, row[2]), *row[3:12], failure, reason_of(row[13]), bool(row[14]),
         reason_of(row[15]), *row[16:],
     ]  # fmt: skip
-    return AttemptRow(*values)
+    return filled(AttemptRow, values)
 
 
 def standing(row: tuple[Any, ...] | None) -> TaskStanding | None:
