@@ -527,13 +527,13 @@ def test_a_rerun_below_a_group_that_is_waited_for_as_a_whole_is_no_product(bench
         "tasks: {a: {matrix: {i: '${{ params.n }}'}, command: 'true'}, "
         "b: {matrix: {i: '${{ params.n }}'}, needs: [a], command: 'true'}, c: {needs: [b], command: 'true'}}\n"
     )
-    from matterstack.core.graph import build, descendants
+    from matterstack.core.below import below
     from matterstack.orchestration.session import open_ledger
 
     with open_ledger(bench.root, read_only=True) as store:
         edges = store.all_edges()
     assert len(edges) == 400 + 400 + 400 + 1
-    assert len(descendants(build(edges), ["a/1"])) == 400 + 1 + 2  # with the nodes of both groups
+    assert len(below(edges, ["a/1"])) == 400 + 1 + 2  # with the nodes of both groups
 
 
 def test_a_paused_task_is_pending_wherever_it_is_shown(bench):

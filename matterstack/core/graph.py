@@ -76,18 +76,6 @@ def instance_edges(
         yield from ((upstream, downstream) for upstream in seen)
 
 
-def descendants(graph: Graph, nodes: Iterable[str]) -> set[str]:
-    """Return everything downstream of the nodes, without the nodes themselves."""
-    start = set(nodes)
-    found = set(start)
-    border = [node for node in start if node in graph]
-    while border:  # one search from all of them
-        border = [below for node in border for below in graph.succ[node] if below not in found]
-        found.update(border)
-        border = list(dict.fromkeys(border))
-    return found - start
-
-
 def neighbourhood(entries: Mapping[str, Iterable[tuple[str, str]]]) -> MultiGraph:
     """Return the graph of tasks in question and what they wait for.
 

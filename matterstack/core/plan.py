@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
+from matterstack.core.below import below
 from matterstack.core.board import Board, startable
 from matterstack.core.events import AttemptMade, Event, Key, attempt_changed, tasks_changed
 from matterstack.core.model import (
@@ -400,10 +401,8 @@ class Decider:
         late = list(task_ids)
         if not late:
             return []
-        from matterstack.core.graph import build, descendants  # networkx: only where something turned up late
-
-        below = self.board.tasks(descendants(build(self.board.reader.all_edges()), late)).values()
-        ended = [row for row in below if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+        rows = self.board.tasks(below(self.board.reader.all_edges(), late)).values()
+        ended = [row for row in rows if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
         return self.change_tasks(ended, [TaskChange(row.task_id, TaskState.PENDING) for row in ended])
 
     def retries_due(self) -> list[TaskChange]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from matterstack.core.below import below as tasks_below
 from matterstack.core.board import Board, state_of_run
 from matterstack.core.events import Cancelled, Event, Paused, Resumed, RetriesReset, SourceChanged, Uncancelled, Wished
-from matterstack.core.graph import build, descendants
 from matterstack.core.model import TaskChange
 from matterstack.core.reasons import Code, reason
 from matterstack.core.recorded import RunRow, TaskRow
@@ -118,7 +118,7 @@ def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False
         raise UsageError("rerun: name the tasks to run again (an id or a glob)")
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = select_tasks(store.task_ids(), patterns)
-        below = descendants(build(store.all_edges()), chosen)
+        below = tasks_below(store.all_edges(), chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
         others = store.tasks(below - {row.task_id for row in again})
         reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
