@@ -50,7 +50,7 @@ def test_ten_steps_without_change_submit_once_and_change_no_byte(bench):
     bench.start("tasks: {a: {command: 'echo a >> WITNESS; sleep 30'}, b: {needs: [a], command: 'true'}}\n")
     assert bench.step().line() == "Tick: 1 ready, 1 submitted, 0 completed, 0 failed, 1 active, 1 pending"
     bench.wait_for(bench.witness)
-    bench.wait_for(bench.attempt("a") / "stderr.log")
+    bench.wait_for_text(bench.attempt("a") / ".exit.json", "started ")  # the last that its worker writes for now
     before = bench.digest()
 
     for _ in range(10):

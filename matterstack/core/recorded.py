@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from matterstack.core.readiness import TaskStanding
 from matterstack.core.reasons import Reason
 from matterstack.core.states import AttemptState, FailureClass, TaskState
@@ -73,7 +75,7 @@ class AttemptRow:
     usage: str | None  # JSON, as in exit.json
     gpus: int
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, int]:
         return self.task_id, self.attempt
 

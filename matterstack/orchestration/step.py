@@ -258,7 +258,8 @@ class Step:
         """Return what is seen of attempts, what the files of those that ended show, and where they are."""
         folders = self._folders([*board.live, *awaited])
         handed = self.ahead.handed if self.ahead is not None else {}
-        seen = self.pool.observe([_handed_over(row, handed) for row in board.live], awaited, folders)
+        live = [_handed_over(row, handed) for row in board.live] if handed else board.live
+        seen = self.pool.observe(live, awaited, folders)
         for key, item in handed.items():
             if key in seen and isinstance(item, Submission):
                 seen[key] = changed(seen[key], handle=item.handle)
