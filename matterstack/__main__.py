@@ -15,6 +15,8 @@ def start() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        gc.freeze()  # the process ends: nothing is left that would have to be looked through once more
 
 
 if __name__ == "__main__":
