@@ -142,15 +142,17 @@ def test_thin_film_is_measured_fitted_twice_and_accepted_or_measured_again(bench
         assert summary["thickness_A"] == pytest.approx(259.0, abs=0.6)
         assert summary["spread_A"] < 0.75
         assert summary["chi2_per_n"] == pytest.approx(2.3, abs=0.1)
+        instrument.send_signal(signal.SIGSTOP)  # so that the loop ends before it answers
         assert bench.cli("respond", bench.root, "accept", "--data", "decision=measure again").returncode == 0
-        assert bench.cli("run", bench.root, timeout=200).returncode in (0, 4)  # 0 if the instrument answers at once
+        assert bench.cli("run", bench.root).returncode == 4
+        instrument.send_signal(signal.SIGCONT)
         bench.wait_for(bench.attempt("measure_again") / "experiment_result.json", limit_s=60)
     finally:
         instrument.kill()
         instrument.wait()
     assert "imports nothing of MatterStack" in (campaign / "instrument" / "reflectometer.py").read_text()
     assert "import matterstack" not in (campaign / "instrument" / "reflectometer.py").read_text()
-    assert bench.step().state in ("RUNNING", "COMPLETED")  # the second branch; its fits are those of the first
+    assert bench.step().state == "RUNNING"  # the second branch is on its way; its fits are those of the first
     assert bench.states()["measure_again"] == "COMPLETED"
 
 
