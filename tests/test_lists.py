@@ -124,3 +124,9 @@ def test_a_task_of_the_group_itself_reads_all_the_others(bench):
         bench.start(
             "tasks: {a: {matrix: {i: [1, 2]}, inputs: {all: 'o/*'}, command: 'true', outputs: {o: {file: o, path: 'o/${{ matrix.i }}'}}}}\n"
         )
+
+
+def test_numbers_in_lists_of_the_file_keep_their_text(bench):
+    bench.start("params: {p: [[1.50, 2], [0.10]]}\ntasks: {a: {command: 'true'}}\n")
+    bench.step_until_over()
+    assert '"p": [[1.50, 2], [0.10]]' in (bench.attempt("a") / "task.json").read_text()

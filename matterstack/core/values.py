@@ -117,7 +117,7 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
     if kind is dict or isinstance(value, Mapping):
         items = [f"{encode_basestring(str(k))}: {dump_json(v, exact=exact)}" for k, v in value.items()]
         return "{" + ", ".join(items) + "}"
-    if kind is list or kind is tuple:
+    if kind is list or isinstance(value, list | tuple):  # a loader's list is one as well
         return "[" + ", ".join(dump_json(item, exact=exact) for item in value) + "]"
     return encode_basestring(value) if isinstance(value, str) else encode_json(value)
 

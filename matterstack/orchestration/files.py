@@ -39,7 +39,7 @@ class RunFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.absolute = str(root.resolve())
-        self._checked: dict[str, float] = {}  # folder that is no link -> when that was looked at
+        self._checked: dict[str, float] = {}  # folder -> when it was last seen not to be a link
 
     def folder(self, key: Key) -> str:
         """Return the absolute path of an attempt's folder."""

@@ -120,7 +120,7 @@ def _measure(path: Path, output: ResolvedOutput, recorded: Mapping[str, str]) ->
 
 
 def recorded_digests(folder: str) -> dict[str, str]:
-    """Read the digests that the wrapper computed with sha256sum, outside the lock; what is odd is left out."""
+    """Read the digests that an attempt's worker computed, outside the lock; what is odd is left out."""
     out = {}
     try:
         text = read_regular(f"{folder}/{DIGESTS}").decode()

@@ -25,7 +25,7 @@ from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import JournalError
 from matterstack.hints import Hint
-from matterstack.run_root.files import open_regular, read_regular, sha256_of_text, sync
+from matterstack.run_root.files import open_regular, read_regular, sha256_of_text, sync, write_new
 from matterstack.run_root.layout import SEGMENTS
 
 _ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
@@ -264,6 +264,7 @@ class Journal:
         target = self.path.with_name(SEGMENTS) / f"{number:06}.jsonl"
         target.parent.mkdir(exist_ok=True)
         os.rename(self.path, target)
+        write_new(str(self.path), b"")  # whoever looks for the journal finds one
         sync(target.parent)
         sync(self.path.parent)
         self._end = None

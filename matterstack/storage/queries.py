@@ -157,7 +157,7 @@ class Queries:
         return self._decoded(task_row, rows)
 
     def groups(self) -> list[tuple[str, TaskState, bool, int]]:
-        """Return (group, state, whether paused by itself, number of tasks), groups in the order of the campaign."""
+        """Return (group, state, whether its tasks were paused by name, number of tasks), groups in campaign order."""
         # The index has all of it but `paused`, which is looked for only where something is.
         paused = "paused" if any(bucket[2] for bucket in self.buckets()) else "0"
         rows = self._all(
