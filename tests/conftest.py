@@ -40,6 +40,11 @@ if (
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is not None:
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / f"matterstack-tests-{os.getuid()}"))
 
+# Commands of campaigns find the `python` that runs the tests, as in an environment that was activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+    os.environ.pop(name, None)
+
 MATTERSTACK = (sys.executable, "-m", "matterstack")
 HEAD = "matterstack: 1\nname: t\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -30,10 +31,16 @@ def load_and_warn(
 def show_instance(loaded: LoadedCampaign, task: str, *, as_json: bool) -> int:
     """Print one instance of a campaign as its first attempt would run."""
     from matterstack.cli.render import harmless, print_json
+    from matterstack.core.kinds import LOCAL
     from matterstack.core.values import dump_json
+    from matterstack.operators.environment import describe, threads
     from matterstack.spec.preview import find_instance, preview
 
     found = preview(loaded, find_instance(loaded, task))
+    if found["kind"] == LOCAL.name:
+        own = found["env"]
+        found["env"] = {**threads(int(found["resources"].get("cpus", 1))), **own} if found["script"] else own
+        found["python"] = describe(os.environ, own["PATH"] if isinstance(own.get("PATH"), str) else None)["python"]
     if as_json:
         print_json(found)
         return ExitCode.FINE
@@ -47,6 +54,8 @@ def show_instance(loaded: LoadedCampaign, task: str, *, as_json: bool) -> int:
             click.echo(f"{name + ':' if index == 0 else '':<13}{key} = {harmless(shown)}")
 
     line("task", f"{found['task']} (operator '{found['operator']}', kind {found['kind']})")
+    if found.get("python"):
+        line("python", found["python"])
     for key in ("needs", "unresolved"):
         if found[key]:
             line(key, ", ".join(found[key]))

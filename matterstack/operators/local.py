@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
 from matterstack.core.values import encode_json
 from matterstack.errors import SubmissionRejected
-from matterstack.operators import processes, workers
+from matterstack.operators import environment, processes, workers
 from matterstack.operators.base import Key
 from matterstack.operators.claims import Claim, is_held, read_claim, take_claim
 from matterstack.run_root.files import open_regular, read_regular
@@ -34,6 +35,14 @@ from matterstack.run_root.layout import EXIT, STDERR, STDOUT, TASK, attempt_fold
 _LARGEST_EXIT_JSON = 1 << 16
 _LARGEST_ARGUMENT = 32 * 4096  # bytes, MAX_ARG_STRLEN of Linux. Source: execve(2)
 _OPEN_FILES = 20  # that a step needs beside those of its workers
+# Plain sh has no trap for errors, and does not tell the line; one that is bash does.
+_STRICT_SH = (
+    "case ${BASH_VERSION-} in '') trap 'case $? in 0) ;; *) "
+    'printf "matterstack: %s: exit code %s (sh does not say at which line, bash does)\\n" "$0" "$?" '
+    '>> "$MATTERSTACK_RUN/tasks/$MATTERSTACK_TASK/attempt-$MATTERSTACK_ATTEMPT/stderr.log" ;; '
+    "esac' EXIT ;; *) . " + shlex.quote(str(Path(__file__).with_name("strict.bash"))) + ' ;; esac; . "./$0"'
+)
+_STRICT_BASH = Path(__file__).with_name("strict.bash")
 _RECORD_S = 3.0  # within which a worker records the end of what was killed
 
 
@@ -74,17 +83,19 @@ class LocalOperator:
 
     def _start(self, launch: Launch) -> Submission:
         """Hand an attempt to a worker. Raises SubmissionRejected: nothing was started."""
-        program = _tool(launch.argv[0])
+        path = launch.env.get("PATH") or environment.command_path(os.environ)
+        program = _program(launch.argv[0], path)
         if program is None:
-            raise SubmissionRejected(f"{launch.argv[0]}: not found on PATH")
+            raise SubmissionRejected(f"{launch.argv[0]}: not found on PATH, which is {path[:500]}")
         env = self._environment(launch)
-        _check_size(launch.argv, env)
+        argv = _saying_where(launch.argv)
+        _check_size(argv, env)
         try:
             place = processes.this_place().to_json()
             head = encode_json({"task": launch.task_id, "attempt": launch.attempt})[:-1]
             claim = encode_json({"by": "worker", **place})[:-1] + ", "
             fields = workers.request(
-                launch.folder, claim, head, launch.resources.time_s, launch.background, (program, *launch.argv[1:]),
+                launch.folder, claim, head, launch.resources.time_s, launch.background, (program, *argv[1:]),
                 launch.outputs, env,
             )  # fmt: skip
             worker = workers.here().run((launch.task_id, launch.attempt), fields)
@@ -94,16 +105,18 @@ class LocalOperator:
         return Submission(encode_json({**place, "pid": worker.pid, "start": worker.start}), AttemptState.RUNNING)
 
     def _environment(self, launch: Launch) -> list[bytes]:
-        own = {"OMP_NUM_THREADS": str(launch.resources.cpus)} if "OMP_NUM_THREADS" not in self._ambient else {}
-        own |= launch.env
-        return [*{**self._ambient, **{name: _variable(name, value) for name, value in own.items()}}.values()]
+        own = {name: _variable(name, value) for name, value in launch.env.items()}
+        if launch.argv[0] == "bash":  # where a strict shell ends is said by `strict.bash`, which passes on the user's own file
+            given = own.get("BASH_ENV") or self._ambient.get("BASH_ENV")
+            if given is not None:
+                own["MATTERSTACK_BASH_ENV"] = b"MATTERSTACK_" + given
+            own["BASH_ENV"] = _variable("BASH_ENV", str(_STRICT_BASH))
+        return [*{**self._ambient, **_threads(launch.resources.cpus), **own}.values()]
 
     @cached_property
     def _ambient(self) -> dict[str, bytes]:
         """What every command gets, encoded once."""
-        # The interpreter that runs MatterStack first: an environment that was not activated works as well.
-        path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        return {name: _variable(name, value) for name, value in {**os.environ, "PATH": path}.items() if name}
+        return {name: _variable(name, value) for name, value in environment.ambient(os.environ).items()}
 
     # --- looking ---
 
@@ -240,10 +253,18 @@ class LocalOperator:
 
 
 @cache
-def _tool(name: str) -> str | None:
-    import shutil
+def _threads(cpus: int) -> dict[str, bytes]:
+    return {name: _variable(name, value) for name, value in environment.threads(cpus).items()}
 
-    return shutil.which(name)
+
+@cache
+def _program(name: str, path: str) -> str | None:
+    return environment.find_program(name, path)
+
+
+def _saying_where(argv: Sequence[str]) -> Sequence[str]:
+    """Return what runs a command file so that the end of a strict `sh` is told; for bash `strict.bash` does that."""
+    return ("sh", "-ec", _STRICT_SH, argv[-1]) if argv[0] == "sh" else argv
 
 
 def _variable(name: str, value: str) -> bytes:

@@ -81,16 +81,20 @@ run_one() (
     echo "$folder: starts"
     started=$(now)
     began=$(date +%s)
+    : > stderr.log
     # In the background, so that Ctrl-C reaches this shell at once; timeout passes TERM on to all that the command started.
     # The task's variables are set there alone: they may have any name.
     (
-        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$ms_cpus}
+        for name in @THREADS@; do eval "$name=\$ms_cpus; export $name"; done
+        PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1}
+        [ -z "${BASH_ENV+set}" ] || { MATTERSTACK_BASH_ENV=$BASH_ENV; export MATTERSTACK_BASH_ENV; }
+        BASH_ENV=$here/strict.bash
         MATTERSTACK_RUN=$here; MATTERSTACK_SOURCE=$here/source; MATTERSTACK_TASK=$ms_task; MATTERSTACK_ATTEMPT=$ms_attempt
-        export OMP_NUM_THREADS MATTERSTACK_RUN MATTERSTACK_SOURCE MATTERSTACK_TASK MATTERSTACK_ATTEMPT
+        export PYTHONUNBUFFERED BASH_ENV MATTERSTACK_RUN MATTERSTACK_SOURCE MATTERSTACK_TASK MATTERSTACK_ATTEMPT
         set -- timeout -k 10 "${ms_limit:-0}" $ms_shell command.sh
         . ./parcel-env.sh
         exec "$@"
-    ) > stdout.log 2> stderr.log < /dev/null &
+    ) > stdout.log 2>> stderr.log < /dev/null &
     child=$!
     trap 'kill -TERM "$child" 2> /dev/null; kill -s TERM -- "-$child" 2> /dev/null; wait "$child"; rm -f claim; echo "$folder: stopped; it begins anew next time" >&2; exit 130' INT TERM HUP
     wait "$child"

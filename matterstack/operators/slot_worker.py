@@ -149,7 +149,7 @@ class Attempt:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.oom_before = oom_kills(self.request.oom_file)
             self.started_at, self.began = time.time(), time.clock_gettime(_CLOCK)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND  # a shell that fails says where in stderr.log
             self.leader = os.posix_spawn(
                 self.request.argv[0],
                 self.request.argv,

@@ -19,7 +19,9 @@ from typing import Any
 from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.errors import TRANSIENT
+from matterstack.operators.environment import describe
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
+from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import read_regular, write_once
 from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, TASK, attempt_folder
 from matterstack.run_root.results import ignore_large, publish
@@ -39,6 +41,7 @@ class RunFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.absolute = str(root.resolve())
+        self._environments: dict[str | None, str] = {}
         self._checked: dict[str, float] = {}  # folder -> when it was last seen not to be a link
 
     def folder(self, key: Key) -> str:
@@ -93,6 +96,19 @@ class RunFiles:
         return digest_within(self.root / folder, self.root / path)
 
     # --- writing ---
+
+    def environment(self, path: str | None) -> str:
+        """Keep the record of what commands are given, ``path`` being their PATH if it is a special one; return its name.
+
+        "" if it cannot be written: no work is refused for that.
+        """
+        if path not in self._environments:
+            try:
+                self._environments[path] = write_environment(self.root, describe(os.environ, path))
+            except OSError as error:
+                log.debug("environment: %s", error)
+                return ""
+        return self._environments[path]
 
     def make_folder(
         self,

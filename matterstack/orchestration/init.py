@@ -17,7 +17,9 @@ from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
+from matterstack.operators.environment import describe
 from matterstack.run_root import layout
+from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
 from matterstack.run_root.source import copy_source
 from matterstack.storage.apply import rows_of
@@ -92,7 +94,7 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
 
 
 _OF_INIT = (
-    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, layout.EXPANDED, "source", "tasks", "results", ".gitignore",
+    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, layout.EXPANDED, layout.ENVIRONMENTS, "source", "tasks", "results", ".gitignore",
     ".gitattributes",
 )  # fmt: skip
 
@@ -147,7 +149,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     source_digest = digest_of_listing({path: digest for path, (digest, _) in sources.items()})
     record = {
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
-        "version": __version__, "set": loaded.overrides,
+        "version": __version__, "set": loaded.overrides, layout.ENVIRONMENT: write_environment(folder, describe(os.environ)),
     }  # fmt: skip
     write_beside(folder / layout.RUN, dump_json_lines(record, exact=True))
     write_released(folder, root)  # so that a ledger lost before the first step is known to have been here

@@ -41,6 +41,7 @@ from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.profile import HAND_OVER, LOOK, RECORD, Profile, part_of
 from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
 from matterstack.orchestration.workshop import RenderedIntent, RunWorkshop
+from matterstack.run_root.layout import ENVIRONMENT
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import sentence
 
@@ -443,6 +444,8 @@ class Step:
             names = ",".join(devices)
             env = {"CUDA_VISIBLE_DEVICES": names, "ROCR_VISIBLE_DEVICES": names, **env}
             task_json = {**task_json, "devices": devices, "env": sorted(env)}
+        if self._is_local(intent.version, intent.made.operator):
+            task_json = {**task_json, ENVIRONMENT: self.files.environment(env.get("PATH"))}
         wrong = self.files.make_folder(
             intent.key, task_json, intent.rendered.script, outputs, intent.copies, intent.rendered.lists
         )

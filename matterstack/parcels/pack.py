@@ -28,6 +28,7 @@ from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode, printable, read_task
+from matterstack.operators.environment import THREADS
 from matterstack.operators.manual import handed
 from matterstack.orchestration.session import open_to_write
 from matterstack.people.answer import user
@@ -38,6 +39,7 @@ from matterstack.text.reasons import sentence
 
 PATIENCE_S = 30.0
 _DRIVER = Path(__file__).parent.parent / "operators" / "parcel_run.sh"
+_STRICT = _DRIVER.with_name("strict.bash")  # says where a bash ended
 _OF_THE_PARCEL = "parcel-task.sh"  # in each attempt's folder: what run.sh must know of it
 _ENVIRONMENT = "parcel-env.sh"
 _GIVEN = (
@@ -225,7 +227,8 @@ def _fill(
     tasks = [(row, _task_of(root, row)) for row in rows]
     folders = [attempt_folder(row.task_id, row.attempt) for row in rows]
     header = _sbatch(str(info["run"]["name"]), [task["resources"] for _, task in tasks]) if array else ""
-    made.text("run.sh", _DRIVER.read_text(encoding="utf-8").replace("@SBATCH@", header), 0o755)
+    made.text("run.sh", _driver(header), 0o755)
+    made.text("strict.bash", _STRICT.read_text(encoding="utf-8"))
     made.text("tasks.txt", "".join(f"{folder}\n" for folder in folders))
     made.text("parcel.json", dump_json_lines(info))
     made.text("README.txt", _readme(info, tasks, array=array))
@@ -240,6 +243,11 @@ def _fill(
             for file in item["files"]:
                 if file["path"] in paths:  # an input with `as` lies in the folder itself
                     made.path(root, os.path.normpath(f"{folder}/{file['path']}"))
+
+
+def _driver(header: str) -> str:
+    text = _DRIVER.read_text(encoding="utf-8")
+    return text.replace("@SBATCH@", header).replace("@THREADS@", " ".join(THREADS))
 
 
 def _task_of(root: Path, row: AttemptRow) -> dict[str, Any]:

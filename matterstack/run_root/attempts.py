@@ -65,7 +65,8 @@ def _place_inputs(folder: Path, copies: Mapping[str, Path]) -> None:
         if origin.is_dir():
             shutil.copytree(origin, target)
         else:
-            shutil.copy(origin, target)  # with its mode: a script stays executable
+            shutil.copyfile(origin, target)
+            os.chmod(target, origin.stat().st_mode | stat.S_IWUSR)  # a script stays executable
 
 
 def gather_evidence(

@@ -15,6 +15,8 @@ OPERATORS = "operators.yaml"
 RUN = "run.json"
 LOCK = "run.lock"
 SOURCE, TASKS, RESULTS = "source", "tasks", "results"  # folders
+ENVIRONMENTS = "environments"  # where and with what attempts ran; `environments.py`
+ENVIRONMENT = "environment"  # the key of run.json and task.json that names one
 EXPANDED = "expanded"  # campaigns and instances as they were expanded, each file named by its sha256
 
 # In an attempt's folder.

@@ -149,6 +149,9 @@ class SimulatedFiles(RunFiles):
         self.world.folders[key].whole = True
         return None
 
+    def environment(self, path: str | None) -> str:
+        return ""
+
     def leave(self, key: Key, files: Mapping[str, str]) -> bool:
         self.world.before("leave")
         return all(self.world.folders[key].files.setdefault(name, text) == text for name, text in files.items())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.kinds import LOCAL
 from matterstack.core.model import Instance, LoadedCampaign, ResolvedInput
 from matterstack.core.selection import WILDCARD, in_short
 from matterstack.core.suggestions import did_you_mean
@@ -78,8 +76,6 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     env: dict[str, Any] = {**rendered.env, **{name: {"from_env": origin} for name, origin in rendered.env_from.items()}}
     env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / "source")}
     env |= {"MATTERSTACK_TASK": instance.task_id, "MATTERSTACK_ATTEMPT": "1"}
-    if operator.row is LOCAL:
-        env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(rendered.resources.cpus)))
     out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv[:-1])}
     out |= {"env": env, "resources": dict(rendered.resources.as_written)}
     out |= {"params": params_for_scripts(campaign, rendered.params)}
