@@ -50,7 +50,7 @@ def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, le
 
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == (
-        f"{ledger} has schema 5, written by MatterStack 0.9; MatterStack 0.1.0 knows 4; use the newer MatterStack"
+        f"{ledger} has schema 6, written by MatterStack 0.9; MatterStack 0.1.0 knows 5; use the newer MatterStack"
     )
     assert bench.digest() == before
 
@@ -135,7 +135,7 @@ def test_path_and_version_are_logged_with_v(bench, ledger):
     done = bench.cli("step", "-v", bench.root)
 
     assert f"ledger: {ledger}" in done.stderr
-    assert "ledger schema version: 4" in done.stderr
+    assert "ledger schema version: 5" in done.stderr
 
 
 # --- ledgers of every version that was ever written ------------------------------------------------------------------

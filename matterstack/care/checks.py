@@ -36,7 +36,7 @@ from matterstack.run_root import layout
 from matterstack.run_root.files import place_of, read_regular
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import what_is_in_the_way
-from matterstack.run_root.verify import digest_or_none, output_problem
+from matterstack.run_root.verify import changed_digest, digest_or_none, output_problem, stamp_of
 from matterstack.storage.expanded import read_expanded
 from matterstack.storage.integrity import integrity_problem
 from matterstack.storage.journal import Journal, parse_or_none
@@ -388,19 +388,22 @@ def published_outputs(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]
     if found is None:
         return []
     declared = store.outputs_of(row.task_id)
-    return [OutputFile(name, declared[name].path, file, None, digest) for name, (file, digest) in found[1].items()]
+    return [OutputFile(name, declared[name].path, *item[:1], None, *item[1:]) for name, item in found[1].items()]
 
 
 def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    stamps = store.source_files()
     for path, digest in store.sources().items():
         file = root / "source" / path
         if not file.is_file():
             refresh = Hint("refresh", root, rest="--yes")
             remedy = f"{refresh} brings it from the campaign folder, if it is there; or restore it from git"
             yield Finding("source", f"source/{path}", "is missing", remedy)
-        elif digests and digest_or_none(file) != digest:
+        elif _is_changed(file, digest, None if digests else stamps[path][2], digests=digests):
             remedy = f"copy it to the campaign folder and {Hint('refresh', root)}, or restore it from git"
             yield Finding("source", f"source/{path}", "was edited: attempts do not know of it", remedy)
+    for path, (digest, size, stamp) in store.externals().items():
+        yield from _external(path, digest, size, stamp)
     if (root / "source" / layout.STAGING).is_dir():
         yield Finding(
             "source",
@@ -409,6 +412,25 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
             "the next step finishes it",
             fixable=True,
         )
+
+
+def _is_changed(file: Path, digest: str, stamp: str | None, *, digests: bool) -> bool:
+    try:
+        return (stamp is not None or digests) and changed_digest(file, digest, stamp) is not None
+    except OSError:
+        return True
+
+
+def _external(path: str, digest: str, size: int, stamp: str | None) -> Iterator[Finding]:
+    remedy = "restore it; tasks that read it would fail as input_changed"
+    try:
+        now = os.stat(path)
+        if digest and changed_digest(path, digest, stamp) is not None:
+            yield Finding("external", path, "is not what it was at init", remedy)
+        elif not digest and stamp is not None and stamp_of(path, now).split(":")[:2] != stamp.split(":")[:2]:
+            yield Finding("external", path, f"was changed since init, when it had {size} bytes", remedy)
+    except OSError as error:
+        yield Finding("external", path, f"cannot be read: {error.strerror}", remedy)
 
 
 def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:

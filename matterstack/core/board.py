@@ -12,7 +12,7 @@ from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow, bucke
 from matterstack.core.states import AttemptState, FailureClass, RunState, TaskState, run_state
 from matterstack.deferred import changed
 
-Published = tuple[int, dict[str, tuple[str, str | None]]]  # attempt, {output: (file, sha256)}
+Published = tuple[int, dict[str, tuple[str, str | None, str | None]]]  # attempt, {output: (file, sha256, stamp)}
 
 
 class Reader(Protocol):
@@ -144,11 +144,11 @@ class Board:
         return ended[0].attempt, ended[1]
 
     def published(self, task_id: str) -> Published | None:
-        """Return (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
+        """Return (attempt, {output: (file, sha256, stamp)}) of a task's newest successful attempt, None without one."""
         found = self._completed(task_id)
         if found is None:
             return self.reader.published(task_id)
-        return found[0], {item.name: (item.file, item.sha256) for item in found[1].outputs}
+        return found[0], {item.name: (item.file, item.sha256, item.stamp) for item in found[1].outputs}
 
     def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]:
         """Return what `published` gives, of each of these tasks that has it."""

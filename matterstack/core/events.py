@@ -53,7 +53,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-OUTPUT_FIELDS = ("name", "path", "file", "size", "sha256")
+OUTPUT_FIELDS = ("name", "path", "file", "size", "sha256", "stamp")
 _KEYS = ("attempts",)  # fields that hold tuples of (task, attempt)
 
 
@@ -88,7 +88,7 @@ class RunCreated(Event):
     path: str
     inode: int
     set: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, Any] = field(default_factory=dict)  # path -> [sha256, bytes]
+    sources: Mapping[str, Any] = field(default_factory=dict)  # path -> [sha256, bytes, stamp]
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class TasksChanged(Event):
     cause: str | None = None
     watch: str | None = None
     retry_at: str | None = None
+    rerun: bool = False  # somebody wants them to run again: what they were can be restored until one of them has
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TasksChanged:
@@ -211,6 +212,14 @@ class RetriesReset(Event):
     """The retries of these tasks count from zero again."""
 
     kind = "retries_reset"
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RerunUndone(Event):
+    """These tasks are what they were before a rerun of which nothing has started."""
+
+    kind = "rerun_undone"
     tasks: tuple[str, ...]
 
 
@@ -352,7 +361,7 @@ KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
         RunCreated, TasksAdded, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
-        Translated, TasksChanged, RetriesReset, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
+        Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
         ParcelReturned,
     )
 }  # fmt: skip

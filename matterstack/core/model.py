@@ -25,6 +25,8 @@ from matterstack.errors import Problem
 class InputSpec:
     pattern: str
     as_name: str | None = None
+    external: bool = False  # a path outside of the campaign, which is not copied
+    digest: bool = False  # of it is recorded
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class OutputSpec:
     path: str  # below results/
     file: str | None = None  # in the working folder; None: the same as path
     optional: bool = False
+    not_empty: bool = False
+    min_size: int = 0  # bytes, of a folder in sum
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,11 @@ class Source:
     path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
     whole: bool = False
 
+    @property
+    def is_external(self) -> bool:
+        """Whether it is a file outside of the campaign, which is not copied: its path is absolute."""
+        return self.task is None and self.path.startswith("/")
+
 
 @dataclass(frozen=True)
 class ResolvedInput:
@@ -152,6 +161,8 @@ class ResolvedOutput:
     path: str
     file: str
     optional: bool = False
+    not_empty: bool = False
+    min_size: int = 0
 
     @property
     def is_folder(self) -> bool:
@@ -209,6 +220,7 @@ class LoadedCampaign:
     overrides: Mapping[str, Any]  # of --set
     digest: str  # of file, operators and overrides
     operators_json: Mapping[str, str]  # name -> JSON text, as written
+    externals: Mapping[str, bool]  # absolute path of a file that is not copied -> whether its digest is recorded
     warnings: tuple[Problem, ...]
     summary: Mapping[str, Any]
 
@@ -262,6 +274,7 @@ class Rejection:
     reason: Reason
     retry_later: bool = False
     is_defect: bool = False  # the operator raised what it should not
+    failure: FailureClass | None = None  # if it is neither of these, and not that the operator rejected it
 
 
 class Sighting(StrEnum):
@@ -313,6 +326,7 @@ class OutputFile:
     file: str  # below the attempt's folder
     size: int | None
     sha256: str | None  # of a folder: of the sorted lines "<sha256>  <relative path>"
+    stamp: str | None = None  # size, mtime and inode when that was computed, as `run_root.verify.stamp_of` gives them
 
 
 @dataclass(frozen=True)
@@ -324,6 +338,8 @@ class Evidence:
     metrics: Mapping[str, Any] | None = None
     remark: Reason = NO_REASON  # e.g. a metrics.json that cannot be read
     response: Mapping[str, Any] | None = None  # of a person or lab
+    unreadable: Reason = NO_REASON  # why what it left cannot be read, for good
+    wrong: tuple[str, ...] = ()  # outputs that are there and are not what was asked for, each as a sentence
 
 
 class _Absent(Mapping[str, Any]):
@@ -402,7 +418,14 @@ def to_json(value: Any) -> Any:
         out = {}
         for item in fields(value):
             content = getattr(value, item.name)
-            if content is None or content == () or content == {} or content == "" or content is False:
+            if (
+                content is None
+                or content == ()
+                or content == {}
+                or content == ""
+                or content is False
+                or (item.name == "min_size" and not content)
+            ):
                 continue
             out[item.name] = to_json(content)
         return out

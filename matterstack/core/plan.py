@@ -377,7 +377,7 @@ class Decider:
             failure = FailureClass.POSTPONED
             change = AttemptChange(*row.key, AttemptState.CANCELLED, failure, why, ended_at=self.now)
             return change, postponed(row.task_id, why, self.now)
-        failure = FailureClass.DEFECT if outcome.is_defect else FailureClass.REJECTED
+        failure = FailureClass.DEFECT if outcome.is_defect else outcome.failure or FailureClass.REJECTED
         return self.failed(row.key, task, failure, why)
 
     def failed(self, key: Key, task: TaskRow, failure: FailureClass, why: Reason) -> tuple[AttemptChange, TaskChange]:

@@ -32,15 +32,19 @@ class Code(StrEnum):
     INTERRUPTED_AGAIN = "interrupted_again"  # because
     TOO_OFTEN_INTERRUPTED = "too_often_interrupted"  # times, because
     GONE = "gone"  # rebooted, record: "missing", "torn", "no claim", "no folder" or "torn claim"
-    MISSING_OUTPUTS = "missing_outputs"  # names, after: a reason
+    MISSING_OUTPUTS = "missing_outputs"  # names, wrong: what is wrong with others, after: a reason
     CANCELLED_AT_END = "cancelled_at_end"  # after: a reason
     NOT_STARTED = "not_started"  # why: "claimed", "interrupted", "no files" or "no claim"
     NO_ROOM = "no_room"  # text: of a worker that gave its claim up
     METRICS_IGNORED = "metrics_ignored"  # why
+    METRICS_INVALID = "metrics_invalid"  # values: name -> why that value is none
+    OUTPUT_IS_LINK = "output_is_link"  # output, target
+    UNREADABLE = "unreadable"  # path, error
     GIVEN_UP = "given_up"  # by a person; adopting, seen: a reason
     REJECTED = "rejected"  # text: of an operator that did not accept the work
     TEMPLATE = "template"  # text
     DEFECT = "defect"  # error, during
+    INPUT_CHANGED = "input_changed"  # input, path, recorded and now (digests), task, upstream, readers
     INPUT_GONE = "input_gone"  # input, path, how, task, upstream
 
     # what becomes of tasks

@@ -136,9 +136,12 @@ def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tup
         return seen.failure, seen.why or reason(Code.FAILED_AS, failure=str(seen.failure))
     if not seen.is_good:
         return FailureClass.EXIT_CODE, reason(Code.EXIT_CODE, exit_code=seen.exit_code)
-    if evidence.missing:
+    if evidence.unreadable:
+        return FailureClass.UNREADABLE, evidence.unreadable
+    if evidence.missing or evidence.wrong:
         after = seen.why or reason(Code.EXIT_CODE, exit_code=0)
-        return FailureClass.MISSING_OUTPUT, reason(Code.MISSING_OUTPUTS, names=list(evidence.missing), after=after)
+        names, wrong = list(evidence.missing), list(evidence.wrong) or None
+        return FailureClass.MISSING_OUTPUT, reason(Code.MISSING_OUTPUTS, names=names, wrong=wrong, after=after)
     return None, evidence.remark or (seen.why if seen.response is not None else NO_REASON)
 
 

@@ -89,6 +89,8 @@ class FailureClass(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     MISSING_OUTPUT = "missing_output"
+    INPUT_CHANGED = "input_changed"  # a file that it was to read is not what was recorded of it
+    UNREADABLE = "unreadable"  # it ended, and what it left cannot be read
     LEFT_RUNNING = "left_running"  # the command ended with 0, and processes that it had started did not
     INTERRUPTED = "interrupted"  # ended from outside: a shutdown, the end of an allocation; uses no retry
     LOST = "lost"

@@ -106,7 +106,9 @@ class LocalOperator:
 
     def _environment(self, launch: Launch) -> list[bytes]:
         own = {name: _variable(name, value) for name, value in launch.env.items()}
-        if launch.argv[0] == "bash":  # where a strict shell ends is said by `strict.bash`, which passes on the user's own file
+        if (
+            launch.argv[0] == "bash"
+        ):  # where a strict shell ends is said by `strict.bash`, which passes on the user's own file
             given = own.get("BASH_ENV") or self._ambient.get("BASH_ENV")
             if given is not None:
                 own["MATTERSTACK_BASH_ENV"] = b"MATTERSTACK_" + given

@@ -228,11 +228,11 @@ def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[So
     # Stage, commit, swap: a kill before the commit leaves the old files, one after it is finished at the next opening.
     try:
         staged = stage_source(root, found.folder, [change.path for change in wanted])
-        sources = {**store.source_sizes(), **staged}
-        digest = digest_of_listing({file: sha for file, (sha, _) in sources.items()})
+        sources = {**store.source_files(), **staged}
+        digest = digest_of_listing({file: sha for file, (sha, *_) in sources.items()})
         taken = {change.path: list(sources[change.path]) for change in wanted}
         store.append([SourceChanged(digest, taken)], time.time())
-        finish_staged_source(root, {file: sha for file, (sha, _) in sources.items()})
+        finish_staged_source(root, {file: sha for file, (sha, *_) in sources.items()})
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise

@@ -18,16 +18,20 @@ from typing import Any
 
 from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput
 from matterstack.core.reasons import Code, Reason, reason, said
+from matterstack.core.states import FailureClass
 from matterstack.errors import TRANSIENT
 from matterstack.operators.environment import describe
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import read_regular, write_once
-from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, TASK, attempt_folder
+from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, DIGESTS, TASK, attempt_folder
 from matterstack.run_root.results import ignore_large, publish
+from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 log = logging.getLogger("matterstack")
 
+_PASSES_S = 60.0  # within which an error of the file system may pass
+_STAYS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP)  # and these do not
 _CHECKED_S = 0.1  # for which a folder above attempts is taken for what it was
 
 Key = tuple[str, int]
@@ -51,13 +55,18 @@ class RunFiles:
     # --- looking ---
 
     def evidence(
-        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], *, ours: bool
+        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], now: float, *, ours: bool
     ) -> Evidence | Reason:
         """Return what the files of an ended attempt show, or why that cannot be told just now."""
         try:
             return gather_evidence(self.folder(key), outputs, seen.files, ours=ours)
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
             what = str(error.filename or "the system").removeprefix(f"{self.absolute}/")
+            late = seen.ended_at is not None and now - seen.ended_at > _PASSES_S
+            if error.errno in _STAYS or late:
+                return Evidence(
+                    unreadable=reason(Code.UNREADABLE, path=what[-300:], error=error.strerror or str(error))
+                )
             return reason(Code.CANNOT_RECORD, what=what, error=error.strerror or str(error))
 
     def devices(self, key: Key) -> Sequence[str]:
@@ -87,6 +96,13 @@ class RunFiles:
         wanted = f"{pattern}/*" if pattern.endswith("**") else pattern
         found = (path for path in base.glob(wanted) if not _is_hidden(path.relative_to(base)))
         return [path.relative_to(self.root).as_posix() for path in sorted(found) if path.is_file()]
+
+    def is_newer(self, path: str, folder: str) -> bool:
+        """Return whether a file in an attempt's folder was changed after its job had recorded the digests."""
+        try:
+            return os.stat(self.root / path).st_mtime_ns > os.stat(self.root / folder / DIGESTS).st_mtime_ns
+        except OSError:
+            return False
 
     def is_file(self, path: str) -> bool:
         return (self.root / path).is_file()
@@ -118,8 +134,12 @@ class RunFiles:
         outputs: Iterable[ResolvedOutput],
         copies: Mapping[str, Path],
         lists: Mapping[str, str],
+        stamps: Mapping[str, str | None],
     ) -> Rejection | None:
-        """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken."""
+        """Make the folder of an attempt; return why it cannot be handed over, None if it can. Raises FolderTaken.
+
+        ``stamps`` tells of inputs, by their paths, what they were when they were recorded.
+        """
         folder = self.folder(key)
         own = where = os.path.dirname(attempt_folder(*key))
         while where:  # from behind a link no relative path would lead where it should
@@ -133,7 +153,7 @@ class RunFiles:
                 real = os.path.realpath(path)
                 return Rejection(said(f"{where} is a symlink to {real}; replace it by the folder itself"))
             where = os.path.dirname(where)
-        wrong = self._missing_input(key, folder, task)
+        wrong = self._wrong_input(key, folder, task, stamps)
         if wrong is not None:
             return wrong
         try:
@@ -146,14 +166,21 @@ class RunFiles:
             return Rejection(said(f"{path} cannot be written: {error.strerror or error}"), retry_later=later)
         return None
 
-    def _missing_input(self, key: Key, folder: str, task: Mapping[str, Any]) -> Rejection | None:
-        """Return why an input is not there: a result may be deleted once it is recorded."""
+    def _wrong_input(
+        self, key: Key, folder: str, task: Mapping[str, Any], stamps: Mapping[str, str | None]
+    ) -> Rejection | None:
+        """Return why an input is not what was recorded: it may be deleted or changed in place since."""
         for name, item in task["inputs"].items():
             for file in item["files"]:
-                path = os.path.normpath(f"{folder}/{file['path']}")
+                path = os.path.normpath(os.path.join(folder, file["path"]))
                 try:
-                    mode = os.stat(path).st_mode
-                    how = "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is no longer a file"
+                    found = os.stat(path)
+                    how = "" if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) else "is no longer a file"
+                    stamp = stamps.get(file["path"])
+                    if not how and stamp is not None and stamp_of(path, found) != stamp:
+                        wrong = self._changed_input(key, name, file, path, found, stamp)
+                        if wrong is not None:
+                            return wrong
                 except OSError as error:
                     how = "is gone"
                     if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -165,6 +192,32 @@ class RunFiles:
                         reason(Code.INPUT_GONE, input=name, path=shown, how=how, task=key[0], upstream=file.get("task"))
                     )
         return None
+
+    def _changed_input(
+        self, key: Key, name: str, file: Mapping[str, Any], path: str, found: os.stat_result, stamp: str
+    ) -> Rejection | None:
+        """Return how an input differs from what was recorded, None if only its stamp does, as in a copy of the run."""
+        recorded, now = str(file.get("sha256") or ""), None
+        if recorded:
+            now = changed_digest(path, recorded, stamp)
+            if now is None:
+                return None
+        else:  # of an external file without a digest, size and time are all that is known
+            before, after = (text.split(":") for text in (stamp, stamp_of(path, found)))
+            if before[:2] == after[:2]:
+                return None
+            recorded = f"{after[0]} bytes, recorded {before[0]} bytes" if before[0] != after[0] else "at another time"
+        shown = file["path"] if file.get("external") else os.path.relpath(path, self.absolute)
+        why = reason(
+            Code.INPUT_CHANGED,
+            input=name,
+            path=shown,
+            recorded=recorded,
+            now=now,
+            task=key[0],
+            upstream=file.get("task"),
+        )
+        return Rejection(why, failure=FailureClass.INPUT_CHANGED)
 
     def leave(self, key: Key, files: Mapping[str, str]) -> bool:
         """Write files that an operator wants in an attempt's folder; return whether all are there with this content.
@@ -183,6 +236,8 @@ class RunFiles:
 
     def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]) -> Reason:
         """Point results/ to the outputs of an attempt; return which could not be linked and why."""
+        for output in outputs:
+            make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)
 
     def keep_from_git(self, key: Key, files: Iterable[str], most: int) -> str:

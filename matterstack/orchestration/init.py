@@ -21,7 +21,7 @@ from matterstack.operators.environment import describe
 from matterstack.run_root import layout
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
-from matterstack.run_root.source import copy_source
+from matterstack.run_root.source import copy_source, record_externals
 from matterstack.storage.apply import rows_of
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.journal import Journal
@@ -146,7 +146,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     write_beside(folder / ".gitignore", layout.GITIGNORE)
     write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
     sources = copy_source(loaded.folder, loaded.files, folder / "source")
-    source_digest = digest_of_listing({path: digest for path, (digest, _) in sources.items()})
+    source_digest = digest_of_listing({path: digest for path, (digest, *_) in sources.items()})
     record = {
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
         "version": __version__, "set": loaded.overrides, layout.ENVIRONMENT: write_environment(folder, describe(os.environ)),
@@ -166,7 +166,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
             campaign_sha256=sha256_of(folder / layout.CAMPAIGN), operators_sha256=sha256_of(folder / layout.OPERATORS),
             source_digest=source_digest, new_home=os.urandom(4).hex(), host=host, path=path,
             inode=store.path.stat().st_ino, set=json.loads(dump_json(loaded.overrides)),
-            sources={name: list(item) for name, item in sources.items()},
+            sources={name: list(item) for name, item in {**sources, **record_externals(loaded.externals)}.items()},
         )  # fmt: skip
         store.append([created, TasksAdded(1, rows, len(loaded.instances))], now)
     sync(folder)

@@ -32,7 +32,7 @@ from matterstack.core.plan import (
 )
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
-from matterstack.core.states import AttemptState
+from matterstack.core.states import AttemptState, FailureClass
 from matterstack.deferred import changed, dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
@@ -289,7 +289,7 @@ class Step:
             good = found.sighting is Sighting.ENDED and found.is_good
             ours = not self.store.operators(row.campaign_version)[row.operator].row.asks
             outputs = self.store.outputs_of(row.task_id) if good else {}
-            item = self.files.evidence(row.key, found, outputs, ours=ours)
+            item = self.files.evidence(row.key, found, outputs, self.now, ours=ours)
             if isinstance(item, Evidence) and found.response is not None:
                 item = changed(item, response=found.response)
             evidence[row.key] = item
@@ -351,7 +351,10 @@ class Step:
             if row.task_id in but or published is None or published[0] != row.attempt:
                 continue
             declared = self.store.outputs_of(row.task_id)
-            outputs = [OutputFile(n, declared[n].path, file, None, sha) for n, (file, sha) in published[1].items()]
+            outputs = [
+                OutputFile(n, declared[n].path, file, None, sha, stamp)
+                for n, (file, sha, stamp) in published[1].items()
+            ]
             why = self.files.publish(row.key, outputs, ())
             if why != row.unlinked:
                 yield LinksChanged(*row.key, why)
@@ -447,10 +450,10 @@ class Step:
         if self._is_local(intent.version, intent.made.operator):
             task_json = {**task_json, ENVIRONMENT: self.files.environment(env.get("PATH"))}
         wrong = self.files.make_folder(
-            intent.key, task_json, intent.rendered.script, outputs, intent.copies, intent.rendered.lists
+            intent.key, task_json, intent.rendered.script, outputs, intent.copies, intent.rendered.lists, intent.stamps
         )
         if wrong is not None:
-            return wrong
+            return self._with_readers(wrong)
         return Launch(
             task_id=intent.key[0],
             attempt=intent.key[1],
@@ -461,6 +464,14 @@ class Step:
             outputs=tuple(output.file for output in outputs),
             background=intent.background,
         )
+
+    def _with_readers(self, wrong: Rejection) -> Rejection:
+        """Name who has read an input that was changed: one of them may have done it."""
+        upstream = wrong.reason["upstream"]
+        if wrong.failure is not FailureClass.INPUT_CHANGED or not upstream:
+            return wrong
+        readers = [name for name in self.store.readers_of(str(upstream)) if name != wrong.reason["task"]]
+        return changed(wrong, reason=reason(wrong.reason.code, **{**wrong.reason.values, "readers": readers[:20]}))
 
     def _submit(
         self, operator: Operator, name: str, launches: Sequence[Launch], plan: Plan, acted: Acted

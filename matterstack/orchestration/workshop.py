@@ -6,7 +6,7 @@ import os
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class RenderedIntent:
     task_json: Mapping[str, Any]
     copies: Mapping[str, Path]
     background: str = ""  # as in `TaskSpec`
+    stamps: Mapping[str, str | None] = field(default_factory=dict)  # of inputs, by the paths that task.json has
 
     @property
     def key(self) -> Key:
@@ -210,7 +211,15 @@ class RunWorkshop:
             {**inputs.read, **dict(origins.values())},
         )  # fmt: skip
         return RenderedIntent(
-            made, row.campaign_version, instance, rendered, env, task_json, inputs.copies, spec.background
+            made,
+            row.campaign_version,
+            instance,
+            rendered,
+            env,
+            task_json,
+            inputs.copies,
+            spec.background,
+            inputs.stamps,
         )
 
     def _asked(self, rendered: Rendered, row: TaskRow, operator: Operator) -> dict[str, Any]:
@@ -271,6 +280,7 @@ class InputFinder:
         self.up = source.removesuffix("source")
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, Path] = {}
+        self.stamps: dict[str, str | None] = {}  # by path, as in `files`
         self.read: dict[str, int] = {}  # task, or group as a whole -> the attempt that is read
         self._names = {id(item): name for name, item in instance.inputs.items()}
         sources = [source for item in instance.inputs.values() for source in item.sources]
@@ -279,7 +289,8 @@ class InputFinder:
         self._published = board.published_of(
             name for name, item in standings.items() if item.state is TaskState.COMPLETED
         )
-        self._sources = store.sources() if any(source.task is None for source in sources) else {}
+        own = [source for source in sources if source.task is None]
+        self._sources = {**store.source_files(), **store.externals()} if own else {}
 
     def resolve(self, item: ResolvedInput) -> str | list[str] | None:
         """Return the path, the list of paths, or None for the file of a failed task; remember digests and origins.
@@ -289,8 +300,11 @@ class InputFinder:
         files: list[dict[str, Any]] = []
         for source in item.sources:
             if source.task is None:
-                digest = self._sources.get(source.path)
-                files.append({"path": f"{self.up}source/{source.path}", "sha256": digest})
+                digest, _, stamp = self._sources.get(source.path, (None, 0, None))
+                where = {"path": source.path, "external": True} if source.is_external else {}
+                where = where or {"path": f"{self.up}source/{source.path}"}
+                files.append({**where, "sha256": digest or None})
+                self.stamps[str(where["path"])] = stamp
             else:
                 found = self.board.published_in(source.task) if source.whole else self._published
                 of_it: list[dict[str, Any]] = []
@@ -307,7 +321,7 @@ class InputFinder:
         if item.is_list:
             return paths
         if item.as_name is not None and paths:
-            self.copies[item.as_name] = self.disk.root / paths[0].removeprefix(self.up)
+            self.copies[item.as_name] = self.disk.root / paths[0].removeprefix(self.up)  # or the external file itself
             return item.as_name
         return paths[0] if paths else None
 
@@ -317,14 +331,17 @@ class InputFinder:
         if found is None or output not in found[1]:
             return []
         attempt, outputs = found
-        file, digest = outputs[output]
+        file, digest, stamp = outputs[output]
         folder = attempt_folder(task_id, attempt)
         base = f"{folder}/{file.rstrip('/')}"
         origin = {"task": task_id, "attempt": attempt, "output": output}
         if not inside:
+            self.stamps[self.up + base] = stamp
             return [{"path": self.up + base, "sha256": digest, **origin}]
         if is_list:
             paths = self.disk.files_within(base, inside)
         else:
             paths = [path for path in (f"{base}/{inside}",) if self.disk.is_file(path)]
+        for path in paths:
+            self.stamps[self.up + path] = "" if self.disk.is_newer(path, folder) else None
         return [{"path": self.up + path, "sha256": self.disk.digest(folder, path), **origin} for path in paths]

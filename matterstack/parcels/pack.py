@@ -241,7 +241,7 @@ def _fill(
         for item in task["inputs"].values():
             paths = item["path"] if isinstance(item["path"], list) else [item["path"]]
             for file in item["files"]:
-                if file["path"] in paths:  # an input with `as` lies in the folder itself
+                if file["path"] in paths and not file.get("external"):  # an input with `as` is copied by run.sh
                     made.path(root, os.path.normpath(f"{folder}/{file['path']}"))
 
 

@@ -216,7 +216,7 @@ class _Import:
             raise BadAnswer(f"its {STATUS} is of another attempt")
         check_status(STATUS, status)
         exit_code_of(STATUS, status)
-        listed = recorded_digests(str(home))
+        listed, _ = recorded_digests(str(home))
         if not listed and by_run_sh:
             raise BadAnswer("its checksums are missing: the file is damaged; pack it and bring it back again")
         if not listed:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from matterstack.core.board import Published
 from matterstack.core.events import AttemptMade, Event, RunCreated, TasksAdded, attempt_made
 from matterstack.core.model import (
     Campaign,
@@ -97,7 +98,7 @@ class SimulatedStore(SQLiteStateStore):
         self._read()
         return super().instance(task_id)
 
-    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
+    def published(self, task_id: str) -> Published | None:
         self._read()
         return super().published(task_id)
 
@@ -119,7 +120,7 @@ class SimulatedFiles(RunFiles):
         return key in self.world.folders
 
     def evidence(
-        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], *, ours: bool
+        self, key: Key, seen: Observation, outputs: Mapping[str, ResolvedOutput], now: float, *, ours: bool
     ) -> Evidence | Reason:
         chance, moment = self.world.chance, int(self.world.now)
         if chance.happens(0.03, "cannot be read", key, moment):
@@ -137,6 +138,7 @@ class SimulatedFiles(RunFiles):
         outputs: Iterable[ResolvedOutput],
         copies: Mapping[str, Path],
         lists: Mapping[str, str],
+        stamps: Mapping[str, str | None],
     ) -> Rejection | None:
         self.world.before("folder")
         if key in self.world.folders:

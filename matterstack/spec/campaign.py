@@ -254,16 +254,8 @@ class Builder:
             allow_skipped=value("allow_skipped", False),
             background=value("background", ""),
             needs=tuple(data.get("needs", ())),
-            inputs={
-                key: InputSpec(item) if isinstance(item, str) else InputSpec(item["path"], item.get("as"))
-                for key, item in data.get("inputs", {}).items()
-            },
-            outputs={
-                key: OutputSpec(item)
-                if isinstance(item, str)
-                else OutputSpec(item["path"], item.get("file"), item.get("optional", False))
-                for key, item in data.get("outputs", {}).items()
-            },
+            inputs={key: _input_spec(item) for key, item in data.get("inputs", {}).items()},
+            outputs={key: _output_spec(item) for key, item in data.get("outputs", {}).items()},
             matrix=data.get("matrix"),
             label=data.get("label"),
             when=value("when"),
@@ -455,6 +447,24 @@ def _some(names: Iterable[str]) -> str:
     """List names for a message, the first eight of many."""
     listed = list(names)
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
+def _input_spec(item: Any) -> InputSpec:
+    if isinstance(item, str):
+        return InputSpec(item)
+    if "external" in item:
+        return InputSpec(item["external"], item.get("as"), True, item.get("digest", False))
+    return InputSpec(item["path"], item.get("as"))
+
+
+def _output_spec(item: Any) -> OutputSpec:
+    if isinstance(item, str):
+        return OutputSpec(item)
+    size = item.get("min_size", 0)
+    return OutputSpec(
+        item["path"], item.get("file"), item.get("optional", False), item.get("not_empty", False),
+        parse_memory(size) if isinstance(size, str) else int(size),
+    )  # fmt: skip
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:

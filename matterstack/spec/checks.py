@@ -314,7 +314,7 @@ def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[s
     for instance in instances:
         for name, item in instance.inputs.items():
             written = campaign.tasks[instance.group].inputs[name].pattern
-            if is_pattern(written) or any(source.task is None for source in item.sources):
+            if is_pattern(written) or any(source.task is None and not source.is_external for source in item.sources):
                 pattern = render_pattern(written, early_scope(campaign, instance), escape=item.is_list)
                 found.setdefault(pattern, (instance.group, name, pattern))
     return list(found.values())[:_MOST_PATTERNS]

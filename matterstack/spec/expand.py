@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -18,6 +20,7 @@ from matterstack.core.kinds import HUMAN
 from matterstack.core.model import (
     Campaign,
     Edge,
+    InputSpec,
     Instance,
     OutputSpec,
     ResolvedInput,
@@ -67,6 +70,7 @@ class Expansion:
     matches: dict[tuple[str, str], Match]  # (task id, input) -> what matched
     named: Mapping[str, AnswerNames]  # task -> `answer_names` of it
     labels: dict[str, str]  # task id -> what its label was before it was made safe, where that is something else
+    externals: dict[str, bool]  # as in `LoadedCampaign`
 
 
 AnswerNames = Mapping[tuple[str, str], Sequence[str]]
@@ -122,6 +126,7 @@ class Expander:
         self.outputs = PathTree()
         self.ids = PathTree()
         self.files: set[str] = set()
+        self.externals: dict[str, bool] = {}  # absolute path -> whether its digest is recorded
         self.matches: dict[tuple[str, str], Match] = {}
         self.labels: dict[str, str] = {}
         self._suggestions = 0
@@ -372,7 +377,7 @@ class Expander:
                 path, file = path.rstrip("/") + "/", file.rstrip("/") + "/"
             files.add(file.rstrip("/"))
             self.outputs.add(path, (draft, name))
-            draft.outputs[name] = ResolvedOutput(path, file, spec.optional)
+            draft.outputs[name] = ResolvedOutput(path, file, spec.optional, spec.not_empty, spec.min_size)
         if self.campaign.operators[draft.operator].row is HUMAN and "response" not in draft.spec.outputs:
             path = f"responses/{draft.task_id}.json"  # where people's answers appear
             self.outputs.add(path, (draft, "response"))
@@ -405,7 +410,7 @@ class Expander:
         taken: set[str] = set()
         for name, spec in draft.spec.inputs.items():
             where: Where = ("tasks", draft.spec.name, "inputs", name)
-            is_list = is_pattern(spec.pattern)
+            is_list = is_pattern(spec.pattern) and not spec.external
             pattern = self._attempt(where, draft, render_pattern, spec.pattern, scope, escape=is_list)
             if pattern is None:
                 continue
@@ -418,6 +423,9 @@ class Expander:
                 if problem:
                     self.builder.add((*where, "as"), problem)
                     continue
+            if spec.external:
+                draft.inputs[name] = self._external(where, spec, pattern, as_name)
+                continue
             problem = path_problem(pattern)
             if problem:
                 self.builder.add(where, problem)
@@ -430,6 +438,24 @@ class Expander:
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
             self._record(draft, name, sources)
+
+    def _external(self, where: Where, spec: InputSpec, written: str, as_name: str | None) -> ResolvedInput:
+        """Return the input of a file outside of the campaign, and note that it has to be recorded."""
+        path = os.path.abspath(self.folder / os.path.expanduser(written))
+        if path not in self.externals and not self.builder.has_problem(where):
+            try:
+                mode = os.stat(path).st_mode
+                usable = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+                problem = "" if usable and os.access(path, os.R_OK) else "cannot be read, or is no file or folder"
+            except OSError as error:
+                problem = f"cannot be found: {error.strerror}" + self._pattern_hint(written)
+            if problem:
+                self.builder.add(where, f"{path} {problem}")
+        self.externals[path] = spec.digest or self.externals.get(path, False)
+        return ResolvedInput(False, as_name, (Source(None, None, path),))
+
+    def _pattern_hint(self, written: str) -> str:
+        return "; `external` takes one path and no pattern, a folder is possible" if is_pattern(written) else ""
 
     def _as_problem(self, as_name: str, is_list: bool, taken: set[str]) -> str:
         if is_list:
@@ -691,7 +717,14 @@ class Expander:
         for cycle in find_cycles(graph):
             self._report_cycle(cycle)
         return Expansion(
-            instances, tuple(sorted(self.files)), graph, group_nodes, self.matches, self.named, self.labels
+            instances,
+            tuple(sorted(self.files)),
+            graph,
+            group_nodes,
+            self.matches,
+            self.named,
+            self.labels,
+            self.externals,
         )
 
     def _report_cycle(self, cycle: list[str]) -> None:

@@ -97,6 +97,7 @@ def load_campaign(
         digest=_digest(document, site, overrides),
         operators_json={**_operators_json(document), **(_operators_json(site) if site is not None else {})},
         warnings=tuple(_sorted([*builder.problems, *document.warnings])),
+        externals=expansion.externals,
         summary=_summary(campaign, expansion),
     )
 

@@ -94,7 +94,7 @@ def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mappin
     paths = []
     for source in item.sources:
         if source.task is None:
-            paths.append(f"{up}source/{source.path}")
+            paths.append(source.path if source.is_external else f"{up}source/{source.path}")
             continue
         inside = f"/{source.path}" if source.path else ""
         tasks = [name for name in outputs if name.startswith(f"{source.task}/")] if source.whole else [source.task]

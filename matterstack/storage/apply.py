@@ -97,8 +97,8 @@ def _source_changed(db: sqlite3.Connection, entry: Entry, event: e.SourceChanged
 
 
 def _put_sources(db: sqlite3.Connection, sources: Any) -> None:
-    rows = ((path, digest, size) for path, (digest, size) in sources.items())
-    db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?)", rows)
+    rows = ((path, digest, size, *stamp, None)[:4] for path, (digest, size, *stamp) in sources.items())
+    db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?, ?)", rows)
 
 
 def _moved(db: sqlite3.Connection, entry: Entry, event: e.Moved | e.Adopted | e.Rebuilt, read: Read) -> None:
@@ -118,11 +118,22 @@ def _nothing(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -
 
 def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, read: Read) -> None:
     values = _values(event.change)
+    if event.rerun:
+        _update(db, _KEEP_BEFORE, ((rounded(entry.at), len(event.tasks), task) for task in event.tasks))
     _update(db, _CHANGE_TASK, ((*values, task) for task in event.tasks))
 
 
 _SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"
 _CHANGE_TASK = f"UPDATE tasks SET {_SET} WHERE task_id = ?"
+_KEEP_BEFORE = (
+    "UPDATE tasks SET before = COALESCE(before, json_array(state, reason, soft, cause, tries, "
+    "(SELECT cancelled FROM run), ?, ?)) WHERE task_id = ?"
+)
+_RESTORE = (
+    "UPDATE tasks SET state = json_extract(before, '$[0]'), reason = json_extract(before, '$[1]'), "
+    "soft = json_extract(before, '$[2]'), cause = json_extract(before, '$[3]'), tries = json_extract(before, '$[4]'), "
+    "watch = NULL, retry_at = NULL, before = NULL WHERE task_id = ? AND before IS NOT NULL"
+)
 _COUNT = "UPDATE tasks SET tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
 _CHANGE_TASK_TOO = f"UPDATE tasks SET {_SET}, tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
 
@@ -135,6 +146,10 @@ def _values(change: TaskChange) -> tuple[Any, ...]:
 
 def _retries_reset(db: sqlite3.Connection, entry: Entry, event: e.RetriesReset, read: Read) -> None:
     _update(db, "UPDATE tasks SET tries = 0 WHERE task_id = ?", ((task,) for task in event.tasks))
+
+
+def _rerun_undone(db: sqlite3.Connection, entry: Entry, event: e.RerunUndone, read: Read) -> None:
+    _update(db, _RESTORE, ((task,) for task in event.tasks))
 
 
 def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -150,7 +165,7 @@ def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ..
 def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, read: Read) -> None:
     changed = db.execute(
         "UPDATE tasks SET state = 'SUBMITTED', reason = '', soft = 0, cause = NULL, watch = NULL, retry_at = NULL, "
-        "attempts = ? WHERE task_id = ? AND attempts = ?",
+        "before = NULL, attempts = ? WHERE task_id = ? AND attempts = ?",
         (event.attempt, event.task, event.attempt - 1),
     )
     if changed.rowcount != 1:
@@ -211,8 +226,11 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
         db.execute(_COUNT, (counts, result, event.task))
     if event.outputs:
         db.executemany(
-            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(*event.key, item.name, item.path, item.file, item.size, item.sha256) for item in event.outputs],
+            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (*event.key, item.name, item.path, item.file, item.size, item.sha256, item.stamp)
+                for item in event.outputs
+            ],
         )
 
 
@@ -283,6 +301,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.Translated.kind: _nothing,
     e.TasksChanged.kind: _tasks_changed,
     e.RetriesReset.kind: _retries_reset,
+    e.RerunUndone.kind: _rerun_undone,
     e.AttemptMade.kind: _attempt_made,
     e.Withdrawn.kind: _withdrawn,
     e.AttemptChanged.kind: _attempt_changed,

@@ -92,6 +92,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempts ADD COLUMN gpus INTEGER NOT NULL DEFAULT 0",
     ),
     (),  # 4: inputs and attempt_inputs may name a whole group, and the journal may have segments; no table changes
+    (
+        # What a file was when it was recorded, `core.model.OutputFile`: a change in place is noticed without its digest.
+        "ALTER TABLE outputs ADD COLUMN stamp TEXT",
+        "ALTER TABLE source_files ADD COLUMN stamp TEXT",
+        # What a rerun reset, until an attempt follows: JSON [state, reason, soft, cause, tries, run cancelled, at, how many].
+        "ALTER TABLE tasks ADD COLUMN before TEXT",
+        "CREATE INDEX tasks_rerun ON tasks (position) WHERE before IS NOT NULL",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

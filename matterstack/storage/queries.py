@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from matterstack.core.board import Published
 from matterstack.core.model import (
     ABSENT,
     Campaign,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 CLOCK_SKEW_S = 60.0  # between machines that write to one run root
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _MOST_KEPT = 1000  # instances
+_SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE"
 _STANDING = "task_id, position, state, soft, cause"
 
 
@@ -125,11 +127,15 @@ class Queries:
 
     def sources(self) -> dict[str, str]:
         """Return {path below source/: sha256}."""
-        return dict(self._all("SELECT path, sha256 FROM source_files"))
+        return {path: digest for path, (digest, *_) in self.source_files().items()}
 
-    def source_sizes(self) -> dict[str, tuple[str, int]]:
-        """Return {path below source/: (sha256, bytes)}."""
-        return {row[0]: (row[1], row[2]) for row in self._all("SELECT path, sha256, size FROM source_files")}
+    def source_files(self) -> dict[str, tuple[str, int, str | None]]:
+        """Return {path below source/: (sha256, bytes, stamp)}."""
+        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path NOT LIKE '/%'")}
+
+    def externals(self) -> dict[str, tuple[str, int, str | None]]:
+        """Return {absolute path of a file outside of the run: (sha256, or "" if it is not recorded; bytes; stamp)}."""
+        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path LIKE '/%'")}
 
     # --- tasks ---
 
@@ -424,39 +430,51 @@ class Queries:
                 values[root][group] = found
         return values, origins
 
-    def published(self, task_id: str) -> tuple[int, dict[str, tuple[str, str | None]]] | None:
-        """Return (attempt, {output: (file, sha256)}) of a task's newest successful attempt, None without one."""
+    def published(self, task_id: str) -> Published | None:
+        """Return (attempt, {output: (file, sha256, stamp)}) of a task's newest successful attempt, None without one."""
         row = self._one("SELECT result FROM tasks WHERE task_id = ?", task_id)
         if row is None or row[0] is None:
             return None
-        rows = self._all("SELECT name, file, sha256 FROM outputs WHERE task_id = ? AND attempt = ?", task_id, row[0])
-        return row[0], {name: (file, sha256) for name, file, sha256 in rows}
+        rows = self._all(
+            "SELECT name, file, sha256, stamp FROM outputs WHERE task_id = ? AND attempt = ?", task_id, row[0]
+        )
+        return row[0], {name: (file, sha256, stamp) for name, file, sha256, stamp in rows}
 
-    def published_of(self, task_ids: Iterable[str]) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+    def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]:
         """Return what `published` gives of each of these tasks that has it."""
         return self._published("t.task_id IN (SELECT value FROM json_each(?))", json.dumps(list(task_ids)))
 
-    def published_in(self, group: str) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+    def published_in(self, group: str) -> dict[str, Published]:
         """Return what `published` gives of the COMPLETED instances of a group, in the order of the campaign."""
         return self._published("t.group_name = ? AND t.state = 'COMPLETED'", group)
 
-    def _published(self, which: str, value: str) -> dict[str, tuple[int, dict[str, tuple[str, str | None]]]]:
+    def _published(self, which: str, value: str) -> dict[str, Published]:
         rows = self._all(
-            "SELECT t.task_id, t.result, o.name, o.file, o.sha256 FROM tasks t LEFT JOIN outputs o "
+            "SELECT t.task_id, t.result, o.name, o.file, o.sha256, o.stamp FROM tasks t LEFT JOIN outputs o "
             f"ON o.task_id = t.task_id AND o.attempt = t.result WHERE {which} AND t.result IS NOT NULL ORDER BY t.position",
             value,
         )
-        out: dict[str, tuple[int, dict[str, tuple[str, str | None]]]] = {}
-        for task_id, attempt, name, file, sha256 in rows:
+        out: dict[str, Published] = {}
+        for task_id, attempt, name, file, sha256, stamp in rows:
             found = out.setdefault(task_id, (attempt, {}))
             if name is not None:
-                found[1][name] = (file, sha256)
+                found[1][name] = (file, sha256, stamp)
         return out
 
     def last_end(self) -> float:
         """Return when an attempt ended last, 0 if none has; it looks at all of them."""
         row = self._one("SELECT MAX(ended_at) FROM attempts")
         return float(row[0]) if row is not None and row[0] is not None else 0.0
+
+    def readers_of(self, task_id: str) -> list[str]:
+        """Return the tasks of which an attempt has read a task, or all of its group, in the order of the campaign."""
+        rows = self._all(
+            "SELECT DISTINCT t.task_id FROM attempt_inputs i JOIN tasks t ON t.task_id = i.task_id WHERE i.upstream IN "
+            "(?, (SELECT group_name FROM tasks WHERE task_id = ?)) ORDER BY t.position",
+            task_id,
+            task_id,
+        )
+        return [row[0] for row in rows]
 
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""

@@ -50,8 +50,9 @@ def some(names: Any, most: int = 5) -> str:
 
 
 def _missing_outputs(found: Reason, run: str | Path) -> str:
-    names = found["names"]
-    return f"{_nested(found, 'after', run)}, but {some(names)} {'was' if len(names) == 1 else 'were'} not written"
+    names, wrong = found["names"], found["wrong"] or []
+    said = [f"{some(names)} {'was' if len(names) == 1 else 'were'} not written"] if names else []
+    return f"{_nested(found, 'after', run)}, but {'; '.join([*said, *wrong[:5]])}"
 
 
 def _attempt_failed(found: Reason, run: str | Path) -> str:
@@ -93,6 +94,15 @@ def _input_gone(found: Reason, run: str | Path) -> str:
         f"its input {found['input']}, {found['path']}, {found['how']}; restore it and "
         f"{Hint('rerun', run, found['task'])}{again}"
     )
+
+
+def _input_changed(found: Reason, run: str | Path) -> str:
+    origin = found["upstream"]
+    again = f", or {Hint('rerun', run, origin, '--downstream')} makes it anew" if origin else ""
+    since = f"since {origin} wrote it" if origin else "since it was recorded"
+    digests = f"sha256 {found['now'][:12]}…, recorded {found['recorded'][:12]}…" if found["now"] else found["recorded"]
+    by = f"; read by {some(found['readers'], 3)}" if found["readers"] else ""
+    return f"{found['path']} was changed {since} ({digests}{by}); restore it and {Hint('rerun', run, found['task'])}{again}"
 
 
 def _gpus(count: int) -> str:
@@ -210,10 +220,18 @@ _SENTENCES: dict[Code, Render] = {
     Code.NOT_STARTED: lambda r, run: _NOT_STARTED[r["why"]],
     Code.NO_ROOM: lambda r, run: str(r["text"]),
     Code.METRICS_IGNORED: lambda r, run: f"metrics.json is ignored: {r['why']}",
+    Code.METRICS_INVALID: lambda r, run: (
+        "metrics.json: " + ", ".join(f"'{name}' {why}" for name, why in [*r["values"].items()][:5])
+    ),
+    Code.OUTPUT_IS_LINK: lambda r, run: (
+        f"{r['output']} is a link to {r['target']}, outside of the run: copies and git do not have the file"
+    ),
+    Code.UNREADABLE: lambda r, run: f"it ended, and {r['path']} cannot be read: {r['error']}",
     Code.GIVEN_UP: _given_up,
     Code.REJECTED: lambda r, run: str(r["text"]),
     Code.TEMPLATE: lambda r, run: str(r["text"]),
     Code.DEFECT: _defect,
+    Code.INPUT_CHANGED: _input_changed,
     Code.INPUT_GONE: _input_gone,
     Code.ATTEMPT_FAILED: _attempt_failed,
     Code.NEVER_STARTED: lambda r, run: (

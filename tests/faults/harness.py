@@ -362,7 +362,7 @@ def after(command: str, site: Site) -> None:
             site.check()
             with SQLiteStateStore(site.root / "state.sqlite") as store:
                 assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-        with SQLiteStateStore(site.root / "state.sqlite.v4-backup") as backup:  # as it was
+        with SQLiteStateStore(site.root / "state.sqlite.v5-backup") as backup:  # as it was
             assert integrity_problem(backup) == ""
         assert not list(site.root.glob("*.part*"))
         return
