@@ -24,5 +24,9 @@ class Hint:
         words += [shlex.quote(str(word)) for word in (self.run, self.task) if word is not None]
         return " ".join([*words, self.rest] if self.rest else words)
 
+    @staticmethod
+    def quote(word: str) -> str:
+        return shlex.quote(word)
+
     def __str__(self) -> str:
         return f"`{self.command}`"

@@ -42,7 +42,7 @@ def test_a_ledger_of_today_opens(ledger):
 
 
 def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, ledger):
-    change(ledger, "UPDATE schema_info SET version = 5, written_by = '0.9'", "PRAGMA user_version = 5")
+    change(ledger, "UPDATE schema_info SET version = 6, written_by = '0.9'", "PRAGMA user_version = 6")
     before = bench.digest()
 
     with pytest.raises(LedgerNewerError) as caught:

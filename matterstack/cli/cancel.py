@@ -23,6 +23,8 @@ def cancel(run: str, tasks: tuple[str, ...]) -> int:
         parts.append(f"{len(done.ended)} ended")
     if done.not_started:
         parts.append(f"{len(done.not_started)} will not start")
+    if done.restored:
+        parts.append(f"{len(done.restored)} as before {'its' if len(done.restored) == 1 else 'their'} rerun")
     if done.settled:
         parts.append(f"{done.settled} had ended before")
     if done.still_alive:

@@ -12,7 +12,10 @@ import click
 from matterstack.cli.options import campaign_options, common, default_run, json_option
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
-from matterstack.hints import Hint
+
+_MOST_NAMES = 5
+_MOST_LINES = 5  # of a log, where one task is explained
+_LONGEST_LINE = 300
 
 
 @click.command()
@@ -41,19 +44,20 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
         stale = [item for item in explain_tasks(run, ["**"]) if item.stale]
         click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
         found = stale
+    told: set[str] = set()  # failures whose cause and advice are printed
     for item, more in _together(found) if not tasks else [(item, 0) for item in found]:
-        parts = [f"stale: {item.reason}" if item.stale else item.reason]
-        if item.path:
-            parts.append(item.path)
-        if item.to_correct:
-            parts.append(f"correct, {Hint('refresh', run, rest='--yes')}, {item.hint}")
-        elif item.hint:
-            parts.append(str(item.hint))
+        reason = f"stale: {item.reason}" if item.stale else item.reason
         which = f"{item.task_id} and {more} more" if more else item.task_id
-        click.echo(f"{which}: {coloured(str(item.state))}: {harmless('; '.join(parts))}")
-        last = _last_words(Path(run), item.path) if item.state is TaskState.FAILED else ""
-        if last:
-            click.echo(f"    {harmless(last)[:160]}")
+        click.echo(f"{which}: {coloured(str(item.state))}: {harmless(reason)}")
+        if more:
+            shown = [task for task in item.like if task != item.task_id][:_MOST_NAMES]
+            also = f"    also {', '.join(shown)}{', …' if more > len(shown) else ''}"
+            click.echo(harmless(also) if shown else "", nl=bool(shown))
+        if item.root_cause is not None and item.root_cause in told:
+            continue  # what is blocked by it needs no more words
+        told.add(item.root_cause or item.task_id)
+        for line in _details(Path(run), item, most=_MOST_LINES if tasks else 1):
+            click.echo(f"    {harmless(line)}")
     return ExitCode.FINE
 
 
@@ -62,16 +66,29 @@ def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
     first: dict[tuple[Any, ...], Any] = {}
     counts: dict[tuple[Any, ...], int] = {}
     for item in found:
-        key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.hint)
+        if item.like[1:]:
+            key: tuple[Any, ...] = item.like
+        else:
+            key = (item.task_id.partition("/")[0], item.state, item.reason, item.path, item.hint)
         first.setdefault(key, item)
         counts[key] = counts.get(key, -1) + 1
     return [(item, counts[key]) for key, item in first.items()]
 
 
-def _last_words(run: Path, path: str | None) -> str:
-    from matterstack.run_root.attempts import find_last_line
-
-    return find_last_line(run / path) if path and path.endswith((".log", ".txt")) else ""
+def _details(run: Path, item: Any, most: int) -> Iterable[str]:
+    """Yield what an attempt left, where that is, and what to do; paths and commands on lines of their own."""
+    if item.state is not TaskState.COMPLETED:
+        for line in (*item.cause.lines[-most:], item.cause.where, *item.cause.remarks):
+            if line:
+                yield line[:_LONGEST_LINE]
+    if item.path:
+        yield str(run / item.path)
+    if not item.advice and item.hint is not None:
+        yield item.hint.command
+    for advice in item.advice:
+        yield f"{advice.text}:"
+        for hint in advice.commands:
+            yield f"    {hint.command}"
 
 
 def _run_and_tasks(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -150,16 +150,21 @@ def print_profile(profile: Profile) -> None:
 
 def summary(root: Path, report: StepReport) -> None:
     """Print how a loop ended, on stdout."""
+    from matterstack.cli.render import failure_lines
     from matterstack.views.explain import explain_first
+    from matterstack.views.failures import failure_groups
     from matterstack.views.status import summarise
 
     view = summarise(root, 0)
     click.echo(f"{coloured(str(report.state))}: {counts_text(view.counts)}")
     failed = view.counts.get(TaskState.FAILED, 0)
-    for item in explain_first(root, TaskState.FAILED, min(failed, _MOST_TOLD)):
-        click.echo(harmless(f"  {item.task_id}: {item.reason}; {root / item.path if item.path else ''}"))
-    if failed > _MOST_TOLD:
-        click.echo(f"  … and {failed - _MOST_TOLD} more")
+    groups = failure_groups(root) if failed else []
+    for group in groups[:_MOST_TOLD]:
+        for line in failure_lines(root, group):
+            click.echo(f"  {line}")
+    if len(groups) > _MOST_TOLD:
+        rest = groups[_MOST_TOLD:]
+        click.echo(f"  … and {sum(len(group.tasks) for group in rest)} more, for {plural(len(rest), 'other cause')}")
     if report.state is RunState.PAUSED and view.paused:
         names = " ".join(shlex.quote(task_id) for task_id in view.paused[:_MOST_TOLD])
         more = f" (and {len(view.paused) - _MOST_TOLD} more)" if len(view.paused) > _MOST_TOLD else ""

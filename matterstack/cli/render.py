@@ -6,12 +6,16 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from matterstack.core.states import RunState, TaskState
 from matterstack.core.values import as_text, dump_json, dump_json_lines
+
+if TYPE_CHECKING:
+    from matterstack.views.failures import FailureGroup
 
 _COLOURS: dict[str, str] = {
     TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.BLOCKED: "magenta", TaskState.CANCELLED: "magenta",
@@ -148,3 +152,19 @@ def memory_text(size: int | None) -> str:
         if size >= scale:
             return f"{size / scale:.3g}{unit}"
     return f"{size // 1024}K"
+
+
+_LONGEST_LINE = 200  # columns of what a task printed
+_MOST_NAMES = 3
+
+
+def failure_lines(root: Path, group: FailureGroup) -> Iterable[str]:
+    """Yield failures of one cause for a terminal: which and why, where to look, and what runs exactly these again."""
+    names = ", ".join(group.tasks[:_MOST_NAMES])
+    more = len(group.tasks) - _MOST_NAMES
+    which = f"{names} and {more} more" if more > 0 else names
+    yield harmless(f"{which}: {group.text[:_LONGEST_LINE]}")
+    if group.path:
+        yield harmless(f"    {root / group.path}")
+    if not group.soft and len(group.tasks) > 1:
+        yield f"    {group.rerun(root).command}"

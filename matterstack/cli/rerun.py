@@ -2,28 +2,88 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import click
 
-from matterstack.cli.options import common, echo_remark, run_argument, tasks_argument
-from matterstack.errors import ExitCode
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, tasks_argument
+from matterstack.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from matterstack.orchestration.actions import RerunReport
+
+_ASKED_ABOVE = 20  # tasks
+_MOST_NAMES = 10
 
 
 @click.command()
 @run_argument
 @tasks_argument
+@click.option("--failed", is_flag=True, help="Those that failed.")
+@click.option("--class", "failure", metavar="CLASS", help="Those that failed as timeout, exit_code_3, …")
+@click.option("--like", metavar="TASK", help="Those that failed for the same cause as this one.")
+@click.option("--stale", is_flag=True, help="Those that used older results than there are.")
 @click.option("--downstream", is_flag=True, help="Also all tasks below that ended.")
+@click.option("--dry-run", is_flag=True, help="Show what would be reset; nothing is changed.")
+@click.option("--undo", is_flag=True, help="Take the last rerun back, as long as nothing of it has started.")
+@click.option("--yes", is_flag=True, help=f"Do not ask, also for more than {_ASKED_ABOVE} tasks.")
+@json_option
 @common
-def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
-    """Run tasks again, as new attempts; old attempts and their files stay."""
-    from matterstack.cli.render import plural
-    from matterstack.hints import Hint
-    from matterstack.orchestration.actions import rerun as rerun_tasks
+def rerun(
+    run: str,
+    tasks: tuple[str, ...],
+    failed: bool,
+    failure: str | None,
+    like: str | None,
+    stale: bool,
+    downstream: bool,
+    dry_run: bool,
+    undo: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Run tasks again, as new attempts; old attempts and their files stay.
 
-    done = rerun_tasks(run, tasks, downstream=downstream)
+    Of several conditions all must hold: `rerun RUN relax --failed`.
+    """
+    from matterstack.cli.render import plural, print_json
+    from matterstack.hints import Hint
+    from matterstack.orchestration.actions import preview_rerun, undo_rerun
+    from matterstack.orchestration.actions import rerun as rerun_tasks
+    from matterstack.views.reruns import Selection
+
+    select = Selection(tasks, failed, stale, failure, like)
+    if undo:
+        if not select.is_empty or downstream or dry_run:
+            raise UsageError("--undo takes the whole last rerun back; `cancel RUN TASK` takes back one task of it")
+        restored = undo_rerun(run)
+        click.echo(f"{plural(len(restored), 'task')} {'is' if len(restored) == 1 else 'are'} again as before the rerun")
+        return ExitCode.FINE
+    if select.is_empty:
+        raise UsageError(
+            "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
+        )
+    if dry_run or as_json or not yes:
+        found = preview_rerun(run, select, downstream=downstream)
+        if dry_run and as_json:
+            print_json({"tasks": found.tasks, "below": found.reopened, "completed": found.completed})
+            return ExitCode.FINE
+        if dry_run or found.count > _ASKED_ABOVE:
+            _show(found)
+        if dry_run:
+            return ExitCode.FINE
+        if found.count > _ASKED_ABOVE and not yes and not _agreed(found.count):
+            return ExitCode.MISTAKE
+    done = rerun_tasks(run, select, downstream=downstream)
+    if as_json:
+        print_json({"tasks": done.tasks, "below": done.reopened, "completed": done.completed})
+        return ExitCode.FINE
     below = f" and {len(done.reopened)} below" if done.reopened else ""
     them = "it" if len(done.tasks) == 1 and not done.reopened else "them"
     click.echo(
-        f"{plural(len(done.tasks), 'task')}{below} reset to PENDING; {Hint('run', run)} or {Hint('step', run)} starts {them}"
+        f"{plural(len(done.tasks), 'task')}{below} reset to PENDING; {Hint('run', run)} or {Hint('step', run)} starts {them}, "
+        f"{Hint('rerun', run, rest='--undo')} takes it back until then"
     )
     if done.ended:
         echo_remark(f"ended first: {', '.join(done.ended[:5])}{', …' if len(done.ended) > 5 else ''}")
@@ -32,3 +92,22 @@ def rerun(run: str, tasks: tuple[str, ...], downstream: bool) -> int:
             f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; the next step will retry"
         )
     return ExitCode.FINE
+
+
+def _show(found: RerunReport) -> None:
+    """Print what a rerun would reset."""
+    from matterstack.cli.render import plural
+
+    for names, what in ((found.tasks, "again"), (found.reopened, "below")):
+        if names:
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            click.echo(f"would reset {what}: {', '.join(names[:_MOST_NAMES])}{more}")
+    done = f"; {found.completed} of them COMPLETED" if found.completed else ""
+    click.echo(f"{plural(found.count, 'task')}{done}")
+
+
+def _agreed(count: int) -> bool:
+    """Ask on a terminal. Raises UsageError elsewhere."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{count} tasks would be reset; --yes does so without asking, --dry-run shows them")
+    return click.confirm("reset them?")

@@ -12,14 +12,26 @@ from pathlib import Path
 
 from matterstack.core.below import below as tasks_below
 from matterstack.core.board import Board, state_of_run
-from matterstack.core.events import Cancelled, Event, Paused, Resumed, RetriesReset, SourceChanged, Uncancelled, Wished
+from matterstack.core.events import (
+    Cancelled,
+    Event,
+    Paused,
+    RerunUndone,
+    Resumed,
+    RetriesReset,
+    SourceChanged,
+    TasksChanged,
+    Uncancelled,
+    Wished,
+)
 from matterstack.core.model import TaskChange
 from matterstack.core.reasons import Code, reason
 from matterstack.core.recorded import RunRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.states import ACTIVE, TaskState
-from matterstack.deferred import dataclass
+from matterstack.deferred import changed, dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.hints import Hint
 from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.run_root import layout
@@ -60,6 +72,7 @@ class CancelReport:
     ended: list[str]
     still_alive: list[str]
     settled: int  # tasks that had ended before
+    restored: list[str]  # tasks that are again what they were before a rerun
 
 
 def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
@@ -75,6 +88,10 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
             events.append(Cancelled())
         if live:
             events.append(Wished(tuple((row.task_id, row.attempts) for row in live), "cancel"))
+        again = {task_id for task_id, *_ in store.reruns()} & {row.task_id for row in waiting}
+        if again and patterns:  # not started since its rerun: it is what it was
+            _restore(store, [row.task_id for row in waiting if row.task_id in again])
+            waiting = [row for row in waiting if row.task_id not in again]
         decider = step.decider()
         why = reason(Code.CANCELLED)
         made = decider.change_tasks(waiting, [TaskChange(row.task_id, TaskState.CANCELLED, why) for row in waiting])
@@ -86,7 +103,8 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
             [row.task_id for row in waiting],
             [name for name in names if name not in alive],
             sorted(alive),
-            len(rows) - len(waiting) - len(live),
+            len(rows) - len(waiting) - len(live) - len(again),
+            sorted(again) if patterns else [],
         )
 
 
@@ -101,49 +119,126 @@ def _carry_out_wishes(step: Step, store: SQLiteStateStore, live: Iterable[TaskRo
 
 @dataclass(frozen=True)
 class RerunReport:
+    """What a rerun resets, or would."""
+
     tasks: list[str]
     reopened: list[str]  # BLOCKED or SKIPPED below, or ended before
     ended: list[str]  # what ran and was ended first
     still_alive: list[str]
+    completed: int  # of all these, tasks that had COMPLETED
+
+    @property
+    def count(self) -> int:
+        return len(self.tasks) + len(self.reopened)
 
 
-def rerun(root: str | Path, patterns: Sequence[str], *, downstream: bool = False) -> RerunReport:
-    """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
+Select = Callable[[SQLiteStateStore], list[str]]
 
-    BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
-    ended first. Old attempts and their files stay.
-    """
-    path = require_run_root(Path(root))
-    if not patterns:
-        raise UsageError("rerun: name the tasks to run again (an id or a glob)")
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
-        chosen = select_tasks(store.task_ids(), patterns)
+
+@dataclass()
+class _Reset:
+    """The tasks that a rerun concerns."""
+
+    chosen: list[str]
+    again: list[TaskRow]  # to run again
+    reopened: list[TaskRow]  # BLOCKED or SKIPPED below
+    live: list[TaskRow]
+    waiting: list[TaskRow]  # below, to be looked at anew
+
+    @classmethod
+    def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool) -> _Reset:
         below = tasks_below(store.all_edges(), chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
         others = store.tasks(below - {row.task_id for row in again})
         reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
         live = [row for row in again if row.state in ACTIVE and row.task_id in set(chosen)]
-        step = Step(path, store)
-        events: list[Event] = [Uncancelled()] if store.run().cancelled else []
-        if live:
-            events.append(Wished(tuple((row.task_id, row.attempts) for row in live), "rerun"))
-        if tried := tuple(row.task_id for row in again if row.tries):
-            events.append(RetriesReset(tried))
-        settled = [row for row in again if row.state.is_settled or row.retry_at is not None]
         # What waits below may have been READY, or watch a task that settles anew: the next step looks again.
         waiting = [
             row
             for row in (*others, *again)
             if row.state in (TaskState.PENDING, TaskState.READY) and row.retry_at is None and row.task_id in below
         ]
-        open_ = [*settled, *reopened, *waiting]
+        return cls(chosen, again, reopened, live, waiting)
+
+    @property
+    def settled(self) -> list[TaskRow]:
+        return [row for row in self.again if row.state.is_settled or row.retry_at is not None]
+
+    def report(self, alive: set[str]) -> RerunReport:
+        below_again = [row for row in self.again if row.task_id not in set(self.chosen) and row.state.is_settled]
+        ended = [row.task_id for row in self.live if row.task_id not in alive]
+        completed = sum(row.state is TaskState.COMPLETED for row in self.again)
+        others = [row.task_id for row in [*below_again, *self.reopened]]
+        return RerunReport(self.chosen, others, ended, sorted(alive), completed)
+
+
+def preview_rerun(root: str | Path, select: Select, *, downstream: bool = False) -> RerunReport:
+    """Return what `rerun` would reset; nothing is written."""
+    with open_ledger(require_run_root(Path(root)), read_only=True) as store:
+        return _Reset.of(store, select(store), downstream=downstream).report(set())
+
+
+def rerun(root: str | Path, patterns: Sequence[str] | Select, *, downstream: bool = False) -> RerunReport:
+    """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
+
+    BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
+    ended first. Old attempts and their files stay, and until something has started `undo_rerun` takes it back.
+    """
+    path = require_run_root(Path(root))
+    if not callable(patterns) and not patterns:
+        raise UsageError(
+            "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
+        )
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
+        chosen = patterns(store) if callable(patterns) else select_tasks(store.task_ids(), patterns)
+        reset = _Reset.of(store, chosen, downstream=downstream)
+        step = Step(path, store)
+        events: list[Event] = []
+        if reset.live:
+            events.append(Wished(tuple((row.task_id, row.attempts) for row in reset.live), "rerun"))
+        open_ = [*reset.settled, *reset.reopened, *reset.waiting]
         decider = step.decider()
         decider.change_tasks(open_, [TaskChange(row.task_id, TaskState.PENDING) for row in open_])
-        store.append([*events, *decider.plan.events], step.now)
-        alive = _carry_out_wishes(step, store, live)
-        below_again = [row for row in again if row.task_id not in set(chosen) and row.state.is_settled]
-        ended = [row.task_id for row in live if row.task_id not in alive]
-        return RerunReport(chosen, [row.task_id for row in [*below_again, *reopened]], ended, sorted(alive))
+        for event in decider.plan.events:
+            events.append(changed(event, rerun=True) if isinstance(event, TasksChanged) else event)
+        # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
+        if tried := tuple(row.task_id for row in reset.again if row.tries):
+            events.append(RetriesReset(tried))
+        events += [Uncancelled()] if store.run().cancelled else []
+        store.append(events, step.now)
+        return reset.report(_carry_out_wishes(step, store, reset.live))
+
+
+def undo_rerun(root: str | Path) -> list[str]:
+    """Make the tasks of the last rerun what they were before it, and return them.
+
+    Raises UsageError if there is none, or if one of them has started since.
+    """
+    path = require_run_root(Path(root))
+    with open_to_write(path, wait_s=PATIENCE_S) as store:
+        kept = store.reruns()
+        if not kept:
+            raise UsageError(f"{path}: no rerun can be undone; one can until a task of it has started")
+        newest = max(at for _, at, _, _ in kept)
+        tasks = [task_id for task_id, at, _, _ in kept if at == newest]
+        count = next(count for _, at, count, _ in kept if at == newest)
+        if len(tasks) < count:
+            hint = Hint("cancel", path, rest=" ".join(map(Hint.quote, tasks[:5])) + (" …" if len(tasks) > 5 else ""))
+            raise UsageError(
+                f"{count - len(tasks)} of the {count} tasks of the last rerun have started; {hint} makes those that have not "
+                "what they were"
+            )
+        _restore(store, tasks)
+        return tasks
+
+
+def _restore(store: SQLiteStateStore, tasks: Sequence[str]) -> None:
+    """Make tasks what they were before a rerun."""
+    cancelled = any(was_cancelled for task_id, _, _, was_cancelled in store.reruns() if task_id in set(tasks))
+    events: list[Event] = [RerunUndone(tuple(tasks))]
+    if cancelled and not store.run().cancelled:
+        events.append(Cancelled())
+    store.append(events, time.time())
 
 
 @dataclass(frozen=True)

@@ -218,13 +218,13 @@ def _no_metric(value: Any) -> str:
     return ""
 
 
-def find_last_line(path: Path, limit: int = 4096) -> str:
-    """Return the last line of a log that is not empty, "" if there is none."""
+def read_tail(path: Path, limit: int = 8192) -> list[str]:
+    """Return the last lines of a log that are not empty, at most ``limit`` bytes of them; none of what cannot be read."""
     try:
         with open_regular(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - limit))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return []
+    return [line.strip() for line in lines if line.strip()]

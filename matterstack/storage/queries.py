@@ -476,6 +476,33 @@ class Queries:
         )
         return [row[0] for row in rows]
 
+    def noted(self) -> list[str]:
+        """Return the COMPLETED tasks with a remark about their result, such as invalid metrics."""
+        rows = self._all(
+            "SELECT t.task_id FROM tasks t JOIN attempts a ON a.task_id = t.task_id AND a.attempt = t.result "
+            "WHERE t.state = 'COMPLETED' AND a.reason <> '' AND a.response IS NULL"
+        )
+        return [row[0] for row in rows]
+
+    def reruns(self) -> list[tuple[str, float, int, bool]]:
+        """Return (task, when, how many in that rerun, whether the run was cancelled) of tasks not started since a rerun."""
+        rows = self._all(
+            "SELECT task_id, json_extract(before, '$[6]'), json_extract(before, '$[7]'), json_extract(before, '$[5]') "
+            "FROM tasks WHERE before IS NOT NULL ORDER BY position"
+        )
+        return [(task_id, float(at), int(count), bool(cancelled)) for task_id, at, count, cancelled in rows]
+
+    def failed_as(self, failure: str, exit_code: int | None) -> list[str]:
+        """Return the FAILED tasks whose last attempt failed with this class, and with this exit code if one is given."""
+        rows = self._all(
+            "SELECT t.task_id FROM tasks t JOIN attempts a ON a.task_id = t.task_id AND a.attempt = t.attempts "
+            "WHERE t.state = 'FAILED' AND a.failure = ? AND (? IS NULL OR a.exit_code = ?) ORDER BY t.position",
+            failure,
+            exit_code,
+            exit_code,
+        )
+        return [row[0] for row in rows]
+
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""
         row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ?", group)

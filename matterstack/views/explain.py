@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,9 +29,11 @@ from matterstack.operators.registry import make_operator
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.workshop import RunWorkshop
-from matterstack.run_root.layout import DEFECT, EXIT, STDERR, STDOUT, attempt_folder
+from matterstack.run_root.layout import EXIT, STDOUT, attempt_folder
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
+from matterstack.views.advice import Advice, advice_for
+from matterstack.views.failures import Cause, cause_of, groups_of
 from matterstack.views.reading import reading
 
 
@@ -43,7 +46,10 @@ class Explanation:
     reason: str
     path: str | None = None  # below the run root
     hint: Hint | None = None
-    to_correct: bool = False  # a failure to be corrected before the hint helps
+    advice: tuple[Advice, ...] = ()  # of a failure, in place of the hint
+    cause: Cause = Cause()  # of a failure: what its attempt left
+    root_cause: str | None = None  # the task at whose failure it is blocked or skipped
+    like: tuple[str, ...] = ()  # all that failed for the same cause, itself included
     stale: bool = False  # COMPLETED, of older results than there are
     paused: bool = False  # the task, by itself
 
@@ -51,6 +57,9 @@ class Explanation:
         return {
             "id": self.task_id, "state": str(self.state), "reason": f"stale: {self.reason}" if self.stale else self.reason,
             "path": self.path, "command": self.hint.command if self.hint is not None else None,
+            "cause": {"where": self.cause.where, "lines": list(self.cause.lines), "remarks": list(self.cause.remarks)}
+            if self.cause != Cause() else None,
+            "advice": [item.to_json() for item in self.advice],
         }  # fmt: skip
 
 
@@ -69,13 +78,6 @@ def explain_first(root: str | Path, state: TaskState, most: int) -> list[Explana
         return _Explainer(path, store, str(root)).explain_rows(store.first_in(state, most))
 
 
-# A failure of these classes is not cured by a corrected file of the campaign: nothing of it was run.
-_NOT_RUN = (
-    FailureClass.TEMPLATE, FailureClass.REJECTED, FailureClass.DEFECT, FailureClass.NOT_STARTED, FailureClass.DEADLINE,
-    FailureClass.BAD_RESPONSE,
-)  # fmt: skip
-
-
 class _Explainer:
     def __init__(self, root: Path, store: SQLiteStateStore, shown_root: str) -> None:
         self.root = root
@@ -85,6 +87,7 @@ class _Explainer:
         self.causes: dict[str, Explanation] = {}  # of tasks that others wait for
         self.pool = Pool(store)
         self.shown_root = shown_root
+        self.like: dict[str, tuple[str, ...]] = {}  # task -> all that failed for the same cause
         self.now = time.time()
 
     def explain(self, patterns: list[str]) -> list[Explanation]:
@@ -94,7 +97,12 @@ class _Explainer:
         elif patterns:
             rows = self.store.tasks(select_tasks(self.store.task_ids(), patterns))
         else:
-            rows = [row for row in self.store.tasks() if row.state is not TaskState.COMPLETED]
+            noted = set(self.store.noted())
+            rows = [row for row in self.store.tasks() if row.state is not TaskState.COMPLETED or row.task_id in noted]
+            failed = [row for row in rows if row.state is TaskState.FAILED]
+            self.like = {
+                task: group.tasks for group in groups_of(self.root, self.store, failed) for task in group.tasks
+            }
         return self.explain_rows(rows)
 
     def explain_rows(self, rows: Sequence[TaskRow]) -> list[Explanation]:
@@ -150,28 +158,41 @@ class _Explainer:
 
     # --- what ended ---
 
-    def _log_of(self, task_id: str) -> str | None:
-        """Return where to look: the traceback of a defect, the errors that were printed, or the attempt's folder."""
+    def _cause(self, task_id: str) -> Cause:
         attempt = self._last(task_id)
-        if attempt is None:
-            return None
-        folder = attempt_folder(task_id, attempt.attempt)
-        for name in (DEFECT, STDERR):
-            if (self.root / folder / name).exists():
-                return f"{folder}/{name}"
-        return folder if (self.root / folder).exists() else None
+        return cause_of(self.root, attempt) if attempt is not None else Cause()
 
     def _failed(self, row: TaskRow) -> Explanation:
         why = self._text(row.reason) + (" (allowed)" if row.soft else "")
+        cause = self._cause(row.task_id)
         hint = self._hint("rerun", row.task_id)
-        return Explanation(row.task_id, row.state, why, self._log_of(row.task_id), hint, self._can_be_corrected(row))
+        like = self.like.get(row.task_id, (row.task_id,))
+        again = hint if len(like) == 1 else self._hint("rerun", None, f"--like {Hint.quote(row.task_id)}")
+        advice = self._advice(row, again)
+        return Explanation(row.task_id, row.state, why, cause.path, hint, advice, cause, like=like)
 
-    def _can_be_corrected(self, row: TaskRow) -> bool:
-        """Return whether a corrected file of the campaign could help."""
-        last = self._last(row.task_id)
-        if not self._spec(row).row.corrected_by_refresh or row.soft:
-            return False
-        return last is not None and last.failure not in _NOT_RUN
+    def _advice(self, row: TaskRow, again: Hint) -> tuple[Advice, ...]:
+        kind = self._spec(row).row
+        campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
+        return advice_for(
+            self._last(row.task_id), again, self.shown_root, campaign=campaign, has_source=self.has_source,
+            another_root=self.another_root, runs_command=kind.runs_command, soft=row.soft,
+        )  # fmt: skip
+
+    @cached_property
+    def another_root(self) -> str:
+        """Return a run root beside this one that is free."""
+        name = (
+            self.shown_root.rstrip("/")
+            if self.root.name and self.shown_root not in (".", "..")
+            else str(self.root.resolve())
+        )
+        numbered = (f"{name}-{number}" for number in range(2, 1000))
+        return next((path for path in numbered if not os.path.lexists(path)), f"{name}-new")
+
+    @cached_property
+    def has_source(self) -> bool:
+        return bool(self.store.sources())
 
     def _below(self, row: TaskRow) -> Explanation:
         cause = self._row(row.cause)
@@ -188,19 +209,24 @@ class _Explainer:
         # That something upstream failed or is blocked is said better by the root cause.
         if own and row.reason.code is not Code.UPSTREAM:
             why = f"{own}; {why}"
-        log = self._log_of(cause.task_id) if failed else None
+        left = self._cause(cause.task_id) if failed else Cause()
         hint = self._hint("rerun", cause.task_id)
-        return Explanation(row.task_id, row.state, why, log, hint, failed and self._can_be_corrected(cause))
+        advice = self._advice(cause, hint) if failed else ()
+        if row.reason.code is Code.CONDITION_FALSE:
+            return Explanation(row.task_id, row.state, own)  # to run anything again would skip it again
+        return Explanation(row.task_id, row.state, why, left.path, hint, advice, left, cause.task_id)
 
     def _cancelled(self, row: TaskRow) -> Explanation:
         return Explanation(row.task_id, row.state, "by a person", hint=self._hint("rerun", row.task_id))
 
     def _completed(self, row: TaskRow) -> Explanation:
         if row.task_id in self.stale:
-            hint = self._hint("rerun", row.task_id)
+            below = any(upstream == row.task_id for upstream, _ in self.store.all_edges())
+            hint = self._hint("rerun", row.task_id, "--downstream" if below else "")
             return Explanation(row.task_id, row.state, self.stale[row.task_id], hint=hint, stale=True)
         attempt = self.store.attempt(row.task_id, row.result or 0)
-        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded{_used(attempt)}")
+        remark = f"; {self._text(attempt.reason)}" if attempt is not None and attempt.reason else ""
+        return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded{remark}{_used(attempt)}")
 
     # --- what waits ---
 
@@ -208,7 +234,8 @@ class _Explainer:
         if row.retry_at is not None:
             when = f"in {format_duration(row.retry_at - self.now)}" if row.retry_at > self.now else "at the next step"
             why = f"{self._text(row.reason)}; due {when}"
-            return Explanation(row.task_id, row.state, why, self._log_of(row.task_id), self._hint("step"))
+            cause = self._cause(row.task_id)
+            return Explanation(row.task_id, row.state, why, cause.path, self._hint("step"), cause=cause)
         if row.watch is None:
             row = self._looked_at(row)
         if row.watch is None:

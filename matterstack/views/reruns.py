@@ -1,0 +1,71 @@
+"""Which tasks a `rerun` means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from matterstack.core.selection import one_task, select_tasks
+from matterstack.core.states import FailureClass, TaskState
+from matterstack.core.suggestions import did_you_mean
+from matterstack.deferred import dataclass
+from matterstack.errors import UsageError
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.views.failures import group_like
+
+_EXIT_CODE = re.compile(r"exit_code_(\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All that is given must hold of a task: its name, that it failed, how, that it is stale."""
+
+    patterns: Sequence[str] = ()
+    failed: bool = False
+    stale: bool = False
+    failure: str | None = None  # a class, or `exit_code_3`
+    like: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.patterns or self.failed or self.stale or self.failure or self.like)
+
+    def __call__(self, store: SQLiteStateStore) -> list[str]:
+        """Return the tasks in the order of the campaign. Raises UsageError if there is none."""
+        known = store.task_ids()
+        chosen = select_tasks(known, self.patterns) if self.patterns else list(known)
+        for what, narrow in self._conditions(store, known):
+            wanted = set(narrow())
+            chosen = [task_id for task_id in chosen if task_id in wanted]
+            if not chosen:
+                raise UsageError(f"no task {what}" + (" among those named" if self.patterns else ""))
+        return chosen
+
+    def _conditions(
+        self, store: SQLiteStateStore, known: Sequence[str]
+    ) -> list[tuple[str, Callable[[], Sequence[str]]]]:
+        found: list[tuple[str, Callable[[], Sequence[str]]]] = []
+        if self.failed:
+            found.append(("has failed", lambda: [r.task_id for r in store.first_in(TaskState.FAILED, 1 << 30)]))
+        if self.stale:
+            found.append(("is stale", lambda: list(store.stale())))
+        if self.failure:
+            failure, code = _class_of(self.failure)
+            found.append((f"has failed as {self.failure}", lambda: store.failed_as(failure, code)))
+        if self.like:
+            task_id = one_task(known, self.like)
+            found.append((f"has failed as {task_id} did: it has not", lambda: group_like(store.root, store, task_id)))
+        return found
+
+
+def _class_of(name: str) -> tuple[str, int | None]:
+    match = _EXIT_CODE.fullmatch(name)
+    if match:
+        return str(FailureClass.EXIT_CODE), int(match[1])
+    classes = [str(item) for item in FailureClass]
+    if name not in classes:
+        raise UsageError(
+            f"there is no class of failures '{name}'{did_you_mean(name, classes)}; there are {', '.join(classes)}, and "
+            "exit_code_N"
+        )
+    return name, None
