@@ -51,6 +51,9 @@ TRANSIENT = frozenset(
     }
 )  # fmt: skip
 
+# And errors that stay: what may not be read, or is named too long.
+STAYS = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP})
+
 
 class ExitCode(IntEnum):
     """What a command's exit status says."""

@@ -44,11 +44,16 @@ def failed(bench):
 def test_a_bug_is_explained_corrected_taken_over_and_run_again(failed):
     explained = failed.cli("explain", "runs/t").stdout.splitlines()
     assert explained == [
-        "relax/Cu: FAILED: attempt 2 of 2: exit code 1; tasks/relax/Cu/attempt-2/stderr.log; correct, "
-        "`matterstack refresh runs/t --yes`, `matterstack rerun runs/t relax/Cu`",
+        "relax/Cu: FAILED: attempt 2 of 2: exit code 1",
         "    no potential for Cu",
-        "report: BLOCKED: relax/Cu failed, attempt 2 of 2: exit code 1; tasks/relax/Cu/attempt-2/stderr.log; correct, "
-        "`matterstack refresh runs/t --yes`, `matterstack rerun runs/t relax/Cu`",
+        "    command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1",
+        "    runs/t/tasks/relax/Cu/attempt-2/stderr.log",
+        "    if a file of the campaign is wrong, correct it:",
+        "        matterstack refresh runs/t --yes",
+        "        matterstack rerun runs/t relax/Cu",
+        "    if the mistake is in campaign.yaml, which this run no longer reads: correct it there and start another run:",
+        "        matterstack run campaign.yaml --root runs/t-2",
+        "report: BLOCKED: relax/Cu failed, attempt 2 of 2: exit code 1",
     ]
     (failed.folder / "relax.py").write_text(CURE)
 
@@ -113,6 +118,16 @@ def test_explain_as_json_has_its_documented_form(failed):
     assert data[1] == {
         "id": "report", "state": "BLOCKED", "reason": "relax/Cu failed, attempt 2 of 2: exit code 1",
         "path": "tasks/relax/Cu/attempt-2/stderr.log", "command": "matterstack rerun . relax/Cu",
+        "cause": {
+            "where": "command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1",
+            "lines": ["no potential for Cu"], "remarks": [],
+        },
+        "advice": [
+            {"text": "if a file of the campaign is wrong, correct it",
+             "commands": ["matterstack refresh . --yes", "matterstack rerun . relax/Cu"]},
+            {"text": "if the mistake is in ../../campaign.yaml, which this run no longer reads: correct it there and start "
+             "another run", "commands": [f"matterstack run ../../campaign.yaml --root {failed.root}-2"]},
+        ],
     }  # fmt: skip
 
 
@@ -433,7 +448,10 @@ def test_every_reading_command_has_json(failed):
     ):
         json.loads(failed.cli(words[0], "runs/t", *words[1:], "--json").stdout)
     log = json.loads(failed.cli("logs", "runs/t", "relax/Cu", "--json", "--attempt", 1).stdout)
-    assert log == {"task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": "no potential for Cu\n"}
+    where = "matterstack: command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1"
+    assert log == {
+        "task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": f"no potential for Cu\n{where}\n",
+    }  # fmt: skip
 
 
 def test_a_reader_that_has_enough_is_no_failure(bench):
@@ -599,7 +617,7 @@ def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
     assert bench.cli("run", ".", cwd=empty).returncode == 0
     assert bench.cli("init", file, "--root", bench.folder / "link").returncode == 2
     assert sorted(path.name for path in empty.iterdir()) == sorted(
-        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "source",
+        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "environments", "source",
          "tasks", "results", ".gitignore", ".gitattributes"]
     )  # fmt: skip
 

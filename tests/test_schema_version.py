@@ -60,8 +60,8 @@ DAMAGE = {
     "no version at all": ["PRAGMA user_version = 0", "DELETE FROM schema_info"],
     "no table of versions": ["DROP TABLE schema_info"],
     "two versions": ["INSERT INTO schema_info VALUES (1, 'x')"],
-    "schema_info unlike user_version": ["UPDATE schema_info SET version = 5"],
-    "user_version unlike schema_info": ["PRAGMA user_version = 5"],
+    "schema_info unlike user_version": ["UPDATE schema_info SET version = 6"],
+    "user_version unlike schema_info": ["PRAGMA user_version = 6"],
     "another application id": ["PRAGMA application_id = 7"],
 }
 

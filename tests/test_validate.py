@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from matterstack import run_until_done
 from matterstack.core.model import OperatorSpec
+from matterstack.operators.environment import THREADS
 from matterstack.spec.load import load_campaign
 
 HEAD = "matterstack: 1\nname: t\n"
@@ -65,19 +67,20 @@ def test_the_preview_of_an_instance_is_what_its_first_attempt_runs(bench):
         assert {n: o["file"] for n, o in preview["outputs"].items()} == {
             n: o["file"] for n, o in asked["outputs"].items()
         }
-        assert sorted(set(preview["env"]) - {"OMP_NUM_THREADS"}) == asked["env"]
+        assert sorted(set(preview["env"]) - set(THREADS)) == asked["env"]
     env = dict(
         line.split("=", 1) for line in (bench.attempt("make/2") / "env.txt").read_text().splitlines() if "=" in line
     )
     for name, value in shown["make/2"]["env"].items():
-        assert env[name] == value or name in ("OMP_NUM_THREADS", "MATTERSTACK_RUN", "MATTERSTACK_SOURCE")
+        assert env[name] == value or name in ("MATTERSTACK_RUN", "MATTERSTACK_SOURCE")
     assert shown["make/2"]["env"]["OMP_NUM_THREADS"] == "2"
 
 
 def test_the_preview_reads_well(bench):
     shown = bench.cli("validate", bench.write(WHOLE), "--task", "make/2").stdout
-    assert shown.splitlines()[:4] == [
+    assert shown.splitlines()[:5] == [
         "task:        make/2 (operator 'local', kind local)",
+        f"python:      {shutil.which('python')}",
         "matrix:      n = 2",
         "outputs:     o = OUT -> results/o/2.txt",
         "             d = dir/ -> results/d/2/ (optional)",

@@ -46,6 +46,11 @@ from matterstack.storage.state_store import SQLiteStateStore
 _NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "fuse.sshfs", "beegfs", "ceph", "glusterfs", "afs", "9p")
 
 
+_NEVER_STARTED = (
+    FailureClass.NOT_STARTED, FailureClass.TEMPLATE, FailureClass.POSTPONED, FailureClass.INPUT_CHANGED,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that is not as it should be; ``fixable`` says that `doctor --fix` does it."""
@@ -82,18 +87,26 @@ def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
     """
     path = Path(root)
     require_traces(path)
-    findings = [finding for check in (_files, _file_system, _lock) for finding in check(path)]
+    findings = [f for check in (_files, _file_system, _lock) for f in _as_far_as_possible(path, check(path))]
     store, found = _readable_ledger(path)
     findings += found
     if store is None:
         return findings
     with store:
-        for look in (_home_and_record, _journal, _descriptions, _attempts):
-            findings += look(path, store)
-        findings += _results(path, store, digests=digests)
-        findings += _sources(path, store, digests=digests)
-        findings += _answers(path, store)
+        looks = [look(path, store) for look in (_home_and_record, _journal, _descriptions, _attempts, _answers)]
+        looks += [_results(path, store, digests=digests), _sources(path, store, digests=digests)]
+        for look in looks:
+            findings += _as_far_as_possible(path, look)
     return findings
+
+
+def _as_far_as_possible(root: Path, look: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings; what cannot be read is one as well, and the other checks go on."""
+    try:
+        yield from look
+    except OSError as error:
+        path = str(error.filename or ".").removeprefix(f"{root}/")
+        yield Finding("files", path, f"cannot be read: {error.strerror or error}", "make it readable, then look again")
 
 
 def require_traces(root: Path) -> None:
@@ -104,10 +117,10 @@ def require_traces(root: Path) -> None:
 
 
 def _files(root: Path) -> Iterator[Finding]:
-    if not (root / layout.RUN).is_file():
+    if not os.path.isfile(root / layout.RUN):
         yield Finding("run.json", layout.RUN, "is missing", _fix(root, "writes it from the ledger"), fixable=True)
     for name in (layout.CAMPAIGN, layout.OPERATORS):
-        if not (root / name).is_file():
+        if not os.path.isfile(root / name):
             yield Finding("files", name, "is missing", "restore it from git or a backup; the run goes on without it")
     for name, lines in GIT_FILES.items():
         try:
@@ -184,7 +197,7 @@ def file_system_of(path: Path) -> str:
 
 
 def _lock(root: Path) -> Iterator[Finding]:
-    if os.path.lexists(root / LOCK_FILE) and ((root / LOCK_FILE).is_symlink() or not (root / LOCK_FILE).is_file()):
+    if os.path.lexists(root / LOCK_FILE) and ((root / LOCK_FILE).is_symlink() or not os.path.isfile(root / LOCK_FILE)):
         yield Finding("lock", LOCK_FILE, "is not a regular file", _fix(root, "moves it away"), fixable=True)
         return
     holder = read_holder(root)
@@ -259,7 +272,7 @@ def _home_and_record(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
             message = f"is of run {record['id']}, the ledger of {store.run().run_id}"
             yield Finding("run.json", layout.RUN, message, "put back the two that belong together")
     except RunRootError:
-        if (root / layout.RUN).is_file():
+        if os.path.isfile(root / layout.RUN):
             remedy = _fix(root, "writes it from the ledger")
             yield Finding("run.json", layout.RUN, "is damaged", remedy, fixable=True)
 
@@ -277,7 +290,7 @@ def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
         remedy = _fix(root, "writes it from the ledger; the old one is kept")
         yield Finding("journal", name, str(error), remedy, fixable=True)
         return
-    torn = journal.path.exists() and not read_regular(journal.path).endswith(b"\n")
+    torn = os.path.exists(journal.path) and not read_regular(journal.path).endswith(b"\n")
     adopted = next((entry.event for entry in reversed(entries[len(ours) :]) if isinstance(entry.event, Adopted)), None)
     if lines[: len(ours)] != ours[: len(lines)]:
         number = next(n for n, (a, b) in enumerate(zip(lines, ours, strict=False), 1) if a != b)
@@ -305,7 +318,7 @@ def _descriptions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     if isinstance(created, RunCreated):
         digests = {layout.CAMPAIGN: created.campaign_sha256, layout.OPERATORS: created.operators_sha256}
         for name in changed_files(root, digests):
-            if (root / name).is_file():
+            if os.path.isfile(root / name):
                 message = "differs from the file the run was created with; the run is unaffected"
                 yield Finding("files", name, message, "restore it from git; another campaign is another run")
     for line in store.lines_after(0)[:2]:
@@ -327,10 +340,10 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     for row in store.tasks():
         for attempt in store.attempts(row.task_id) if row.attempts else ():
             folder = attempt_folder(row.task_id, attempt.attempt)
-            started = attempt.failure not in (FailureClass.NOT_STARTED, FailureClass.TEMPLATE, FailureClass.POSTPONED)
+            started = attempt.failure not in _NEVER_STARTED
             # `rejected` by an operator never started; by a person, it has an answer that should be there.
             started = started and (attempt.failure is not FailureClass.REJECTED or attempt.response is not None)
-            if not (root / folder).is_dir():
+            if not os.path.isdir(root / folder):
                 if started and attempt.state is not AttemptState.SUBMITTING:
                     remedy = "nothing needs it; restore it from git if you want it"
                     if attempt.state.is_live:
@@ -339,7 +352,7 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
                         remedy = _lost_output(root, row.task_id)
                     yield Finding("attempts", folder, "is missing", remedy)
                 continue
-            if started and attempt.state is AttemptState.COMPLETED and not (root / folder / layout.TASK).is_file():
+            if started and attempt.state is AttemptState.COMPLETED and not os.path.isfile(root / folder / layout.TASK):
                 yield Finding("attempts", f"{folder}/task.json", "is missing", "restore it from git or a backup")
         late = row.attempts + 1
         if (root / attempt_folder(row.task_id, late)).is_dir():
@@ -357,7 +370,7 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
             problem = output_problem(root, folder, output, digests=digests)
             if problem:
                 yield Finding("outputs", path, problem, _lost_output(root, row.task_id))
-            if not (root / path).exists():
+            if not os.path.exists(root / path):
                 continue
             if not (root / path).resolve().is_relative_to(root.resolve()):
                 message = f"lies outside of the run, in {(root / path).resolve()}"
@@ -395,7 +408,7 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
     stamps = store.source_files()
     for path, digest in store.sources().items():
         file = root / "source" / path
-        if not file.is_file():
+        if not os.path.isfile(file):
             refresh = Hint("refresh", root, rest="--yes")
             remedy = f"{refresh} brings it from the campaign folder, if it is there; or restore it from git"
             yield Finding("source", f"source/{path}", "is missing", remedy)
@@ -404,7 +417,7 @@ def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
             yield Finding("source", f"source/{path}", "was edited: attempts do not know of it", remedy)
     for path, (digest, size, stamp) in store.externals().items():
         yield from _external(path, digest, size, stamp)
-    if (root / "source" / layout.STAGING).is_dir():
+    if os.path.isdir(root / "source" / layout.STAGING):
         yield Finding(
             "source",
             f"source/{layout.STAGING}",
@@ -459,6 +472,6 @@ def _changed_inputs(root: Path, store: SQLiteStateStore, folder: str, task: Mapp
             newer.add(upstream)
             continue
         path = os.path.normpath(f"{folder}/{file['path']}")
-        now = digest_or_none(root / path, folder=(root / path).is_dir())
+        now = digest_or_none(root / path, folder=os.path.isdir(root / path))
         if file.get("sha256") is not None and now != file["sha256"]:
             yield f"{path}, which {'has changed since' if now is not None else 'no longer exists'}"

@@ -49,9 +49,9 @@ def rerun(
     """
     from matterstack.cli.render import plural, print_json
     from matterstack.hints import Hint
-    from matterstack.orchestration.actions import preview_rerun, undo_rerun
     from matterstack.orchestration.actions import rerun as rerun_tasks
-    from matterstack.views.reruns import Selection
+    from matterstack.orchestration.actions import undo_rerun
+    from matterstack.views.reruns import Selection, preview_rerun
 
     select = Selection(tasks, failed, stale, failure, like)
     if undo:

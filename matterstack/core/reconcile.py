@@ -126,7 +126,7 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
 
 def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tuple[FailureClass | None, Reason]:
     """Return the failure class of an ended attempt, None for a success, and the reason."""
-    if seen.failure is FailureClass.INTERRUPTED:
+    if seen.failure in (FailureClass.INTERRUPTED, FailureClass.UNREADABLE):
         return seen.failure, seen.why
     if seen.sighting is Sighting.GONE:
         return FailureClass.LOST, seen.why or reason(Code.GONE, rebooted=False, record="missing")

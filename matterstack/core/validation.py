@@ -186,6 +186,8 @@ def _fitting_branch(error: ValidationError) -> list[ValidationError]:
         for inners in branches.values()
         if not any(i.validator in ("type", "const", "pattern", "minLength") and not i.path for i in inners)
     ]
+    if len(fitting) > 1:  # of several kinds of mappings, the one of which all that it must have is there
+        fitting = [inners for inners in fitting if not any(i.validator == "required" and not i.path for i in inners)]
     return fitting[0] if len(fitting) == 1 and isinstance(error.instance, Mapping | list) else []
 
 

@@ -25,7 +25,7 @@ from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.core.times import from_text
 from matterstack.core.values import encode_json
-from matterstack.errors import SubmissionRejected
+from matterstack.errors import STAYS, SubmissionRejected
 from matterstack.operators import environment, processes, workers
 from matterstack.operators.base import Key
 from matterstack.operators.claims import Claim, is_held, read_claim, take_claim
@@ -129,8 +129,20 @@ class LocalOperator:
             try:
                 out[attempt.key] = self._look(attempt, _decode(attempt.handle))
             except OSError as error:
-                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_SEE, error=str(error)))
+                out[attempt.key] = self._unseen(attempt, error)
         return out
+
+    def _unseen(self, attempt: LiveAttempt, error: OSError) -> Observation:
+        """Return what is seen of an attempt of which something cannot be read: nothing, or that it ended so."""
+        handle = _decode(attempt.handle)
+        pid, start = handle.get("pid"), handle.get("start")
+        with suppress(OSError):
+            here = isinstance(pid, int) and isinstance(start, str) and not _out_of_reach(handle)
+            if error.errno in STAYS and here and not processes.is_alive(int(pid or 0), str(start)):
+                path = str(error.filename or attempt.folder).partition("/tasks/")[2]
+                why = reason(Code.UNREADABLE, path=f"tasks/{path}"[-300:], error=str(error.strerror))
+                return Observation(Sighting.GONE, failure=FailureClass.UNREADABLE, reason=why)
+        return Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_SEE, error=str(error)))
 
     def _look(self, attempt: LiveAttempt, handle: Mapping[str, Any]) -> Observation:
         if workers.here().is_running(handle.get("pid", 0), handle.get("start", ""), attempt.key):

@@ -136,7 +136,7 @@ Select = Callable[[SQLiteStateStore], list[str]]
 
 
 @dataclass()
-class _Reset:
+class Reset:
     """The tasks that a rerun concerns."""
 
     chosen: list[str]
@@ -146,7 +146,7 @@ class _Reset:
     waiting: list[TaskRow]  # below, to be looked at anew
 
     @classmethod
-    def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool) -> _Reset:
+    def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool) -> Reset:
         below = tasks_below(store.all_edges(), chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
         others = store.tasks(below - {row.task_id for row in again})
@@ -172,12 +172,6 @@ class _Reset:
         return RerunReport(self.chosen, others, ended, sorted(alive), completed)
 
 
-def preview_rerun(root: str | Path, select: Select, *, downstream: bool = False) -> RerunReport:
-    """Return what `rerun` would reset; nothing is written."""
-    with open_ledger(require_run_root(Path(root)), read_only=True) as store:
-        return _Reset.of(store, select(store), downstream=downstream).report(set())
-
-
 def rerun(root: str | Path, patterns: Sequence[str] | Select, *, downstream: bool = False) -> RerunReport:
     """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
 
@@ -191,7 +185,7 @@ def rerun(root: str | Path, patterns: Sequence[str] | Select, *, downstream: boo
         )
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = patterns(store) if callable(patterns) else select_tasks(store.task_ids(), patterns)
-        reset = _Reset.of(store, chosen, downstream=downstream)
+        reset = Reset.of(store, chosen, downstream=downstream)
         step = Step(path, store)
         events: list[Event] = []
         if reset.live:

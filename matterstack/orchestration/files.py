@@ -19,7 +19,7 @@ from typing import Any
 from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.core.states import FailureClass
-from matterstack.errors import TRANSIENT
+from matterstack.errors import STAYS, TRANSIENT
 from matterstack.operators.environment import describe
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
 from matterstack.run_root.environments import write_environment
@@ -31,7 +31,6 @@ from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 log = logging.getLogger("matterstack")
 
 _PASSES_S = 60.0  # within which an error of the file system may pass
-_STAYS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP)  # and these do not
 _CHECKED_S = 0.1  # for which a folder above attempts is taken for what it was
 
 Key = tuple[str, int]
@@ -63,7 +62,7 @@ class RunFiles:
         except OSError as error:  # of one attempt: nothing is decided on it, and the others go on
             what = str(error.filename or "the system").removeprefix(f"{self.absolute}/")
             late = seen.ended_at is not None and now - seen.ended_at > _PASSES_S
-            if error.errno in _STAYS or late:
+            if error.errno in STAYS or late:
                 return Evidence(
                     unreadable=reason(Code.UNREADABLE, path=what[-300:], error=error.strerror or str(error))
                 )

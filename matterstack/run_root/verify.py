@@ -103,9 +103,9 @@ def output_problem(root: Path, folder: str, output: OutputFile, *, digests: bool
     path = root / folder / output.file
     is_folder = output.file.endswith("/")
     try:
-        if not path.exists():
+        if not os.path.exists(path):
             return "is missing"
-        if not (path.is_dir() if is_folder else path.is_file()):
+        if not (os.path.isdir(path) if is_folder else os.path.isfile(path)):
             return f"is no longer a {'folder' if is_folder else 'file'}"
         if output.sha256 is None or (output.stamp is None and not digests):
             return ""

@@ -265,7 +265,7 @@ _SAME = {  # what must be the same before and after; times to the millisecond
     "attempt": "SELECT task_id, attempt, state, operator, wish, exit_code, failure, counts, cpus, memory, time_s FROM "
     "attempts ORDER BY task_id, attempt",
     "input": "SELECT * FROM attempt_inputs ORDER BY 1, 2, 3",
-    "output": "SELECT * FROM outputs ORDER BY 1, 2, 3",
+    "output": "SELECT task_id, attempt, name, path, file, size, sha256 FROM outputs ORDER BY 1, 2, 3",
     "run": "SELECT run_id, name, digest, paused, cancelled, source_digest FROM run",
 }
 

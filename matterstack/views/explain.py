@@ -299,7 +299,7 @@ class _Explainer:
         if attempt.state is AttemptState.SUBMITTING:
             why = "its hand-over was interrupted; the next step finds out whether it runs"
             return Explanation(row.task_id, row.state, why, folder, self._hint("step"))
-        if (self.root / folder / EXIT).exists():
+        if os.path.exists(self.root / folder / EXIT):
             kept = attempt.reason.code is Code.CANNOT_RECORD
             how = self._text(attempt.reason) if kept else "has ended; the next step records how"
             return Explanation(row.task_id, row.state, f"attempt {attempt.attempt} {how}", folder, self._hint("step"))

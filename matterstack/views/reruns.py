@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from matterstack.core.selection import one_task, select_tasks
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.suggestions import did_you_mean
 from matterstack.deferred import dataclass
 from matterstack.errors import UsageError
+from matterstack.orchestration.actions import RerunReport, Reset
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.views.failures import group_like
+from matterstack.views.reading import reading
 
 _EXIT_CODE = re.compile(r"exit_code_(\d{1,3})")
 
@@ -56,6 +59,12 @@ class Selection:
             task_id = one_task(known, self.like)
             found.append((f"has failed as {task_id} did: it has not", lambda: group_like(store.root, store, task_id)))
         return found
+
+
+def preview_rerun(root: str | Path, select: Selection, *, downstream: bool = False) -> RerunReport:
+    """Return what `rerun` would reset; nothing is written."""
+    with reading(root) as (_, store):
+        return Reset.of(store, select(store), downstream=downstream).report(set())
 
 
 def _class_of(name: str) -> tuple[str, int | None]:
