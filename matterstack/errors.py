@@ -55,6 +55,9 @@ TRANSIENT = frozenset(
 STAYS = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP})
 
 
+TICK = 25  # level of remarks, between INFO and WARNING: shown unless --quiet
+
+
 class ExitCode(IntEnum):
     """What a command's exit status says."""
 

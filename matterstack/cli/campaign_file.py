@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from matterstack.cli.options import tell
 from matterstack.core.model import LoadedCampaign
 from matterstack.errors import ExitCode
 
@@ -24,7 +24,7 @@ def load_and_warn(
     overrides = parse_overrides(settings)
     loaded = load_campaign(file, operators=operators, overrides=overrides, installed_kinds=runnable_kinds())
     for warning in () if quiet else loaded.warnings:
-        print(warning, file=sys.stderr)
+        tell(str(warning), "warning")
     return loaded
 
 

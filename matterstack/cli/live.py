@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matterstack.cli.options import tell
 from matterstack.cli.render import coloured, counts_text, harmless, plural
 from matterstack.core.plan import Ended
 from matterstack.core.states import SETTLED, AttemptState, RunState, TaskState
@@ -17,7 +18,9 @@ from matterstack.core.values import format_duration
 from matterstack.hints import Hint
 from matterstack.orchestration.profile import COMMANDS, HAND_OVER, LOOK, PEOPLE, RECORD, SLOTS, Profile
 from matterstack.orchestration.report import StepReport
+from matterstack.run_root.attempts import read_tail
 from matterstack.text.reasons import sentence
+from matterstack.views.failures import SAID_BY_US, alike
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -38,6 +41,7 @@ class Display:
         self.active = 0
         self._finished = 0
         self._last_line = 0.0
+        self._told: set[tuple[str, ...]] = set()  # causes of failures
         self._live: Live | None = None
         self.quiet = quiet
 
@@ -61,18 +65,29 @@ class Display:
         self.report = report
         self.active = report.active
         for ended in report.ended:
-            if ended.state in (AttemptState.FAILED, AttemptState.LOST) and not (self.quiet and ended.soft):
-                self._say(self._failure(ended))
+            failed = ended.state in (AttemptState.FAILED, AttemptState.LOST)
+            if failed and not (self.quiet and (ended.soft or not ended.task_state.is_settled)):
+                self._tell_failure(ended)
         self._finished += sum(ended.task_state in SETTLED for ended in report.ended)
         if self._live is None and not self.quiet and time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._say(f"{time.strftime('%H:%M:%S')}  {self._line()}")
 
+    def _tell_failure(self, ended: Ended) -> None:
+        """Tell of a failure, unless one of the same cause was told: those are counted, and told in the end."""
+        tail = read_tail(self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}" / "stderr.log")
+        foreign = [line for line in tail if not line.startswith(SAID_BY_US)]
+        cause = (ended.task_id.partition("/")[0], str(ended.task_state), alike(foreign[-1] if foreign else ""),
+                 alike(sentence(ended.reason).replace(ended.task_id, "")))  # fmt: skip
+        if cause not in self._told:
+            self._told.add(cause)
+            self._say(self._failure(ended))
+
     def _say(self, text: str) -> None:
         if self._live is not None:
             self._live.console.print(text, markup=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text, "info")
 
     def _failure(self, ended: Ended) -> str:
         what = "will be retried" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
@@ -171,7 +186,9 @@ def summary(root: Path, report: StepReport) -> None:
         click.echo(f"  {Hint('resume', root, rest=names)} starts the tasks that are paused{more}")
     elif report.state is RunState.PAUSED:
         click.echo(f"  {Hint('resume', root)} starts the rest, or {Hint('explain', root)} says what is paused")
-    elif report.state is RunState.WAITING:
+    elif report.counts.get(TaskState.WAITING) and not report.state.is_over:
+        if report.startable:
+            click.echo(f"  {plural(report.startable, 'ready task')} of theirs will be asked as `max_active` allows")
         for item in explain_first(root, TaskState.WAITING, _MOST_TOLD):
             click.echo(harmless(f"  {item.task_id} {item.reason}" + (f"; {item.hint}" if item.hint else "")))
         click.echo(f"  {Hint('inbox', root)} lists what waits for people")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument, task_argument
+from matterstack.cli.options import common, json_option, run_argument, task_argument, tell
 from matterstack.errors import ExitCode, UsageError
 from matterstack.run_root.layout import EXIT
 
@@ -69,10 +69,10 @@ def _show_log(file: Path, tail: int | None, with_header: bool) -> int:
     try:
         data = read_regular(file)
     except FileNotFoundError:
-        print(f"{file}: {'empty' if _has_ended(file) else 'not there (yet)'}", file=sys.stderr)
+        tell(f"{file}: {'empty' if _has_ended(file) else 'not there (yet)'}", "info")
         return 0
     if with_header:
-        print(f"==> {file} <==", file=sys.stderr, flush=True)
+        tell(f"==> {file} <==", "info")
     lines = data.splitlines(keepends=True)
     _write(b"".join(lines if tail is None else lines[len(lines) - tail :] if tail else []))
     return len(data)

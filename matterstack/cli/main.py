@@ -112,10 +112,10 @@ def _run() -> int:
     except click.Abort:
         return 130
     except click.ClickException as error:
-        error.show()
+        _show_usage(error)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except BrokenPipeError:
         # `matterstack results RUN | head`: the reader has what it wanted.
@@ -125,21 +125,41 @@ def _run() -> int:
         return _explain(error)
 
 
+def _tell(text: str) -> None:
+    from matterstack.cli.options import tell
+
+    tell(text)
+
+
+def _show_usage(error: click.ClickException) -> None:
+    from matterstack.cli.options import wants_json_lines
+
+    if wants_json_lines():
+        _tell(error.format_message())
+    else:
+        error.show()
+
+
 def _explain(error: Exception) -> int:
-    from matterstack.errors import CampaignError, MatterStackError, one_line
+    from matterstack.cli.options import is_quiet
+    from matterstack.errors import CampaignError, MatterStackError, RunLockedError, one_line
 
     if isinstance(error, CampaignError):
-        print(error, file=sys.stderr)
+        for line in str(error).splitlines():
+            _tell(line)
         return int(error.exit_code)
     if isinstance(error, MatterStackError):
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        if not (
+            isinstance(error, RunLockedError) and is_quiet()
+        ):  # that somebody else is at it needs nobody's attention
+            _tell(f"error: {one_line(str(error))}")
         return int(error.exit_code)
     if _is_of_the_ledger(error):
         text = f"error: state.sqlite: {str(error)[:200]}; `matterstack doctor` says what is wrong with it"
-        print(one_line(text), file=sys.stderr)
+        _tell(one_line(text))
         return 1
     if isinstance(error, OSError) and error.errno is not None:
-        print(one_line(f"error: {error.filename or 'the system'}: {error.strerror}"), file=sys.stderr)
+        _tell(one_line(f"error: {error.filename or 'the system'}: {error.strerror}"))
         return 1
     raise error
 

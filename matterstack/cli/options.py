@@ -6,15 +6,15 @@ import json
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from matterstack.errors import UsageError
+from matterstack.errors import TICK, UsageError
 
-TICK = 25  # between INFO and WARNING: shown unless --quiet
 logging.addLevelName(TICK, "TICK")
 
 Command = Callable[..., Any]
@@ -52,12 +52,30 @@ class _Text(logging.Formatter):
 
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        from matterstack.core.times import to_text
+        traceback = self.formatException(record.exc_info) if record.exc_info else None
+        return _json_line(record.created, record.levelname.lower(), record.getMessage(), traceback)
 
-        data = {"at": to_text(record.created), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.exc_info:
-            data["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(data, ensure_ascii=False)
+
+def _json_line(at: float, level: str, message: str, traceback: str | None = None) -> str:
+    from matterstack.core.times import to_text
+
+    data = {"at": to_text(at), "level": level, "message": message}
+    return json.dumps({**data, "traceback": traceback} if traceback else data, ensure_ascii=False)
+
+
+def wants_json_lines() -> bool:
+    """Return whether `--log-format json` was given; also of a command line that cannot be understood."""
+    words = sys.argv[1:]
+    return "--log-format=json" in words or " --log-format json " in f" {' '.join(words)} "
+
+
+def tell(text: str, level: str = "error") -> None:
+    """Print on stderr what is said whatever --quiet says, in the form that --log-format asks for."""
+    print(_json_line(time.time(), level, text) if wants_json_lines() else text, file=sys.stderr, flush=True)
+
+
+def is_quiet() -> bool:
+    return not logging.getLogger("matterstack").isEnabledFor(TICK)
 
 
 def _setup_logging(verbose: int, quiet: bool, log_format: str) -> None:

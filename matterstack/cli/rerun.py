@@ -49,8 +49,8 @@ def rerun(
     """
     from matterstack.cli.render import plural, print_json
     from matterstack.hints import Hint
+    from matterstack.orchestration.actions import TooManyTasks, undo_rerun
     from matterstack.orchestration.actions import rerun as rerun_tasks
-    from matterstack.orchestration.actions import undo_rerun
     from matterstack.views.reruns import Selection, preview_rerun
 
     select = Selection(tasks, failed, stale, failure, like)
@@ -64,18 +64,22 @@ def rerun(
         raise UsageError(
             "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
         )
-    if dry_run or as_json or not yes:
+    if dry_run:
         found = preview_rerun(run, select, downstream=downstream)
-        if dry_run and as_json:
+        if as_json:
             print_json({"tasks": found.tasks, "below": found.reopened, "completed": found.completed})
-            return ExitCode.FINE
-        if dry_run or found.count > _ASKED_ABOVE:
+        else:
             _show(found)
-        if dry_run:
-            return ExitCode.FINE
-        if found.count > _ASKED_ABOVE and not yes and not _agreed(found.count):
+        return ExitCode.FINE
+    try:
+        done = rerun_tasks(run, select, downstream=downstream, most=None if yes else _ASKED_ABOVE)
+    except TooManyTasks as error:
+        if not sys.stdin.isatty():
+            raise
+        _show(error.report)
+        if not click.confirm("reset them?"):
             return ExitCode.MISTAKE
-    done = rerun_tasks(run, select, downstream=downstream)
+        done = rerun_tasks(run, select, downstream=downstream)
     if as_json:
         print_json({"tasks": done.tasks, "below": done.reopened, "completed": done.completed})
         return ExitCode.FINE
@@ -104,10 +108,3 @@ def _show(found: RerunReport) -> None:
             click.echo(f"would reset {what}: {', '.join(names[:_MOST_NAMES])}{more}")
     done = f"; {found.completed} of them COMPLETED" if found.completed else ""
     click.echo(f"{plural(found.count, 'task')}{done}")
-
-
-def _agreed(count: int) -> bool:
-    """Ask on a terminal. Raises UsageError elsewhere."""
-    if not sys.stdin.isatty():
-        raise UsageError(f"{count} tasks would be reset; --yes does so without asking, --dry-run shows them")
-    return click.confirm("reset them?")

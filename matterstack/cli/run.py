@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from matterstack.cli.options import TICK, campaign_options, common, default_run, echo_remark
+from matterstack.cli.options import campaign_options, common, default_run, echo_remark, is_quiet, tell
 from matterstack.core.states import RunState
 from matterstack.errors import ExitCode, UsageError
 
@@ -18,10 +16,13 @@ from matterstack.errors import ExitCode, UsageError
 @click.command(name="run")
 @click.argument("target", required=False, metavar="FILE|RUN")
 @click.option("--root", metavar="DIR", help="The run root (default: runs/NAME); only with FILE.")
+@click.option("--wait", is_flag=True, help="Wait for people and laboratories as well.")
 @click.option("--profile", is_flag=True, help="Print in the end where the time went.")
 @campaign_options
 @common
-def run(target: str | None, root: str | None, profile: bool, settings: tuple[str, ...], operators: str | None) -> int:
+def run(
+    target: str | None, root: str | None, wait: bool, profile: bool, settings: tuple[str, ...], operators: str | None
+) -> int:
     """Run a campaign until it is done: FILE starts or continues it, RUN continues a run root.
 
     Ctrl-C ends the loop, not the jobs.
@@ -32,23 +33,20 @@ def run(target: str | None, root: str | None, profile: bool, settings: tuple[str
     from matterstack.orchestration.run_lifecycle import run_until_done
 
     path = _root_of(Path(target or default_run()), root, settings, operators)
-    quiet = not logging.getLogger("matterstack").isEnabledFor(TICK)
+    quiet = is_quiet()
     display = Display(path, quiet=quiet)
     spent = Profile() if profile else None
     try:
         with display:
-            report = run_until_done(path, display.update, spent)
+            report = run_until_done(path, display.update, spent, wait=wait)
     except KeyboardInterrupt:
         jobs = display.active
         goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
         if os.getpid() == 1 and jobs:
-            print(
-                f"\ninterrupted: waiting for {jobs} running, since they end with process 1 of a container",
-                file=sys.stderr,
-            )
+            tell(f"interrupted: waiting for {jobs} running, since they end with process 1 of a container", "warning")
             wait_for_all()
             goes_on = "what ran has ended"
-        print(f"\ninterrupted: {goes_on}; `matterstack run {shlex.quote(str(path))}` continues", file=sys.stderr)
+        tell(f"interrupted: {goes_on}; `matterstack run {shlex.quote(str(path))}` continues", "warning")
         return 130
     if not quiet or report.state is not RunState.COMPLETED:
         summary(path, report)

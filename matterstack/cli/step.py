@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 
 import click
 
-from matterstack.cli.options import TICK, common, echo_remark, json_option, run_argument
+from matterstack.cli.options import common, echo_remark, is_quiet, json_option, run_argument
 from matterstack.core.states import AttemptState, RunState
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
@@ -21,6 +20,7 @@ from matterstack.hints import Hint
 @common
 def step(run: str, dry_run: bool, as_json: bool) -> int:
     """Take one step: look, decide, start what is ready, and exit."""
+    from matterstack.cli.attention import tell_attention
     from matterstack.cli.render import print_json
     from matterstack.orchestration.run_lifecycle import step_run
     from matterstack.text.reasons import sentence
@@ -44,7 +44,8 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
         for warning in report.warnings:
             echo_remark(f"warning: {warning}")
         return ExitCode.FINE
-    logging.getLogger("matterstack").log(TICK, report.line())
+    if is_quiet():
+        tell_attention(run, report)
     running = sum(row.state is AttemptState.RUNNING for row in report.live)
     if os.getpid() == 1 and running and not report.state.is_over:
         echo_remark(

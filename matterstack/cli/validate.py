@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from matterstack.cli.campaign_file import load_and_warn, show_instance
-from matterstack.cli.options import campaign_options, common, json_option
+from matterstack.cli.options import campaign_options, common, json_option, tell
 from matterstack.errors import CampaignError, ExitCode, Problem
 
 _MOST_PATTERNS = 40
@@ -32,7 +31,8 @@ def validate(file: str, task: str | None, settings: tuple[str, ...], operators: 
         if as_json:
             print_json({"problems": [_problem_json(problem) for problem in error.problems], "summary": {}})
         else:
-            print(error, file=sys.stderr)
+            for line in str(error).splitlines():
+                tell(line)
         return ExitCode.MISTAKE
     if task is not None:
         return show_instance(loaded, task, as_json=as_json)

@@ -123,6 +123,7 @@ class WaitingTask:
     named: frozenset[str] = frozenset()  # the upstream tasks that its `when` names: they settle first
     condition: bool | None = True  # of `when`, once those have settled; None if it cannot be evaluated
     condition_text: str = ""
+    allow_failure: bool = False
 
 
 def initial_changes(instances: Sequence[Instance], conditional: Collection[str]) -> Iterator[TaskChange]:
@@ -195,7 +196,8 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
         short = _too_few(task.rule, list(counted.values()))
         if short:
             culprit = next((upstream for upstream in unique if upstream.culprit), None)
-            return TaskChange(task.task_id, TaskState.BLOCKED, short, cause=culprit.cause if culprit else None)
+            state = TaskState.SKIPPED if task.allow_failure else TaskState.BLOCKED
+            return TaskChange(task.task_id, state, short, cause=culprit.cause if culprit else None)
     return TaskChange(task.task_id, TaskState.READY)
 
 

@@ -172,11 +172,22 @@ class Reset:
         return RerunReport(self.chosen, others, ended, sorted(alive), completed)
 
 
-def rerun(root: str | Path, patterns: Sequence[str] | Select, *, downstream: bool = False) -> RerunReport:
+class TooManyTasks(UsageError):
+    """More tasks than were agreed to would be reset; nothing was."""
+
+    def __init__(self, report: RerunReport) -> None:
+        super().__init__(f"{report.count} tasks would be reset; --yes does so without asking, --dry-run shows them")
+        self.report = report
+
+
+def rerun(
+    root: str | Path, patterns: Sequence[str] | Select, *, downstream: bool = False, most: int | None = None
+) -> RerunReport:
     """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
 
     BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
-    ended first. Old attempts and their files stay, and until something has started `undo_rerun` takes it back.
+    ended first. Old attempts and their files stay, and until something has started `undo_rerun` takes it back. Raises
+    TooManyTasks for more than ``most``.
     """
     path = require_run_root(Path(root))
     if not callable(patterns) and not patterns:
@@ -186,6 +197,9 @@ def rerun(root: str | Path, patterns: Sequence[str] | Select, *, downstream: boo
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         chosen = patterns(store) if callable(patterns) else select_tasks(store.task_ids(), patterns)
         reset = Reset.of(store, chosen, downstream=downstream)
+        found = reset.report(set())
+        if most is not None and found.count > most:
+            raise TooManyTasks(found)
         step = Step(path, store)
         events: list[Event] = []
         if reset.live:

@@ -43,14 +43,20 @@ class _Tick:
     fds: Sequence[int]
     next_retry: float | None
     must_ask: bool  # something is alive of which neither a descriptor nor a file tells
+    waits: bool = False  # for people and labs as well
 
     @property
     def is_last(self) -> bool:
         report = self.report
+        if self.waits:
+            return report.state.is_over or (report.state is RunState.PAUSED and not report.active)
         waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
         paused = report.state is RunState.PAUSED and report.active <= waiting
         stuck = report.is_stuck and self.next_retry is None
-        return report.state.is_over or paused or stuck or (report.state is RunState.WAITING and not self.fds)
+        # What is ready beside people and labs alone is theirs as well, and waits for their `max_active`.
+        capped = 0 < report.active <= waiting and not report.changed and self.next_retry is None and not self.fds
+        asked = report.state is RunState.WAITING or (capped and report.startable > 0 and report.unlooked == 0)
+        return report.state.is_over or paused or stuck or (asked and not self.fds)
 
     def close(self) -> None:
         for fd in self.fds:
@@ -67,9 +73,15 @@ class _Loop:
     moment, or somebody waits for the lock, it lets both go."""
 
     def __init__(
-        self, root: Path, on_tick: Callable[[StepReport], None] | None, profile: Profile | None = None
+        self,
+        root: Path,
+        on_tick: Callable[[StepReport], None] | None,
+        profile: Profile | None = None,
+        *,
+        wait: bool = False,
     ) -> None:
         self.root = root
+        self.waits = wait
         self.profile = profile
         self.on_tick = on_tick
         self.campaigns: dict[int, Campaign] = {}
@@ -200,7 +212,7 @@ class _Loop:
             self.profile.note(report)
         told = sum(row.state is not AttemptState.WAITING for row in others)
         must_ask = told > len(fds)
-        return _Tick(report, fds, store.next_retry(), must_ask)
+        return _Tick(report, fds, store.next_retry(), must_ask, self.waits)
 
     def _wait(self, tick: _Tick, fds: Sequence[int], wait_s: float) -> bool:
         with part_of(self.profile, waits_for(tick.report)):
@@ -230,15 +242,19 @@ def _is_fresh(seen: Mapping[str, int]) -> bool:
 
 
 def run_until_done(
-    root: str | Path, on_tick: Callable[[StepReport], None] | None = None, profile: Profile | None = None
+    root: str | Path,
+    on_tick: Callable[[StepReport], None] | None = None,
+    profile: Profile | None = None,
+    *,
+    wait: bool = False,
 ) -> StepReport:
     """Step a run until it is over, paused, or waits for people alone; return the last report.
 
-    ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is
+    With ``wait`` it waits for people and labs as well. ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is
     held later than at the start is waited for.
     """
     with workers.kept():
-        return _Loop(require_run_root(Path(root)), on_tick, profile).run()
+        return _Loop(require_run_root(Path(root)), on_tick, profile, wait=wait).run()
 
 
 def _wait(fds: Sequence[int], wait_s: float) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from matterstack.core.board import Board, counts_of, startable, state_of_run
 from matterstack.core.plan import Ended, Notice, Plan
 from matterstack.core.reasons import Code
-from matterstack.core.recorded import AttemptRow
+from matterstack.core.recorded import AttemptRow, Bucket
 from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
 from matterstack.text.reasons import sentence
@@ -28,6 +28,7 @@ class StepReport:
     ready: int
     startable: int  # READY tasks left that are not paused
     active: int
+    unlooked: int  # PENDING tasks that the next step looks at
     counts: Mapping[TaskState, int]
     submitted: Sequence[Key] = field(default_factory=list)
     ended: Sequence[Ended] = field(default_factory=list)
@@ -103,6 +104,7 @@ def report_of(root: Path, board: Board, plans: Sequence[Plan], notices: Sequence
         ready=plans[0].ready,
         startable=0 if board.run.paused else startable(buckets),
         active=len(board.live),
+        unlooked=_unlooked(buckets),
         counts=counts_of(buckets),
         submitted=[key for plan in plans for key in plan.submitted],
         ended=[item for plan in plans for item in plan.ended],
@@ -110,6 +112,10 @@ def report_of(root: Path, board: Board, plans: Sequence[Plan], notices: Sequence
         notices=(*notices, *(notice for plan in plans for notice in plan.notices)),
         live=tuple(board.live),
     )
+
+
+def _unlooked(buckets: Mapping[Bucket, int]) -> int:
+    return sum(count for (_, _, _, _, unlooked), count in buckets.items() if unlooked)
 
 
 def report_of_dry_run(
@@ -125,6 +131,7 @@ def report_of_dry_run(
         ready=plan.ready,
         startable=0 if board.run.paused else startable(buckets),
         active=sum(row.key not in over for row in board.live),
+        unlooked=_unlooked(buckets),
         counts=counts_of(buckets),
         submitted=[intent.key for intent in plan.intents],
         ended=[*plan.ended, *plan.expected],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matterstack.errors import TICK
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step, take_step
@@ -14,6 +16,8 @@ from matterstack.run_root.layout import require_run_root
 if TYPE_CHECKING:
     from matterstack.core.model import LoadedCampaign
     from matterstack.orchestration.profile import Profile
+
+log = logging.getLogger("matterstack")
 
 __all__ = ["StepReport", "initialize_run", "run_until_done", "step_run"]
 
@@ -26,12 +30,16 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
 
 
 def run_until_done(
-    root: str | Path, on_tick: Callable[[StepReport], None] | None = None, profile: Profile | None = None
+    root: str | Path,
+    on_tick: Callable[[StepReport], None] | None = None,
+    profile: Profile | None = None,
+    *,
+    wait: bool = False,
 ) -> StepReport:
     """Step a run until nothing more can be done here; see `orchestration.loop`."""
     from matterstack.orchestration import loop
 
-    return loop.run_until_done(root, on_tick, profile)
+    return loop.run_until_done(root, on_tick, profile, wait=wait)
 
 
 def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
@@ -46,4 +54,6 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
         with open_ledger(path, read_only=True) as store, store.snapshot():
             return Step(path, store).preview()
     with open_to_write(path) as store:
-        return take_step(path, store)
+        report = take_step(path, store)
+    log.log(TICK, "%s", report.line())
+    return report

@@ -106,7 +106,13 @@ class RunWorkshop:
     def condition(self, task: TaskRow, entries: Sequence[tuple[str, str]], unsettled: frozenset[str]) -> WaitingTask:
         campaign = self.store.campaign(task.campaign_version)
         spec = campaign.tasks[task.group]
-        waiting = WaitingTask(task.task_id, spec.allow_dependency_failure, spec.allow_skipped, tuple(entries))
+        waiting = WaitingTask(
+            task.task_id,
+            spec.allow_dependency_failure,
+            spec.allow_skipped,
+            tuple(entries),
+            allow_failure=spec.allow_failure,
+        )
         if spec.when is None:
             return waiting
         from matterstack.template.attempt import condition_names, meets_condition

@@ -107,7 +107,7 @@ def _write(path: Path, text: str) -> None:
 RUN = (*MATTERSTACK, "run", "runs/b")
 STEP = (*MATTERSTACK, "step", "runs/b")
 CLICK = Part("import click", lambda folder: None, (sys.executable, "-c", "import click"))
-RERUN = (*MATTERSTACK, "rerun", "runs/b", "root", "--downstream")
+RERUN = (*MATTERSTACK, "rerun", "runs/b", "root", "--downstream", "--yes")
 WAITING = (
     "matterstack: 1\nname: b\noperators: {{board: {{kind: human}}}}\nparams: {{n: {numbers}}}\ntasks:\n"
     "  g: {{operator: board, instructions: x{more}}}\n"
