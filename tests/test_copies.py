@@ -13,7 +13,7 @@ import pytest
 from matterstack import open_run, run_until_done, step_run
 from matterstack.cli.main import _run
 from matterstack.errors import RunIsCopyError
-from matterstack.run_root.results import ignore_large
+from matterstack.run_root.gitignore import ignore
 
 CAMPAIGN = """
 operators: {local: {kind: local, slots: {cpus: 8}}}
@@ -277,7 +277,7 @@ def test_odd_names_are_ignored_by_git_as_they_are(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"x" * 100)
     (tmp_path / "other").write_bytes(b"x" * 100)
-    ignore_large(tmp_path, names, 10)
+    ignore(tmp_path, names)
     git(tmp_path, "add", "-A")
     assert set(git(tmp_path, "ls-files", "-z").split("\0")) == {".gitignore", "other", ""}
 

@@ -18,8 +18,9 @@ from matterstack.errors import JournalError, LedgerDamagedError, LedgerMissingEr
 from matterstack.orchestration.session import open_ledger, refuse_clone
 from matterstack.run_root import layout
 from matterstack.run_root.files import read_regular, write_beside
+from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import attempt_folder, require_run_root
-from matterstack.run_root.results import ignore_large, publish
+from matterstack.run_root.results import publish
 from matterstack.storage.integrity import integrity_problem
 from matterstack.storage.journal import Journal, parse_or_none, set_aside_version_1
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
@@ -69,12 +70,14 @@ def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
             write_beside(root / name, kept + "".join(line + "\n" for line in lacking))
             yield f"{name}: written"
     most = store.newest_campaign().git_max_size
-    outputs = [
-        f"{attempt_folder(row.task_id, row.result or 0)}/{output.file}"
-        for row in store.tasks()
-        for output in published_outputs(store, row)
-    ]
-    ignore_large(root, outputs, most)
+    at_work = {
+        row.key
+        for row in store.live_attempts()
+        if store.operators(row.campaign_version)[row.operator].row.on_this_machine
+    }
+    large = [path for folder in (layout.TASKS, layout.SOURCE) for path in large_files(root, folder, most)]
+    skipped = tuple(f"{attempt_folder(*key)}/" for key in at_work)
+    ignore(root, [path for path in large if not path.startswith(skipped)], at_work)
 
 
 def _move_aside(path: Path) -> str:

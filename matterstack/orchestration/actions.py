@@ -36,6 +36,7 @@ from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.run_root import layout
 from matterstack.run_root.files import digest_of_listing, sha256_of
+from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import require_run_root
 from matterstack.run_root.source import finish_staged_source, stage_source
 from matterstack.run_root.verify import digest_or_none
@@ -336,6 +337,7 @@ def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[So
         taken = {change.path: list(sources[change.path]) for change in wanted}
         store.append([SourceChanged(digest, taken)], time.time())
         finish_staged_source(root, {file: sha for file, (sha, *_) in sources.items()})
+        ignore(root, large_files(root, layout.SOURCE, store.newest_campaign().git_max_size))
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise

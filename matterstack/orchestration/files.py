@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from matterstack.operators.environment import describe
 from matterstack.run_root.attempts import create_attempt_folder, digest_within, gather_evidence
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import read_regular, write_once
+from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, DIGESTS, TASK, attempt_folder
-from matterstack.run_root.results import ignore_large, publish
+from matterstack.run_root.results import publish
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 log = logging.getLogger("matterstack")
@@ -45,6 +46,8 @@ class RunFiles:
         self.root = root
         self.absolute = str(root.resolve())
         self._environments: dict[str | None, str] = {}
+        self._large: list[str] = []  # files to be listed in .gitignore
+        self._at_work: frozenset[Key] | None = None  # attempts that it names, None if that is not known
         self._checked: dict[str, float] = {}  # folder -> when it was last seen not to be a link
 
     def folder(self, key: Key) -> str:
@@ -239,13 +242,24 @@ class RunFiles:
             make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)
 
-    def keep_from_git(self, key: Key, files: Iterable[str], most: int) -> str:
-        """List files of an attempt above ``most`` bytes in .gitignore; return why that failed, "" if it did not."""
-        folder = attempt_folder(*key)
+    def note_large(self, key: Key, most: int) -> None:
+        """Look for files of an ended attempt above ``most`` bytes; `keep_from_git` lists them."""
+        with suppress(OSError):  # what cannot be read, git cannot add
+            self._large += large_files(self.root, attempt_folder(*key), most)
+
+    def keep_from_git(self, at_work: Collection[Key]) -> str:
+        """List large files, and the folders of attempts that are at work, in .gitignore.
+
+        Return why that failed, "" if it did not. Of an attempt at work nobody knows yet what will be large.
+        """
+        now = frozenset(at_work)
+        if not self._large and now == self._at_work:
+            return ""
         try:
-            ignore_large(self.root, [f"{folder}/{file}" for file in files], most)
+            ignore(self.root, self._large, now)
         except OSError as error:
             return error.strerror or str(error)
+        self._large, self._at_work = [], now
         return ""
 
 

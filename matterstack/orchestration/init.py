@@ -21,6 +21,7 @@ from matterstack.operators.environment import describe
 from matterstack.run_root import layout
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
+from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.source import copy_source, record_externals
 from matterstack.storage.apply import rows_of
 from matterstack.storage.expanded import write_expanded
@@ -146,6 +147,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     write_beside(folder / ".gitignore", layout.GITIGNORE)
     write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
     sources = copy_source(loaded.folder, loaded.files, folder / "source")
+    ignore(folder, large_files(folder, layout.SOURCE, loaded.campaign.git_max_size))
     source_digest = digest_of_listing({path: digest for path, (digest, *_) in sources.items()})
     record = {
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),

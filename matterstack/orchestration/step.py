@@ -93,6 +93,7 @@ class Step:
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.profile = profile
         self._may_refill = True
+        self._at_work: set[Key] = set()  # attempts of this machine that are alive
         self.paced = paced  # what costs little is not done again within a moment; the simulator has no such moments
         self.ended = ended  # attempts that ended since it was asked last, in whose place the next are handed over
         self.root = root
@@ -219,7 +220,9 @@ class Step:
         self._commit(decide_outcomes(board, self._workshop(board), seen, evidence, {}, self.now, unlooked=False))
 
     def _board(self) -> Board:
-        return Board(self.store, self.ahead.intents if self.ahead is not None else ())
+        board = Board(self.store, self.ahead.intents if self.ahead is not None else ())
+        self._at_work = {row.key for row in board.live if self.is_local(row)}
+        return board
 
     # --- the way of a step ---
 
@@ -306,6 +309,10 @@ class Step:
         """
         most = self.store.newest_campaign().git_max_size if plan.publications else 0
         unlinked = {item.task_id: self._publish(item, plan, most) for item in plan.publications}
+        if plan.events:
+            error = self.files.keep_from_git(self._at_work_after(plan))
+            if error:
+                plan.notices.append(Notice("", reason(Code.GITIGNORE_UNWRITABLE, error=error)))
         events: list[Event] = [
             changed(event, unlinked=unlinked[event.task])
             if isinstance(event, AttemptChanged)
@@ -327,7 +334,7 @@ class Step:
         return written > 0
 
     def _publish(self, item: Publication, plan: Plan, most: int) -> Reason:
-        """Set the links of an attempt that ended; list its files above ``most`` bytes for git."""
+        """Set the links of an attempt that ended; look for its files above ``most`` bytes, for git."""
         self._breathe()
         key, declared = (item.task_id, item.attempt), self.store.outputs_of(item.task_id)
         why = Reason()
@@ -335,14 +342,17 @@ class Step:
             why = self.files.publish(key, item.outputs, declared.values())
             if why:
                 plan.notices.append(Notice(item.task_id, reason(Code.RETRIED_LATER, because=why)))
-        if item.completed:  # a folder, whose files may each be small, as well as a file
-            names = [output.file for output in item.outputs if output.size is None or output.size > most]
-        else:
-            names = [output.file for output in declared.values()]
-        error = self.files.keep_from_git(key, names, most) if names else ""
-        if error:
-            plan.notices.append(Notice(item.task_id, reason(Code.GITIGNORE_UNWRITABLE, error=error)))
+        self.files.note_large(key, most)
         return why
+
+    def _at_work_after(self, plan: Plan) -> set[Key]:
+        """Return the attempts whose commands may be writing once a plan is carried out; of this machine alone."""
+        keys = self._at_work - {(item.task_id, item.attempt) for item in plan.ended}
+        ahead = self.ahead.intents.values() if self.ahead is not None else ()
+        for intent in (*plan.intents, *plan.queued, *plan.ahead, *ahead):
+            if self._is_local(cast("RenderedIntent", intent).version, intent.made.operator):
+                keys.add(intent.key)
+        return keys
 
     def _link_again(self, but: set[str]) -> Iterable[LinksChanged]:
         """Set the links that an earlier step could not; a reason that stays the same is not recorded again."""

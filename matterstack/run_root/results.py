@@ -1,9 +1,8 @@
-"""results/: links to the newest successful attempt's outputs; and which outputs are too large for git."""
+"""results/: links to the newest successful attempt's outputs."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,8 +10,7 @@ from pathlib import Path
 
 from matterstack.core.model import OutputFile, ResolvedOutput
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
-from matterstack.run_root.files import read_regular, write_beside
-from matterstack.run_root.layout import GITIGNORE, attempt_folder
+from matterstack.run_root.layout import attempt_folder
 
 
 def publish(
@@ -88,33 +86,3 @@ def what_is_in_the_way(root: Path, path: str) -> str:
             if not stat.S_ISDIR(mode):
                 return f"{folder} is {'a link' if stat.S_ISLNK(mode) else 'not a folder'}"
     return ""
-
-
-def ignore_large(root: Path, outputs: Iterable[str], most: int) -> None:
-    """List outputs above ``most`` bytes in the run root's .gitignore; of a folder, the files that are."""
-    lines = []
-    for output in outputs:
-        path = root / output
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        lines += [
-            _gitignore_line(file.relative_to(root).as_posix())
-            for file in files
-            if file.is_file() and file.stat().st_size > most
-        ]
-    if not lines:
-        return
-    file = root / ".gitignore"
-    try:
-        text = read_regular(file).decode(errors="surrogateescape")
-    except FileNotFoundError:
-        text = GITIGNORE
-    known = set(text.splitlines())
-    new = [line for line in lines if line not in known]
-    if new:
-        write_beside(file, text + ("" if text.endswith("\n") else "\n") + "".join(line + "\n" for line in new))
-
-
-def _gitignore_line(path: str) -> str:
-    """Return the line that ignores this one path. Source: gitignore(5)."""
-    text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?")
-    return "/" + re.sub(r" +\Z", lambda match: "\\ " * len(match[0]), text)

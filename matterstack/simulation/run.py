@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -171,7 +171,10 @@ class SimulatedFiles(RunFiles):
                 failed.append({"path": output.path, "why": str(error)})
         return reason(Code.LINKS, links=failed) if failed else Reason()
 
-    def keep_from_git(self, key: Key, files: Iterable[str], most: int) -> str:
+    def note_large(self, key: Key, most: int) -> None:
+        pass
+
+    def keep_from_git(self, at_work: Collection[Key]) -> str:
         return ""
 
 

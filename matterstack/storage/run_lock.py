@@ -59,7 +59,9 @@ def _holder_text(root: Path) -> str:
 
 def _acquire(root: Path, wait_s: float) -> FileLock:
     """Take the kernel lock, waiting at most ``wait_s``. Raises RunLockedError with the holder, RunRootError."""
-    lock = FileLock(str(root / LOCK_FILE), fallback_to_soft=False)
+    lock = FileLock(
+        str(root / LOCK_FILE), mode=0o666, fallback_to_soft=False
+    )  # less the umask: a group may share a run
     waiting_room: int | None = None
     try:
         try:

@@ -92,6 +92,9 @@ class SQLiteStateStore(Queries):
             _check_magic(self.path, self._rebuilds())
         mode = "ro" if read_only else "rwc" if create else "rw"
         try:
+            if create:  # SQLite would leave out the group whatever the umask says
+                with suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             self.db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         except sqlite3.Error as error:
