@@ -34,6 +34,7 @@ from matterstack.hints import Hint
 from matterstack.operators.answers import read_task
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of, read_regular
+from matterstack.run_root.gitignore import gitignore_line, ignored
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import what_is_in_the_way
 from matterstack.run_root.verify import changed_digest, digest_or_none, output_problem, stamp_of
@@ -363,10 +364,19 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 
 
 def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    left_out = ignored(root) if _is_copy(root, store) else set()  # what git was told to leave out is not missing there
     for row in store.tasks():
         folder = attempt_folder(row.task_id, row.result or 0)
         for output in published_outputs(store, row):
             path = f"{folder}/{output.file}"
+            if not os.path.lexists(root / path) and gitignore_line(path) in left_out:
+                continue
+            if (
+                left_out
+                and output.file.endswith("/")
+                and any(line.startswith(gitignore_line(path)) for line in left_out)
+            ):
+                continue
             problem = output_problem(root, folder, output, digests=digests)
             if problem:
                 yield Finding("outputs", path, problem, _lost_output(root, row.task_id))
@@ -376,6 +386,13 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
                 message = f"lies outside of the run, in {(root / path).resolve()}"
                 yield Finding("outputs", path, message, "copy it into the folder, if it should stay with the run")
             yield from _link(root, path.rstrip("/"), output)
+
+
+def _is_copy(root: Path, store: SQLiteStateStore) -> bool:
+    """Return whether this is a copy or clone, or was one before it was adopted."""
+    if not store.path.exists() or not store.is_at_home(*place_of(root)):
+        return True
+    return any('"kind": "adopted"' in line for line in store.lines_after(0))
 
 
 def _link(root: Path, path: str, output: OutputFile) -> Iterator[Finding]:
@@ -406,9 +423,12 @@ def published_outputs(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]
 
 def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
     stamps = store.source_files()
+    left_out = ignored(root) if _is_copy(root, store) else set()
     for path, digest in store.sources().items():
         file = root / "source" / path
         if not os.path.isfile(file):
+            if gitignore_line(f"source/{path}") in left_out:
+                continue
             refresh = Hint("refresh", root, rest="--yes")
             remedy = f"{refresh} brings it from the campaign folder, if it is there; or restore it from git"
             yield Finding("source", f"source/{path}", "is missing", remedy)

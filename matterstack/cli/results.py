@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
 from matterstack.errors import ExitCode, UsageError
 
 
@@ -17,16 +18,22 @@ from matterstack.errors import ExitCode, UsageError
 @click.option("--task", "patterns", multiple=True, metavar="GLOB", help="Only these tasks (may be repeated).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @click.option("--usage", is_flag=True, help="With columns of what each used: seconds of cpu, peak memory, bytes.")
+@click.option(
+    "--copy", "target", metavar="DIR", help="Write the results as files into a new folder, with a table of origins."
+)
 @json_option
 @common
-def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, as_json: bool) -> int:
+def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, target: str | None, as_json: bool) -> int:
     """Print one table of all tasks: matrix values, state, attempt, metrics."""
+    if target is not None:
+        return _copy(run, Path(target), patterns)
     from matterstack.cli.render import cell, coloured, print_json, table
     from matterstack.views.results import results as read_results
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
     rows = read_results(run, patterns, usage=usage)
+    remarks = [f"{row['task']}: {row['remark']}" for row in rows if row.get("remark")]
     if as_json:
         print_json(rows)
         return ExitCode.FINE
@@ -49,7 +56,21 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, as_j
     ]  # fmt: skip
     numeric = [i for i in range(2, len(header)) if all(_is_number(line[i]) for line in lines)]
     click.echo(table(header, lines, right=numeric))
+    for remark in remarks:
+        echo_remark(remark)
     return ExitCode.FINE
+
+
+def _copy(run: str, target: Path, patterns: tuple[str, ...]) -> int:
+    from matterstack.cli.render import memory_text, plural
+    from matterstack.views.copies import copy_results
+
+    done = copy_results(run, target, patterns)
+    size = memory_text(done.size)
+    click.echo(f"{target}: {plural(done.files, 'file')}, {size}; {target / done.table} says where each comes from")
+    for path in done.missing:
+        tell(f"warning: {path} is missing: it was not copied", "warning")
+    return ExitCode.COULD_NOT_WORK if done.missing else ExitCode.FINE
 
 
 def _columns(mappings: Iterable[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from matterstack.errors import ExitCode
 from matterstack.hints import Hint
 
 _MOST_GROUPS = 40
-_MOST_REASONS = 10
+_MOST_REASONS = 1000  # failures and stale results that are looked at
+_LONGEST_LINE = 200
 
 
 @click.command()
@@ -69,9 +71,12 @@ def _show_usage(roots: Sequence[str], as_json: bool) -> None:
 
 
 def _show_status(view: Any) -> None:
-    from matterstack.cli.render import coloured, counts_text, harmless, plural, table
+    from matterstack.cli.render import coloured, counts_text, failure_lines, harmless, plural, table
 
     click.echo(f"{view.run_id}: {coloured(str(view.state))} ({view.root})")
+    if view.description:
+        click.echo(harmless(" ".join(view.description.split()))[:_LONGEST_LINE])
+    click.echo(_dates(view))
     groups = view.groups
     click.echo(f"{plural(sum(view.counts.values()), 'task')}: {counts_text(view.counts)}")
     states = list(view.counts)
@@ -85,11 +90,33 @@ def _show_status(view: Any) -> None:
         click.echo(f"… and {len(groups) - _MOST_GROUPS} more")
     if view.told:
         click.echo()
+    for group in view.failures:
+        first, *more = failure_lines(view.root, group)
+        click.echo(f"{coloured('FAILED')}  {first}")
+        for line in more:
+            click.echo(line)
     for task in view.told:
-        state = coloured("stale") if task.state is TaskState.COMPLETED else coloured(str(task.state))
-        more = " (allowed)" if task.soft else ""
         if task.state is TaskState.COMPLETED:
-            more = f"; {Hint('rerun', view.root, task.task_id)}"
-        click.echo(f"{state}  {task.task_id}: {harmless(task.reason)}{more}")
+            click.echo(f"{coloured('stale')}  {task.task_id}: {harmless(task.reason)}")
+            click.echo(f"    {Hint('rerun', view.root, task.task_id).command}")
     if view.more:
         click.echo(f"… and {view.more} more")
+
+
+def _dates(view: Any) -> str:
+    """Return when a run was made, when something happened in it last, and how long it has been at work."""
+    from matterstack.core.times import from_text, to_text
+    from matterstack.core.values import format_duration
+
+    made = from_text(view.created_at) or view.last_at
+
+    def shown(at: float) -> str:
+        return f"{to_text(at)[:16].replace('T', ' ')} UTC"
+
+    if view.as_of is not None:
+        return f"a copy, as of {shown(view.as_of)}; made {shown(made)}"
+    if view.state.is_over:
+        return f"made {shown(made)}, ended {shown(view.last_at)}, after {format_duration(view.last_at - made)}"
+    now = time.time()
+    quiet = f", last change {format_duration(now - view.last_at)} ago" if now > view.last_at else ""
+    return f"made {shown(made)}, {format_duration(now - made)} ago{quiet}"

@@ -32,6 +32,11 @@ dead_ends() { # links to folders and to nowhere, which tar would follow for ever
     done
 }
 
+copy() { # an input under another name, with the right to write to it
+    [ -e "$2" ] && return 0
+    mkdir -p "$(dirname "$2")" && cp -R "$1" "$2" && chmod -R u+w "$2"
+}
+
 alive() { # whether a process is left in the group of a command, which timeout leads; one that nobody has reaped is not
     kill -s 0 -- "-$1" 2> /dev/null || return 1
     [ -r /proc/self/stat ] || return 0
@@ -76,6 +81,11 @@ run_one() (
     fi
     if ! (set -C; echo "{\"by\": \"parcel\", \"host\": \"$(uname -n)\", \"pid\": $$}" > claim) 2> /dev/null; then
         echo "$folder: was started before and has not ended; if nothing runs there, rm $folder/claim" >&2
+        exit 1
+    fi
+    if ! ms_copies; then
+        echo "$folder: an input could not be copied into it" >&2
+        rm -f claim
         exit 1
     fi
     echo "$folder: starts"

@@ -11,7 +11,7 @@ import secrets
 import shlex
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -197,15 +197,17 @@ class _Parcel:
         member.size, member.mode, member.mtime = len(data), mode, int(time.time())
         self.tar.addfile(member, io.BytesIO(data))
 
-    def path(self, root: Path, relative: str) -> None:
-        """Add a file, or all of a folder, under its path below the run root; what is in already is left."""
+    def path(self, root: Path, relative: str, but: Collection[str] = ()) -> None:
+        """Add a file, or all of a folder, under its path below the run root; what is in already is left, and ``but``."""
+        if relative in but:
+            return
         origin = root / relative
         if origin.is_dir():
             member = tarfile.TarInfo(f"{self.name}/{relative.rstrip('/')}")
             member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
             self.tar.addfile(member)
             for item in sorted(origin.iterdir()):
-                self.path(root, f"{relative.rstrip('/')}/{item.name}")
+                self.path(root, f"{relative.rstrip('/')}/{item.name}", but)
         elif relative not in self.digests and origin.is_file():  # a link to nowhere is nobody's input
             self.digests[relative] = sha256_of(origin)
             member = self.tar.gettarinfo(os.path.realpath(origin), f"{self.name}/{relative}")
@@ -235,14 +237,28 @@ def _fill(
     for path in store.sources():
         made.path(root, f"source/{path}")
     for (row, task), folder in zip(tasks, folders, strict=True):
-        made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task, store))
+        made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task, store, folder))
         made.text(f"{folder}/{_ENVIRONMENT}", _environment(task))
-        made.path(root, folder)
+        copies = _copies(task, folder)
+        made.path(root, folder, but=copies)
         for item in task["inputs"].values():
             paths = item["path"] if isinstance(item["path"], list) else [item["path"]]
             for file in item["files"]:
-                if file["path"] in paths and not file.get("external"):  # an input with `as` is copied by run.sh
+                if not file.get("external") and (file["path"] in paths or f"{folder}/{item['path']}" in copies):
                     made.path(root, os.path.normpath(f"{folder}/{file['path']}"))
+
+
+def _copies(task: Mapping[str, Any], folder: str) -> dict[str, str]:
+    """Return the inputs that lie in the folder under another name -> what they are copies of, below the run root.
+
+    Many tasks may share one: it travels once, and run.sh copies it.
+    """
+    found = {}
+    for item in task["inputs"].values():
+        name, files = item["path"], item["files"]
+        if isinstance(name, str) and len(files) == 1 and files[0]["path"] != name and not files[0].get("external"):
+            found[f"{folder}/{name}"] = os.path.normpath(f"{folder}/{files[0]['path']}")
+    return found
 
 
 def _driver(header: str) -> str:
@@ -258,7 +274,7 @@ def _task_of(root: Path, row: AttemptRow) -> dict[str, Any]:
     return task
 
 
-def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLiteStateStore) -> str:
+def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLiteStateStore, folder: str) -> str:
     limit, spec = row.time_s, store.campaign(row.campaign_version).tasks[task["group"]]
     lines = [
         f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
@@ -266,6 +282,11 @@ def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLite
         f"ms_cpus={int(task['resources'].get('cpus', 1))}", f"ms_background={spec.background}",
         f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
     ]  # fmt: skip
+    copies = [
+        f"copy {shlex.quote(os.path.relpath(origin, folder))} {shlex.quote(os.path.relpath(name, folder))}"
+        for name, origin in _copies(task, folder).items()
+    ]
+    lines += ["ms_copies() {", *(f"    {line} || return 1" for line in copies), "    return 0", "}"]
     return "\n".join(lines) + "\n"
 
 

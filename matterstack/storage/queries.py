@@ -21,6 +21,7 @@ from matterstack.core.model import (
 from matterstack.core.readiness import GroupSummary, TaskStanding
 from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow
 from matterstack.core.states import FailureClass, TaskState
+from matterstack.core.times import from_text
 from matterstack.core.values import load_json
 from matterstack.storage.rows import (
     ATTEMPT_COLUMNS,
@@ -502,6 +503,12 @@ class Queries:
             exit_code,
         )
         return [row[0] for row in rows]
+
+    def last_event_at(self) -> float:
+        """Return the time of the newest event."""
+        row = self._one("SELECT line FROM events ORDER BY seq DESC LIMIT 1")
+        found = from_text(json.loads(row[0])["at"]) if row is not None else None
+        return found or 0.0
 
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""

@@ -21,6 +21,7 @@ from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots, Use
 from matterstack.core.states import AttemptState, FailureClass, TaskState
+from matterstack.core.times import to_text
 from matterstack.core.values import format_duration, format_memory
 from matterstack.deferred import dataclass
 from matterstack.hints import Hint
@@ -34,7 +35,7 @@ from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
 from matterstack.views.advice import Advice, advice_for
 from matterstack.views.failures import Cause, cause_of, groups_of
-from matterstack.views.reading import reading
+from matterstack.views.reading import as_of, reading
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,10 @@ class _Explainer:
         return next((path for path in numbered if not os.path.lexists(path)), f"{name}-new")
 
     @cached_property
+    def as_of(self) -> float | None:
+        return as_of(self.root, self.store)
+
+    @cached_property
     def has_source(self) -> bool:
         return bool(self.store.sources())
 
@@ -310,6 +315,11 @@ class _Explainer:
         more = f"; {self._text(attempt.reason)}" if attempt.reason else ""
         wish = "; it is being cancelled" if attempt.wish else ""
         why = f"attempt {attempt.attempt} has been running for {since}{where}{more}{wish}"
+        if self.as_of is not None:  # nobody knows here what has become of it
+            at = minute(to_text(self.as_of))
+            return Explanation(
+                row.task_id, row.state, f"attempt {attempt.attempt} was running{where}; a copy, as of {at}"
+            )
         return Explanation(
             row.task_id, row.state, why, f"{folder}/{STDOUT}", self._hint("logs", row.task_id, "--follow")
         )

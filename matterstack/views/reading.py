@@ -10,8 +10,10 @@ from pathlib import Path
 from matterstack.errors import LedgerMissingError, LedgerUnfinishedError
 from matterstack.orchestration.session import open_ledger
 from matterstack.run_root import layout
+from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import require_run_root
 from matterstack.storage.journal import Journal
+from matterstack.storage.run_lock import read_holder
 from matterstack.storage.state_store import SQLiteStateStore
 
 log = logging.getLogger("matterstack")
@@ -23,6 +25,17 @@ def reading(root: str | Path) -> Iterator[tuple[Path, SQLiteStateStore]]:
     path = require_run_root(Path(root))
     with _open(path) as store, store.snapshot():
         yield path, store
+
+
+def as_of(root: Path, store: SQLiteStateStore) -> float | None:
+    """Return the time of the last event of a copy or clone, which may know nothing of what was done since; None at home."""
+    at_home = store.is_at_home(*place_of(root)) if store.path.exists() else _was_here(root)
+    return None if at_home else store.last_event_at()
+
+
+def _was_here(root: Path) -> bool:
+    holder = read_holder(root)
+    return (holder.get("host"), holder.get("path")) == place_of(root)
 
 
 def _open(root: Path) -> SQLiteStateStore:

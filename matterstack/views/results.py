@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.selection import select_tasks
+from matterstack.text.reasons import sentence
 from matterstack.views.reading import reading
 from matterstack.views.status import view_of
 
@@ -24,13 +25,16 @@ def results(root: str | Path, patterns: Iterable[str] = (), *, usage: bool = Fal
             rows = [row for row in rows if row.task_id in chosen]
         run, matrices, found = store.run(), store.matrices(), store.metrics()
         used = store.usage_of_results() if usage else {}
+        noted = set(store.noted())
         out = []
         for row in rows:
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
+            last = store.attempt(row.task_id, row.result or 0) if row.task_id in noted else None
             out.append(
                 {
                     "task": row.task_id, "matrix": matrices[row.task_id], "state": str(view_of(path, run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
+                    **({"remark": sentence(last.reason, path)} if last is not None else {}),
                     **({"usage": used.get(row.task_id, {})} if usage else {}),
                 }
             )  # fmt: skip

@@ -12,7 +12,8 @@ from matterstack.core.states import RunState, TaskState
 from matterstack.core.times import to_text
 from matterstack.deferred import dataclass
 from matterstack.text.reasons import sentence
-from matterstack.views.reading import reading
+from matterstack.views.failures import FailureGroup, groups_of
+from matterstack.views.reading import as_of, reading
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,15 @@ class RunView:
     state: RunState
     counts: Mapping[TaskState, int]
     tasks: tuple[TaskView, ...]
+    as_of: float | None = None  # of a copy, whose events end there
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of `status --json` (docs/json.md)."""
         return {
-            "run": {"id": self.run_id, "name": self.name, "state": str(self.state), "root": str(self.root)},
+            "run": {
+                "id": self.run_id, "name": self.name, "state": str(self.state), "root": str(self.root),
+                "as_of": to_text(self.as_of) if self.as_of is not None else None,
+            },
             "counts": {str(state): count for state, count in self.counts.items() if count},
             "tasks": [
                 {
@@ -68,6 +73,11 @@ class RunSummary:
     more: int  # of these
     stale: int
     paused: tuple[str, ...]  # tasks, by themselves
+    description: str
+    created_at: str
+    last_at: float  # of the newest event, POSIX seconds
+    as_of: float | None  # of a copy, whose events end there
+    failures: tuple[FailureGroup, ...]  # the first
 
 
 def summarise(root: str | Path, most: int) -> RunSummary:
@@ -86,6 +96,8 @@ def summarise(root: str | Path, most: int) -> RunSummary:
             path, run.run_id, state_of_run(run, store.buckets()), {state: n for state, n in total.items() if n}, groups,
             tuple(view_of(path, run, row, stale) for row in first),
             max(0, total[TaskState.FAILED] + len(stale) - len(first)), len(stale), tuple(store.paused_tasks()),
+            store.newest_campaign().description, run.created_at, store.last_event_at(), as_of(path, store),
+            tuple(groups_of(path, store, [row for row in first if row.state is TaskState.FAILED])),
         )  # fmt: skip
 
 
@@ -99,7 +111,9 @@ def open_run(root: str | Path) -> RunView:
         for task in tasks:
             counts[task.state] = counts.get(task.state, 0) + 1
         ordered = {state: counts[state] for state in TaskState if state in counts}
-        return RunView(path, run.run_id, run.name, state_of_run(run, store.buckets()), ordered, tasks)
+        return RunView(
+            path, run.run_id, run.name, state_of_run(run, store.buckets()), ordered, tasks, as_of(path, store)
+        )
 
 
 def view_of(root: Path, run: RunRow, row: TaskRow, stale: Mapping[str, str]) -> TaskView:
