@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
+from dataclasses import field
 from enum import IntEnum
 
 from matterstack.deferred import dataclass
@@ -90,6 +91,7 @@ class Problem:
     message: str
     severity: str = "error"  # or "warning"
     unknown_key: bool = False  # the last part of `where` should not be there
+    path: tuple[str | int, ...] = field(default=(), compare=False)  # what `where` says, of a value of the file
 
     def __post_init__(self) -> None:
         # A message quotes what stands in the file: it stays one line, and does nothing to a terminal.

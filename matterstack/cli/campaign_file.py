@@ -18,11 +18,14 @@ def load_and_warn(
     file: str, settings: tuple[str, ...] = (), operators: str | None = None, *, quiet: bool = False
 ) -> LoadedCampaign:
     """Load a campaign file to look at it, its warnings on stderr. Raises CampaignError."""
+    from matterstack.operators.processes import machine_gpus
     from matterstack.operators.registry import runnable_kinds
     from matterstack.spec.load import load_campaign, parse_overrides
 
     overrides = parse_overrides(settings)
-    loaded = load_campaign(file, operators=operators, overrides=overrides, installed_kinds=runnable_kinds())
+    loaded = load_campaign(
+        file, operators=operators, overrides=overrides, installed_kinds=runnable_kinds(), gpus_here=len(machine_gpus())
+    )
     for warning in () if quiet else loaded.warnings:
         tell(str(warning), "warning")
     return loaded

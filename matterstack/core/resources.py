@@ -58,7 +58,7 @@ def retry_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], s
                 yield (key,), message
         elif key not in RETRY_CLASSES and not _EXIT_CODE.match(key):
             yield (key,), f"is not a class of failures; the classes are {', '.join(RETRY_CLASSES)} and exit_code_N"
-        elif isinstance(value, Mapping) and value:
+        elif isinstance(value, Mapping):  # an empty one retries unchanged
             for name, message in _rule_problems(value):
                 yield (key, name), message
         elif value != "never":
@@ -67,7 +67,7 @@ def retry_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], s
 
 def _rule_problems(rule: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     changed = [key for key in rule if key != "up_to"]
-    if not changed:
+    if rule and not changed:
         yield "up_to", "limits nothing; name what grows, like {memory: x2, up_to: 120G}"
         return
     for key, value in rule.items():

@@ -5,10 +5,12 @@ A schema says with `x-expected` in plain words what it wants; a failure below it
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matterstack.core.suggestions import did_you_mean
@@ -22,6 +24,7 @@ Path = tuple[str | int, ...]
 _LONGEST_CHECK_S = 2.0  # of one value by its schema
 _LONGEST_VALUE = 60
 _FEW_KEYS = 10
+_MOST_VIOLATIONS = 10
 
 
 class SchemaError(ValueError):
@@ -40,6 +43,35 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     except Invalid as error:
         place = ".".join(map(str, error.absolute_path))
         raise SchemaError(f"{place + ': ' if place else ''}{error.message}") from None
+    for ref in _refs(schema):
+        _require_target(schema, ref)
+
+
+def _refs(value: Any) -> Iterator[str]:
+    """Yield the `$ref`s of a schema; what is quoted in it as data may be taken for one."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in ("$ref", "$dynamicRef") and isinstance(item, str):
+                yield item
+            elif key not in ("enum", "const", "default", "examples"):
+                yield from _refs(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _refs(item)
+
+
+def _require_target(schema: Mapping[str, Any], ref: str) -> None:
+    """Raise SchemaError for a `$ref` that leads nowhere: nothing is fetched, so nobody could answer."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resource = Resource(contents=schema, specification=DRAFT202012)
+    registry: Any = Registry().with_resource("", resource)
+    try:
+        registry.resolver(str(schema.get("$id", ""))).lookup(ref)
+    except (Unresolvable, ValueError):
+        raise SchemaError(f"`$ref` leads nowhere: {ref} (only what is in the schema itself can be named)") from None
 
 
 @contextmanager
@@ -67,7 +99,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
-    """Say in one sentence where ``value`` violates a valid JSON Schema, "" if it does not.
+    """Say in one sentence where ``value`` violates a valid JSON Schema, each place once; "" if it does not.
 
     Raises SchemaError for a `$ref` that leads nowhere, or round in a circle (nothing is fetched), and for a check
     that takes longer than two seconds.
@@ -79,7 +111,9 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
 
     try:
         with _at_most(_LONGEST_CHECK_S):
-            found = best_match(Draft202012Validator(schema, registry=Registry()).iter_errors(value))
+            validator = Draft202012Validator(schema, registry=Registry(), format_checker=_formats())
+            errors = list(islice(validator.iter_errors(value), _MOST_VIOLATIONS))
+            found = [best for error in errors if (best := best_match([error])) is not None]
     except RecursionError:
         raise SchemaError("its `$ref`s form a cycle, or it is nested too deeply") from None
     except Unresolvable as unresolvable:
@@ -88,10 +122,34 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
         raise
     except Exception as error:  # of the validator, for schemas and numbers that it does not bear
         raise SchemaError(f"cannot be used: {type(error).__name__}: {str(error)[:100]}") from None
-    if found is None:
-        return ""
-    place = ".".join(map(str, found.absolute_path))
-    return f"{place + ': ' if place else ''}{found.message[:200]}"
+    said = []
+    for error in sorted(found, key=lambda error: [str(part) for part in error.absolute_path]):
+        place = ".".join(map(str, error.absolute_path))
+        said.append(f"{place + ': ' if place else ''}{error.message[:200]}")
+    return "; ".join(dict.fromkeys(said))
+
+
+@lru_cache(maxsize=1)
+def _formats() -> Any:
+    """Return the check of `format`: what jsonschema brings, and times by RFC 3339 and addresses, for which it wants more."""
+    from datetime import datetime, time
+    from urllib.parse import urlsplit
+
+    from jsonschema import Draft202012Validator, FormatChecker
+
+    def of_texts(check: Callable[[str], bool]) -> tuple[Callable[[object], bool], type[Exception]]:
+        return lambda value: not isinstance(value, str) or check(value), ValueError
+
+    duration = r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?!$)(\d+H)?(\d+M)?(\d+S)?)?)"
+    checker = FormatChecker(formats=())
+    checker.checkers = {
+        **Draft202012Validator.FORMAT_CHECKER.checkers,
+        "date-time": of_texts(lambda text: "T" in text.upper() and datetime.fromisoformat(text).tzinfo is not None),
+        "time": of_texts(lambda text: time.fromisoformat(text).tzinfo is not None),
+        "duration": of_texts(lambda text: re.fullmatch(duration, text) is not None),
+        "uri": of_texts(lambda text: bool(urlsplit(text).scheme) and not re.search(r"\s", text)),
+    }
+    return checker
 
 
 @lru_cache(maxsize=8)

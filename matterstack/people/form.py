@@ -104,15 +104,22 @@ def read_fields(words: Iterable[str], schema: Mapping[str, Any] | None) -> dict[
     """Read words NAME=VALUE by the fields of a schema; a field that is a string stays one. Raises UsageError."""
     fields = {field.name: field for field in fields_of(schema)}
     out: dict[str, Any] = {}
+    wrong = []
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name:
-            raise UsageError(f"--data {word}: expected NAME=VALUE")
-        if name in out:
-            raise UsageError(f"--data {name} is given twice")
-        if name not in fields and (near := did_you_mean(name, fields)):
-            raise UsageError(f"--data {name}: no such field{near}; there are {', '.join(map(str, fields))}")
-        out[name] = value_of(name, text, fields[name].schema if name in fields else {})
+            wrong.append(f"--data {word}: expected NAME=VALUE")
+        elif name in out:
+            wrong.append(f"--data {name} is given twice")
+        elif name not in fields and (near := did_you_mean(name, fields)):
+            wrong.append(f"--data {name}: no such field{near}; there are {', '.join(map(str, fields))}")
+        else:
+            try:
+                out[name] = value_of(name, text, fields[name].schema if name in fields else {})
+            except UsageError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise UsageError("; ".join(wrong))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -23,8 +23,9 @@ from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
 from matterstack.spec.loader import Document
+from matterstack.spec.mend import Doubts
 from matterstack.template.language import conditional_parts, is_template, parse, references, uses_raw, whole
-from matterstack.template.shell import check_command, has_pipe
+from matterstack.template.shell import command_problems, has_pipe
 
 Path = tuple[str | int, ...]
 
@@ -68,21 +69,19 @@ class Builder:
         document: Document,
         operators: Document | None,
         overrides: Mapping[str, Any],
-        without: Iterable[Path] = (),
+        doubts: Doubts | None = None,
     ) -> None:
-        """Work on a document; ``without`` names values that its schema refuses and that are taken for absent."""
+        """Work on a document that was mended; ``doubts`` say what cannot be judged since."""
         self.document = document
         self.operators_document = operators
         self.overrides = overrides
         self.problems: list[Problem] = []
         self._refused: set[Path] = set()
         self._told: set[Problem] = set()
-        self.unparsed = False  # a template somewhere cannot be parsed
         self.kinds: dict[str, str] = {}  # of operators
         self.operators: dict[str, OperatorSpec] = {}
         self.root: dict[str, Any] = document.plain
-        for path in without:
-            _remove(self.root, path)
+        self.doubts = doubts or Doubts()
 
     def add(self, path: Path, message: str, *, at_key: bool = False, severity: str = "error") -> None:
         path = self._written_at(path)
@@ -141,11 +140,25 @@ class Builder:
             if is_template(text):
                 self.add(path, "templates cannot be used in the campaign's params")
         for name, value in self.overrides.items():
-            if name not in params:
+            first, *keys = name.split(".")
+            if first not in params and not self.doubts.params:
                 known = f"it has {', '.join(params)}" if params else "it has none"
-                self.add(("params",), f"--set {name}: no such parameter{did_you_mean(name, params)}; {known}")
-            params[name] = value
+                self.add(("params",), f"--set {name}: no such parameter{did_you_mean(first, params)}; {known}")
+            params[first] = self._with_key(name, params.get(first), keys, value) if keys else value
         return params
+
+    def _with_key(self, name: str, value: Any, keys: Sequence[str], new: Any) -> Any:
+        """Return a parameter with one key of its mappings set, as `--set a.b=x` says."""
+        if not keys:
+            return new
+        if not isinstance(value, Mapping):
+            self.add(("params",), f"--set {name}: there is no mapping that has a key '{keys[0]}'")
+            return value
+        if keys[0] not in value:
+            has = f"it has {', '.join(map(str, value))}" if value else "it is empty"
+            self.add(("params",), f"--set {name}: no such key{did_you_mean(keys[0], value)}; {has}")
+            return value
+        return {**value, keys[0]: self._with_key(name, value[keys[0]], keys[1:], new)}
 
     def _convert(self, parse_value: Any, value: Any, path: Path) -> Any:
         if value is None or is_template(value):
@@ -301,23 +314,18 @@ class Builder:
                 self.add(full, "templates cannot be used here")
                 continue
             form = "command_text" if key == "command" and isinstance(spec.command, str) else key
-            self._check_form(full, form, text)
+            self._check_form(full, form, text, spec)
             with suppress(TemplateError):  # told already
                 for reference in references(text):
                     if reference[0] in ROOTS.get(form, ()):
                         self._check_name(full, reference, key, spec)
 
-    def _parse(self, text: str) -> None:
-        try:
-            parse(text)
-        except TemplateError:
-            self.unparsed = True
-            raise
-
     def _check_name(self, path: Path, reference: tuple[str, ...], key: str, spec: TaskSpec) -> None:
         """Report a name below a root that cannot be there, whatever the instance."""
         root, names = reference[0], reference[1:]
-        if not names:
+        if not names or self.doubts.about(spec.name, root):
+            return
+        if root in ("operator", "resources", "response") and self.doubts.operators:
             return
         early = key in ("matrix", "label", "needs", "operator", "inputs", "outputs", "priority")
         params = {**self.root.get("params", {}), **self.overrides, **({} if early else spec.params)}
@@ -368,17 +376,18 @@ class Builder:
             if is_template(text):
                 self._check_form(("defaults", *where), str(where[0]), text)
 
-    def _check_form(self, path: Path, key: str, text: str) -> bool:
+    def _check_form(self, path: Path, key: str, text: str, spec: TaskSpec | None = None) -> bool:
         """Report a template that cannot stand or be parsed here, or names a root not known here; say if it is fine."""
         if key not in ROOTS:
             self.add(path, "templates cannot be used here")
             return False
         try:
-            self._parse(text)
+            parse(text)
             if key in ("matrix", "when") and whole(text) is None:
                 self.add(path, "must be exactly one template")
             elif key in ("command_text", "setup"):
-                check_command(text)
+                for message in command_problems(text):
+                    self.add(path, message)
             only_in_when = next(conditional_parts(text), None) if key != "when" else None
             if only_in_when is not None:
                 self.add(path, f"'{only_in_when}' can only be used in `when`")
@@ -386,7 +395,7 @@ class Builder:
                 self.add(path, "raw() is for `command` and `setup`: nothing is quoted here")
             for reference in references(text):
                 if reference[0] not in ROOTS[key]:
-                    self._unknown_root(path, reference[0], key)
+                    self._unknown_root(path, reference[0], key, spec)
         except TemplateError as error:
             self.add(path, str(error))
         return not self.has_problem(path)
@@ -417,26 +426,26 @@ class Builder:
             message = f"'{names[1]}' is not a property in {key} of {names[0]}{near}; it has {_some(fields)}"
             self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
-    def _unknown_root(self, path: Path, root: str, key: str) -> None:
+    def _unknown_root(self, path: Path, root: str, key: str, spec: TaskSpec | None) -> None:
         known, key = ROOTS[key], "command" if key == "command_text" else key
         if key == "matrix" and root in _OF_RESULTS:
             self.add(path, "a matrix that comes from a result is reserved for a later version of MatterStack")
         elif root in _ALL:
             self.add(path, f"'{root}' cannot be used in {key}; {', '.join(known)} can")
         else:
-            self.add(path, f"'{root}' is not known{did_you_mean(root, known)}; {', '.join(known)} can be used in {key}")
+            near = self._below_a_root(root, known, spec) or did_you_mean(root, known)
+            self.add(path, f"'{root}' is not known{near}; {', '.join(known)} can be used in {key}")
 
-
-def _remove(root: dict[str, Any], path: Path) -> None:
-    """Take a value out of nested mappings; a task that has lost its command gets one that only stands for it."""
-    node: Any = root
-    for part in path[:-1]:
-        node = node[part] if isinstance(node, dict) and part in node else None
-    if not isinstance(node, dict):
-        return
-    node.pop(path[-1], None)
-    if path[0] == "tasks" and len(path) == 3 and (path[2] == "command" or did_you_mean(str(path[2]), ["command"])):
-        node.setdefault("command", "true")
+    def _below_a_root(self, name: str, roots: Iterable[str], spec: TaskSpec | None) -> str:
+        """Return the suggestion to write a name with the root that it is below, such as `matrix.mol` for `mol`."""
+        axes = set(spec.matrix or ()) - {"include", "exclude", "table"} if spec is not None else set()
+        below: dict[str, Iterable[str]] = {
+            "matrix": axes, "params": {**self.root.get("params", {}), **(spec.params if spec is not None else {})},
+            "inputs": spec.inputs if spec is not None else (), "outputs": spec.outputs if spec is not None else (),
+            "task": ("id", "name", "label", "attempt"),
+        }  # fmt: skip
+        found = [f"{root}.{name}" for root, names in below.items() if root in roots and name in names]
+        return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def _as_mapping(retries: Any) -> dict[str, Any]:

@@ -67,19 +67,41 @@ def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) 
     groups: dict[str, list[Instance]] = {}
     for instance in expansion.instances:
         groups.setdefault(instance.group, []).append(instance)
+    wrong = {problem.path[1] for problem in builder.problems if problem.severity == "error" and len(problem.path) > 1}
+    general = builder.doubts.any or any(problem.path[:1] == ("defaults",) for problem in builder.problems)
     for name, instances in groups.items():
+        complete = set(campaign.tasks[name].inputs) <= set(instances[0].inputs)
+        if name in wrong or not complete or (general and not _stands_alone(campaign, name, builder)):
+            continue  # a sample is only worth rendering where inputs and outputs are known to be right
         answer_keys = {key for keys in expansion.named[name].values() for key in keys}
         with_templates = _has_early_templates(campaign, name)
         fine = all(
             _check_early(campaign, instance, answer_keys, builder)
             for instance in (instances if with_templates else instances[:1])
         )
-        if fine and not answer_keys - {"when", "deadline"}:  # nothing is known of answers and metrics before they exist
+        if fine and not answer_keys - {"when"}:  # nothing is known of answers and metrics before they exist
             all(_check_whole(campaign, instance, builder) for instance in _samples(instances))
         if fine:
             _warn_of_long_lists(campaign, instances[0], groups, builder)
         for kind in {campaign.operators[instance.operator].kind: instance for instance in instances}.values():
             _check_people(campaign, campaign.tasks[name], kind, builder)
+
+
+def _stands_alone(campaign: Campaign, task: str, builder: Builder) -> bool:
+    """Return whether a task hangs on nothing that is in doubt."""
+    spec, doubts = campaign.tasks[task], builder.doubts
+    values = [
+        spec.command,
+        spec.setup,
+        spec.env,
+        spec.params,
+        spec.resources,
+        spec.asked,
+        spec.when,
+        spec.retries_written,
+    ]
+    named = {reference[0] for reference in references(values)}
+    return not (doubts.operators or any(doubts.about(task, root) for root in named) or (doubts.outputs and spec.inputs))
 
 
 def _warn_of_long_lists(
@@ -137,23 +159,23 @@ def _check_early(campaign: Campaign, instance: Instance, answer_keys: set[str], 
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance)
-    key = "resources"
-    try:
-        if not answer_keys & {"resources", "params"}:
-            _check_slots(parse_resources(asked_resources(spec, operator, early)), operator)
-        key = "retries"
-        if not answer_keys & {"retries", "params"}:
-            resolve_retries(spec, early)
-        key = "deadline"
-        deadline = spec.asked.get("deadline")
-        if deadline is not None and not answer_keys & {"deadline", "params"}:
-            parse_time(resolve_early(deadline, spec, early))
-        key = "when"
-        _check_when(spec, early)
-    except (TemplateError, ValueError) as error:
-        _report(instance, key, error, builder)
-        return False
-    return True
+    deadline = spec.asked.get("deadline")
+    checks: dict[str, Callable[[], object]] = {
+        "resources": lambda: _check_slots(parse_resources(asked_resources(spec, operator, early)), operator),
+        "retries": lambda: resolve_retries(spec, early),
+        "deadline": lambda: parse_time(resolve_early(deadline, spec, early)) if deadline is not None else None,
+        "when": lambda: _check_when(spec, early),
+    }
+    fine = True
+    for key, check in checks.items():
+        if key != "when" and answer_keys & {key, "params"}:
+            continue  # known only when the task starts
+        try:
+            check()
+        except (TemplateError, ValueError) as error:
+            _report(instance, key, error, builder)
+            fine = False
+    return fine
 
 
 def _check_whole(campaign: Campaign, instance: Instance, builder: Builder) -> bool:

@@ -216,7 +216,10 @@ class Expander:
             try:
                 values = render(values, {"params": self.campaign.params})
             except TemplateError as error:
-                self.builder.add(where, str(error))
+                if self.builder.doubts.params:
+                    self.builder.doubts.outputs = True  # how many instances there are is not known
+                else:
+                    self.builder.add(where, str(error))
                 return []
         if not isinstance(values, list):
             self.builder.add(where, f"'{name}' must be a list of values, got {show(values)}")
@@ -319,7 +322,9 @@ class Expander:
             return function(*arguments, **options)
         except (TemplateError, ValueError) as error:
             message = str(error)
-            if not self.builder.has_problem(where):
+            roots = {reference[0] for reference in references(arguments[0])}
+            doubted = any(self.builder.doubts.about(draft.spec.name, root) for root in roots)
+            if not self.builder.has_problem(where) and not doubted:
                 of = f"{draft.task_id}: " if draft.spec.matrix is not None else ""
                 self.builder.add(where, f"{of}{message}")
             return None
@@ -332,6 +337,8 @@ class Expander:
     def _resolve_choice(self, draft: _Draft, where: Where) -> None:
         spec = draft.spec
         operator = self._attempt((*where, "operator"), draft, render_text, spec.operator, self.scope(draft))
+        if operator is not None and operator not in self.campaign.operators and self.builder.doubts.operators:
+            operator = None
         if operator is not None and operator not in self.campaign.operators:
             known = self.campaign.operators
             message = f"there is no operator '{operator}'{did_you_mean(operator, known)}; there are {', '.join(known)}"
@@ -433,7 +440,9 @@ class Expander:
             sources = self._sources(draft, pattern, is_list)
             if not sources:
                 # A matrix without rows has no outputs: that is told already.
-                if all(self.rows.values()) and not self.builder.has_problem(where):
+                doubts = self.builder.doubts
+                known = not (doubts.outputs or doubts.files)
+                if known and all(self.rows.values()) and not self.builder.has_problem(where):
                     self.builder.add(where, self._no_match(draft, pattern, is_list))
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
@@ -587,6 +596,9 @@ class Expander:
                     draft.edges |= {Edge(name, f"needs[{index}]"): None for name in groups}
             if not found and not groups and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
                 continue  # its matrix has a problem of its own
+            doubts = self.builder.doubts
+            if doubts.tasks or (doubts.outputs and "/" in pattern):  # it may name what was taken out
+                continue
             if not found and not groups and not self.builder.has_problem(where):
                 known = (
                     name for name in (*self.campaign.tasks, *(d.task_id for d in self.drafts)) if name != draft.task_id
@@ -622,7 +634,12 @@ class Expander:
     def _resolve_answers(self, spec: TaskSpec, names: AnswerNames) -> None:
         """Make the edges that `response.TASK` and `metrics.TASK` imply: to the instance of equal axis values."""
         for (root, task), keys in names.items():
-            if task not in self.rows or not self.rows[task] or not self.builder.may_give(root, task):
+            if (
+                self.builder.doubts.outputs
+                or task not in self.rows
+                or not self.rows[task]
+                or not self.builder.may_give(root, task)
+            ):
                 continue  # told already, where the name stands
             where: Where = ("tasks", spec.name, keys[0])
             for draft in self._members(spec.name):
@@ -685,7 +702,7 @@ class Expander:
             self._warn_of_bare_paths(spec, texts)
 
     def _check_source_path(self, where: Where, text: Any, folders: set[str]) -> None:
-        for path in _source_paths(text) if isinstance(text, str) else ():
+        for path in _source_paths(text) if isinstance(text, str) and not self.builder.doubts.files else ():
             if path not in self.files and path not in folders:
                 exists = (self.folder / path).exists()
                 what = "is not in `files`; add it" if exists else "does not exist in the campaign folder"

@@ -16,7 +16,8 @@ from matterstack.spec.campaign import Builder
 from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
 from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.loader import Document, load_document, parse_document, plain
-from matterstack.spec.schema import check_campaign, check_operators, removable_paths
+from matterstack.spec.mend import mend, unparsable
+from matterstack.spec.schema import check_campaign, check_operators
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -49,28 +50,39 @@ def load_campaign(
     to_run: bool = False,
     folder: Path | None = None,
     only_files: frozenset[str] | None = None,
+    gpus_here: int | None = None,
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
     ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
     checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
-    that count, by default all. Raises CampaignError with all problems, sorted by position.
+    that count, by default all. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises CampaignError with all problems, sorted by position.
     """
     path = Path(file)
-    document = load_document(path)
-    site = load_document(Path(operators)) if operators is not None else None
-    problems = check_campaign(document) + (check_operators(site) if site is not None else [])
-    without = removable_paths(problems, document)
-    if without is None:  # what is wrong is so basic that more would be said about the consequences alone
+    document = load_document(path, with_problems=True)
+    site = load_document(Path(operators), with_problems=True) if operators is not None else None
+    problems = check_campaign(document) + unparsable(document)
+    doubts = mend(document.plain, problems)
+    if doubts is None:
         raise CampaignError(_sorted(problems))
+    of_site = check_operators(site) if site is not None else []
+    if of_site:  # then all that its operators decide is open
+        site, doubts.operators = None, doubts.operators | {"*"}
     overrides = dict(overrides or {})
-    builder = Builder(document, site, overrides, without)
-    builder.problems += problems
+    builder = Builder(document, site, overrides, doubts)
+    for source in (document, site):
+        told = {(problem.line, problem.column) for problem in source.problems} if source is not None else set()
+        problems = [problem for problem in problems if (problem.line, problem.column) not in told]
+        builder.problems += source.problems if source is not None else []
+    builder.problems += problems + of_site
     home = folder if folder is not None else path.parent
     campaign = builder.build()
-    if builder.unparsed:
-        raise CampaignError(_sorted([*builder.problems, *document.warnings]))
+    for name, operator in campaign.operators.items():
+        given = len(operator.slot_gpus or ())
+        if gpus_here is not None and given > gpus_here and operator.row.on_this_machine:
+            message = f"{given} given, {gpus_here or 'none'} found on this machine: tasks get them all the same"
+            builder.add(("operators", name, "slots", "gpus"), message, severity="warning")
     named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, named, home, builder, only_files).expand()
@@ -79,9 +91,8 @@ def load_campaign(
         if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):
             message = f"{instance.task_id}: this version of MatterStack cannot run operators of kind '{kind}' yet"
             builder.add(("operators", instance.operator, "kind"), message)
-    # A sample is only worth rendering where inputs and outputs are known to be right.
+    check_instances(campaign, expansion, builder)
     if not _errors(builder.problems):
-        check_instances(campaign, expansion, builder)
         warn_of_typos(campaign, expansion, builder)
     if _errors(builder.problems):
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))

@@ -64,6 +64,7 @@ class Document:
         self.root = root
         self.at = at
         self.warnings = warnings
+        self.problems: list[Problem] = []  # values that were replaced so that the rest could be read
 
     @cached_property
     def plain(self) -> Any:
@@ -89,7 +90,7 @@ class Document:
     ) -> Problem:
         """Return the problem of a path, its place in words written `tasks.fit.inputs[0]`."""
         line, column = self.position(path, at_key=at_key)
-        return Problem(self.file, line, column, dotted(path), message, severity)
+        return Problem(self.file, line, column, dotted(path), message, severity, path=path)
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
@@ -128,9 +129,18 @@ def read_text(path: Path, shown: str) -> str:
         raise refuse(f"is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8", line, column) from None
 
 
-def load_document(path: Path, shown: str | None = None) -> Document:
-    """Read a YAML or JSON file. Raises CampaignError with one Problem for a file that cannot be parsed."""
-    name = shown or str(path)
+def load_document(path: Path, shown: str | None = None, *, with_problems: bool = False) -> Document:
+    """Read a YAML or JSON file. Raises CampaignError with one Problem for a file that cannot be parsed.
+
+    A value that cannot be is one as well; ``with_problems`` such a file is returned with its `problems`.
+    """
+    document = _load(path, shown or str(path))
+    if document.problems and not with_problems:
+        raise CampaignError(document.problems)
+    return document
+
+
+def _load(path: Path, name: str) -> Document:
     text = read_text(path, name)
     if path.suffix == ".json" or (text.startswith("{") and _is_json(text)):  # a run root keeps it as campaign.yaml
         _check_json(text, name)
@@ -185,7 +195,7 @@ def _check_json(text: str, file: str) -> None:
 
 
 def parse_document(text: str, file: str) -> Document:
-    """Parse YAML text (JSON is YAML). Raises CampaignError with one Problem."""
+    """Parse YAML text (JSON is YAML). Raises CampaignError with one Problem; see `Document.problems` for values."""
     return _Builder(text, file).document()
 
 
@@ -199,6 +209,11 @@ class _Builder:
         self.nodes = 0
         self.expanded = 0
         self.warnings: list[Problem] = []
+        self.problems: list[Problem] = []
+
+    def note(self, mark: Any, message: str) -> None:
+        """Remember a mistake that does not keep the rest from being read."""
+        self.problems += self.refuse(mark, message).problems
 
     def refuse(self, mark: Any, message: str) -> CampaignError:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
@@ -245,7 +260,9 @@ class _Builder:
             if parser is not None:
                 parser.dispose()
         mark = (first.start_mark.line + 1, first.start_mark.column + 1)
-        return Document(self.file, root, mark, self.warnings, self.text)
+        document = Document(self.file, root, mark, self.warnings, self.text)
+        document.problems = self.problems
+        return document
 
     @staticmethod
     def _events(parser: Any) -> Iterator[Any]:
@@ -323,14 +340,15 @@ class _Builder:
 
     def _check_tag(self, event: Any, kind: str) -> None:
         if event.tag not in (None, "!") and _TAGS.get(event.tag) != kind:
-            raise self.refuse(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
+            self.note(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
         if event.tag not in (None, "!"):
             kind = _TAGS.get(event.tag)
             if kind in (None, "map", "seq"):
-                raise self.refuse(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
+                self.note(event.start_mark, f"the tag {event.tag} is not allowed in a campaign")
+                return text
             if kind == "str":
                 return text
         elif not event.implicit[0]:
@@ -340,7 +358,8 @@ class _Builder:
         try:
             return resolve_scalar(text)
         except ValueError as error:
-            raise self.refuse(event.start_mark, str(error)) from None
+            self.note(event.start_mark, str(error))
+            return text
 
     def _rest_of_line(self, event: Any) -> str:
         if event.start_mark.line != event.end_mark.line or " " not in event.value:
@@ -381,7 +400,8 @@ class _Builder:
                 continue
             if key in out:
                 line = out.keys_at[key][0]
-                raise self.refuse(key_event.start_mark, f"duplicate key '{key}' (first defined on line {line})")
+                self.note(key_event.start_mark, f"duplicate key '{key}' (first defined on line {line})")
+                continue
             out[key] = value
             out.keys_at[key] = (key_event.start_mark.line + 1, key_event.start_mark.column + 1)
             out.values_at[key] = (mark.line + 1, mark.column + 1)
@@ -392,7 +412,8 @@ class _Builder:
     def _merge(self, out: Map, value: Any, mark: Any) -> None:
         for item in value if isinstance(value, Seq) else [value]:
             if not isinstance(item, Map):
-                raise self.refuse(mark, "<< needs a mapping, or a list of mappings")
+                self.note(mark, "<< needs a mapping, or a list of mappings")
+                continue
             self.expanded += len(item)
             if self.expanded > _MOST_EXPANDED:
                 raise self.refuse(mark, f"aliases expand to more than {_MOST_EXPANDED} values")

@@ -77,54 +77,6 @@ def check_campaign(document: Document) -> list[Problem]:
     return _check(document, frame, "campaign.schema.json", ()) + problems
 
 
-_HARMLESS = frozenset(
-    [
-        "command",
-        "description",
-        "resources",
-        "retries",
-        "env",
-        "setup",
-        "priority",
-        "shell",
-        "allow_failure",
-        "allow_dependency_failure",
-        "allow_skipped",
-        "background",
-        "instructions",
-        "deadline",
-        "on_deadline",
-        "responders",
-        "bundle",
-        "when",
-        "response_schema",
-        "result_schema",
-        "default",
-    ]
-)
-
-
-def removable_paths(problems: list[Problem], document: Document) -> list[tuple[str | int, ...]] | None:
-    """Return the values to take out so that the rest can still be checked, None if too much hangs on what is wrong.
-
-    A task may lose an unknown key, or one that nothing else refers to: more problems are then told at once.
-    """
-    paths: list[tuple[str | int, ...]] = []
-    for problem in problems:
-        parts = problem.where.replace("[", ".").split(".")
-        tasks = document.root.get("tasks") if isinstance(document.root, Mapping) else None
-        if problem.file == document.file and len(parts) >= 2 and parts[0] == "defaults" and parts[1] in _HARMLESS:
-            paths.append(("defaults", parts[1]))
-            continue
-        if problem.file != document.file or len(parts) < 3 or parts[0] != "tasks" or not isinstance(tasks, Mapping):
-            return None
-        unknown = len(parts) == 3 and problem.unknown_key
-        if not isinstance(tasks.get(parts[1]), Mapping) or not (unknown or parts[2] in _HARMLESS):
-            return None
-        paths.append(("tasks", parts[1], parts[2]))
-    return paths
-
-
 def check_operators(document: Document) -> list[Problem]:
     """Return everything in an operators.yaml that its schema does not allow."""
     return _check(document, document.plain, "operators.schema.json", ())

@@ -41,18 +41,28 @@ def _takes_numbers(place: str) -> bool:
     return place in _NUMBERS_ONLY or place.startswith("an argument of")
 
 
-def check_command(text: str) -> None:
-    """Raise TemplateError for a hole where quoting its value cannot be right, unless it is `raw(…)`."""
-    scan = _scan(text)
+def command_problems(text: str) -> list[str]:
+    """Return what is wrong with a command: each hole where quoting its value cannot be right, unless it is `raw(…)`.
+
+    Raises TemplateError for what cannot be parsed.
+    """
+    scan, found = _scan(text), []
     for hole, place in scan.places:
         if place is not None and place != _COMMENT and not _takes_numbers(place) and not hole.is_raw:
             inside = hole.source[3:-2].strip()
-            raise TemplateError(
+            found.append(
                 f"{hole.source} is inside {place}: {_ADVICE[place]}, "
                 f"or write ${{{{ raw({inside}) }}}} if it must be inserted as it is"
             )
-    if scan.left_open:  # then bash itself may read it in more than one way
-        raise TemplateError(f"the command ends inside {scan.left_open}; close it, so that values can be quoted")
+    if scan.left_open and not found:  # then bash itself may read it in more than one way
+        found.append(f"the command ends inside {scan.left_open}; close it, so that values can be quoted")
+    return list(dict.fromkeys(found))
+
+
+def check_command(text: str) -> None:
+    """Raise TemplateError for the first of `command_problems`."""
+    for message in command_problems(text):
+        raise TemplateError(message)
 
 
 def has_pipe(text: str) -> bool:
