@@ -62,12 +62,11 @@ def _refs(value: Any) -> Iterator[str]:
 
 def _require_target(schema: Mapping[str, Any], ref: str) -> None:
     """Raise SchemaError for a `$ref` that leads nowhere: nothing is fetched, so nobody could answer."""
-    from referencing import Registry, Resource
+    from referencing import Registry
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
-    resource = Resource(contents=schema, specification=DRAFT202012)
-    registry: Any = Registry().with_resource("", resource)
+    registry: Any = Registry().with_resource("", DRAFT202012.create_resource(schema))
     try:
         registry.resolver(str(schema.get("$id", ""))).lookup(ref)
     except (Unresolvable, ValueError):
@@ -113,7 +112,7 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
         with _at_most(_LONGEST_CHECK_S):
             validator = Draft202012Validator(schema, registry=Registry(), format_checker=_formats())
             errors = list(islice(validator.iter_errors(value), _MOST_VIOLATIONS))
-            found = [best for error in errors if (best := best_match([error])) is not None]
+            found = [closest for each in errors if (closest := best_match([each])) is not None]
     except RecursionError:
         raise SchemaError("its `$ref`s form a cycle, or it is nested too deeply") from None
     except Unresolvable as unresolvable:
@@ -123,9 +122,9 @@ def schema_violation(schema: Mapping[str, Any], value: Any) -> str:
     except Exception as error:  # of the validator, for schemas and numbers that it does not bear
         raise SchemaError(f"cannot be used: {type(error).__name__}: {str(error)[:100]}") from None
     said = []
-    for error in sorted(found, key=lambda error: [str(part) for part in error.absolute_path]):
-        place = ".".join(map(str, error.absolute_path))
-        said.append(f"{place + ': ' if place else ''}{error.message[:200]}")
+    for best in sorted(found, key=lambda each: [str(part) for part in each.absolute_path]):
+        place = ".".join(map(str, best.absolute_path))
+        said.append(f"{place + ': ' if place else ''}{best.message[:200]}")
     return "; ".join(dict.fromkeys(said))
 
 

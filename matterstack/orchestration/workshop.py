@@ -159,7 +159,7 @@ class RunWorkshop:
         except MissingVariable as error:
             failure, why = FailureClass.REJECTED, reason(Code.REJECTED, text=str(error))
         except (TemplateError, ValueError) as error:
-            why = reason(Code.TEMPLATE, text=str(error))
+            why = reason(Code.TEMPLATE, text="; ".join([str(error), *self._why_absent(task, str(error))]))
         except MatterStackError:  # the ledger or the run root itself: nothing may be decided on it
             raise
         except OSError as error:  # an input cannot be read just now: it stays READY
@@ -171,6 +171,31 @@ class RunWorkshop:
         key = (task.task_id, task.attempts + 1)
         made = attempt_made(key, task.operator, "", Resources(), self.run.source_digest, {})
         return Unlaunchable(made, failure, why, defect)
+
+    def _why_absent(self, task: TaskRow, error: str) -> list[str]:
+        """Return why a value that a template could not use is not there: an input of a task that failed, a metric."""
+        instance = self.store.instance(task.task_id)
+        said = []
+        if "null" in error:
+            for name, item in instance.inputs.items():
+                upstream = item.sources[0].task if item.sources and not item.is_list else None
+                if f"inputs.{name}" not in error or upstream is None:
+                    continue
+                row = self.board.tasks([upstream]).get(upstream)
+                if row is not None and row.state is not TaskState.COMPLETED:
+                    why = f" ({sentence(row.reason)})" if row.reason else ""
+                    said.append(
+                        f"inputs.{name} is null, since {upstream} is {row.state}{why}: take it as a list "
+                        f"(`{self.spec(task).inputs[name].pattern}*`), which is empty then, or leave out what lets this task "
+                        "run without it"
+                    )
+        for _, upstream in self.store.entries([task.task_id])[task.task_id]:
+            if f"metrics.{upstream.partition('/')[0]}" in error:
+                row = self.board.tasks([upstream])[upstream]
+                attempt = self.board.attempt(upstream, row.result or row.attempts)
+                if attempt is not None and attempt.reason.code in (Code.METRICS_IGNORED, Code.METRICS_INVALID):
+                    said.append(f"of {upstream}, {sentence(attempt.reason)}")
+        return said
 
     def _render(self, row: TaskRow, operator: Operator) -> RenderedIntent:
         from matterstack.template.attempt import (

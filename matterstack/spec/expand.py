@@ -37,7 +37,7 @@ from matterstack.errors import CampaignError, TemplateError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
 from matterstack.spec.paths import PathTree, path_problem
-from matterstack.spec.tables import MOST_ROWS, read_table
+from matterstack.spec.tables import MOST_ROWS, decimal_commas, read_table
 from matterstack.template.forms import render, render_pattern, render_text
 from matterstack.template.language import Hole, Name, is_template, parse, references
 
@@ -257,6 +257,9 @@ class Expander:
                     self.builder.add(where, f"{found.file}: {found.message}")
             return []
         self.files.add(name)
+        commas = decimal_commas(rows)
+        if commas:
+            self.builder.add(where, f"{shown}: {commas}", severity="warning")
         return rows
 
     def _exclude(self, rows: list[dict[str, Any]], excluded: list[Any], where: Where) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
 from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
 from matterstack.spec.expand import Expander, Expansion, answer_names
+from matterstack.spec.habits import warn_of_habits
 from matterstack.spec.loader import Document, load_document, parse_document, plain
 from matterstack.spec.mend import mend, unparsable
 from matterstack.spec.schema import check_campaign, check_operators
@@ -94,6 +95,7 @@ def load_campaign(
     check_instances(campaign, expansion, builder)
     if not _errors(builder.problems):
         warn_of_typos(campaign, expansion, builder)
+        warn_of_habits(campaign, expansion, home, builder)
     if _errors(builder.problems):
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     return LoadedCampaign(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from matterstack.spec.loader import Seq, load_document, plain, read_text
 MOST_ROWS = 250_000
 _MOST_COLUMNS = 2000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = (";", "\t", "|")  # that programs write in place of a comma
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?\Z")
 
 
 def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
@@ -50,6 +53,11 @@ def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, An
             raise _refuse(shown, 1, "has no header line")
         if len(header) > _MOST_COLUMNS:
             raise _refuse(shown, 1, f"has {len(header)} columns; a table may have {_MOST_COLUMNS}")
+        other = next((sign for sign in _OTHERS if len(header) == 1 and header[0].count(sign)), None)
+        if other is not None and path.suffix.lower() == ".csv":
+            cure = "name it .tsv" if other == "\t" else f"export it with commas, or: tr '{other}' , < {path.name}"
+            what = "a tab" if other == "\t" else f"'{other}'"
+            raise _refuse(shown, 1, f"has one column, '{header[0][:60]}': its cells are separated by {what} ({cure})")
         double = next((name for name, count in Counter(header).items() if count > 1), None)
         if double is not None or "" in header:
             what = f"two columns '{double}'" if double else "a column without a name"
@@ -83,6 +91,15 @@ def _checked(rows: list[dict[str, Any]], shown: str) -> list[dict[str, Any]]:
     if not rows:
         raise _refuse(shown, 0, "has no rows")
     return rows
+
+
+def decimal_commas(rows: list[dict[str, Any]]) -> str:
+    """Return which column holds numbers with a decimal comma, which are texts here; "" if none does."""
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        if all(isinstance(value, str) and _DECIMAL_COMMA.match(value) for value in values):
+            return f"column '{name}' holds '{values[0]}', which is text: decimals are written with a point"
+    return ""
 
 
 def _refuse(shown: str, line: int, message: str) -> CampaignError:
