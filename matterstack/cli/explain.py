@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import campaign_options, common, default_run, json_option
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode, UsageError
@@ -19,7 +20,7 @@ _LONGEST_LINE = 300
 
 
 @click.command()
-@click.argument("arguments", nargs=-1, metavar="[RUN|FILE] [TASK]...")
+@click.argument("arguments", nargs=-1, metavar="[RUN|FILE] [TASK]...", shell_complete=completing.runs_then_tasks)
 @campaign_options
 @json_option
 @common

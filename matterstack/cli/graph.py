@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import campaign_options, common, default_run, json_option
 from matterstack.errors import ExitCode
 
 
 @click.command()
-@click.argument("path", required=False, metavar="RUN|FILE")
+@click.argument("path", required=False, metavar="RUN|FILE", shell_complete=completing.files)
 @campaign_options
 @json_option
 @common

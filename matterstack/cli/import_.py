@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import common, echo_remark
 from matterstack.errors import ExitCode, UsageError
 
@@ -16,7 +17,7 @@ def import_() -> None:
 
 
 @import_.command()
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @click.option("-o", "--output", metavar="FILE", help="The campaign file to write (.yaml or .json; default: stdout).")
 @common
 def wfformat(file: str, output: str | None) -> int:

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from matterstack.cli.options import common, default_run, echo_remark, json_option
+from matterstack.cli import completing
+from matterstack.cli.options import common, default_run, echo_remark, json_option, run_roots
 from matterstack.errors import ExitCode, UsageError
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=completing.runs)
 @json_option
 @common
 def inbox(runs: tuple[str, ...], as_json: bool) -> int:
@@ -24,7 +25,7 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
     from matterstack.cli.render import harmless, plural, print_json
     from matterstack.people.inbox import inbox as list_waiting
 
-    found = list_waiting(runs or _all_runs())
+    found = list_waiting(run_roots(runs) if runs else _all_runs())
     if as_json:
         print_json([item.to_json() for item in found])
         return ExitCode.FINE
@@ -32,7 +33,7 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
         click.echo("nothing waits for a person")
         return ExitCode.FINE
     for item in found:
-        told = "cannot start here" if not item.fits else f"{_since(item.since)}{_until(item)}"
+        told = "cannot start here" if not item.fits else f"{_since(item)}{_until(item)}"
         click.echo(f"{harmless(f'{item.task_id} ({item.run_id})')}: {told}")
         if item.summary:
             click.echo(f"    {harmless(item.summary)[:160]}")
@@ -45,10 +46,14 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
     return ExitCode.FINE
 
 
-def _since(at: float) -> str:
+def _since(item: Any) -> str:
     from matterstack.core.values import format_duration
 
-    return f"has been waiting for {format_duration(time.time() - at)}"
+    now = time.time()
+    text = f"has been waiting for {format_duration(now - item.since)}"
+    if item.times > 1:
+        text += f", asked {item.times} times, for {format_duration(now - item.first)} in all"
+    return text
 
 
 def _until(item: Any) -> str:
@@ -67,7 +72,6 @@ def _all_runs() -> list[str]:
     try:
         return [default_run()]
     except UsageError:
-        found = sorted(str(path.parent) for path in Path("runs").glob("*/run.json"))
-        if not found:
+        if not Path("runs").is_dir():
             raise UsageError("there is no run in runs/; name a run root (RUN)") from None
-        return found
+        return run_roots(["runs"])

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import campaign_options, common, echo_remark
 from matterstack.errors import ExitCode
 
 
 @click.command()
-@click.argument("file")
-@click.option("--root", metavar="DIR", help="The run root to make (default: runs/NAME).")
+@click.argument("file", shell_complete=completing.files)
+@click.option(
+    "--root", metavar="DIR", shell_complete=completing.folders, help="The run root to make (default: runs/NAME)."
+)
 @campaign_options
 @common
 def init(file: str, root: str | None, settings: tuple[str, ...], operators: str | None) -> int:

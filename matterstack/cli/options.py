@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from matterstack.cli import completing
 from matterstack.errors import TICK, UsageError
 
 logging.addLevelName(TICK, "TICK")
@@ -91,7 +93,11 @@ def _setup_logging(verbose: int, quiet: bool, log_format: str) -> None:
 def run_argument(function: Command) -> Command:
     """Add the argument RUN, which may be left out inside a run root."""
     return click.argument(
-        "run", required=False, callback=lambda ctx, param, value: value or default_run(), metavar="RUN"
+        "run",
+        required=False,
+        callback=lambda ctx, param, value: value or (None if ctx.resilient_parsing else default_run()),
+        metavar="RUN",
+        shell_complete=completing.runs,
     )(function)
 
 
@@ -102,14 +108,57 @@ def default_run() -> str:
     raise UsageError("name a run root (RUN), or go into one")
 
 
+_DEEPEST = 4  # folders below the one that is given, in which runs are looked for
+_NO_RUNS_IN = ("tasks", "source", "results", "node_modules", "__pycache__")
+
+
+def run_roots(paths: Sequence[str]) -> list[str]:
+    """Return the run roots that are named, and those below folders that are not run roots themselves.
+
+    What is neither is returned as it is, to be told. Raises UsageError for a folder without a run in it.
+    """
+    out: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path) or _is_root(path):
+            out.append(path)
+            continue
+        found = sorted(_below(path, _DEEPEST))
+        if not found and not any(
+            os.path.lexists(os.path.join(path, name)) for name in ("journal.jsonl", "state.sqlite")
+        ):
+            raise UsageError(f"{path} is not a run root, and there is none below it")
+        out += found or [path]
+    return list(dict.fromkeys(out))
+
+
+def _is_root(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, "run.json"))
+
+
+def _below(folder: str, depth: int) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(folder, name) if folder != "." else name
+        if _is_root(path):
+            yield path
+        elif depth > 1 and name not in _NO_RUNS_IN:
+            yield from _below(path, depth - 1)
+
+
 def task_argument(function: Command) -> Command:
     """Add the argument TASK behind RUN."""
-    return click.argument("task", required=False, callback=_require_task, metavar="TASK")(function)
+    return click.argument(
+        "task", required=False, callback=_require_task, metavar="TASK", shell_complete=completing.tasks
+    )(function)
 
 
 def _require_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    if value is not None:
-        return value
+    if value is not None or ctx.resilient_parsing:
+        return value or ""
     run = str(ctx.params.get("run", ""))
     if Path("run.json").is_file() and not Path(run).exists():
         raise UsageError(f"RUN comes first: inside a run root write `. {run}`")
@@ -124,7 +173,12 @@ def campaign_options(function: Command) -> Command:
     """Add --set and --operators."""
     for option in (
         click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter; VALUE is YAML."),
-        click.option("--operators", metavar="FILE", help="Operators of this site, replacing the campaign's by name."),
+        click.option(
+            "--operators",
+            metavar="FILE",
+            shell_complete=completing.files,
+            help="Operators of this site, replacing the campaign's by name.",
+        ),
     ):
         function = option(function)
     return function
@@ -137,7 +191,7 @@ def echo_remark(text: str) -> None:
 
 def tasks_argument(function: Command) -> Command:
     """Add the argument TASK…, which may be left out."""
-    return click.argument("tasks", nargs=-1, metavar="[TASK]...")(function)
+    return click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=completing.tasks)(function)
 
 
 def what_changed(tasks: tuple[str, ...], count: int) -> str:

@@ -6,6 +6,7 @@ import shlex
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import common, echo_remark, json_option, run_argument
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
@@ -18,7 +19,7 @@ def parcel() -> None:
 
 @parcel.command("export")
 @run_argument
-@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=completing.tasks)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The parcel: .tar.gz, .tar.xz or .tar.")
 @click.option("--array", is_flag=True, help="Make its run.sh a Slurm array script.")
 @click.option("--again", is_flag=True, help="Also what was handed over before, if that parcel is lost.")
@@ -39,7 +40,7 @@ def export(run: str, tasks: tuple[str, ...], output: str, array: bool, again: bo
 
 @parcel.command("import")
 @run_argument
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", shell_complete=completing.files)
 @json_option
 @common
 def import_(run: str, file: str, as_json: bool) -> int:

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.options import campaign_options, common, default_run, echo_remark, is_quiet, tell
 from matterstack.core.states import RunState
 from matterstack.errors import ExitCode, UsageError
 
 
 @click.command(name="run")
-@click.argument("target", required=False, metavar="FILE|RUN")
-@click.option("--root", metavar="DIR", help="The run root (default: runs/NAME); only with FILE.")
+@click.argument("target", required=False, metavar="FILE|RUN", shell_complete=completing.files)
+@click.option(
+    "--root",
+    metavar="DIR",
+    shell_complete=completing.folders,
+    help="The run root (default: runs/NAME); only with FILE.",
+)
 @click.option("--wait", is_flag=True, help="Wait for people and laboratories as well.")
 @click.option("--profile", is_flag=True, help="Print in the end where the time went.")
 @campaign_options

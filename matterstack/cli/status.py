@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from matterstack.cli.options import common, default_run, json_option
+from matterstack.cli import completing
+from matterstack.cli.options import common, default_run, json_option, run_roots
 from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
@@ -19,7 +20,7 @@ _LONGEST_LINE = 200
 
 
 @click.command()
-@click.argument("runs", nargs=-1, metavar="RUN...")
+@click.argument("runs", nargs=-1, metavar="RUN...", shell_complete=completing.runs)
 @click.option("--usage", is_flag=True, help="Show what tasks used of cpus and memory, beside what they asked for.")
 @json_option
 @common
@@ -28,13 +29,13 @@ def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
     from matterstack.cli.render import print_json
     from matterstack.views.status import open_run, summarise
 
-    roots = runs or (default_run(),)
+    roots = run_roots(runs) if runs else [default_run()]
     if usage:
         _show_usage(roots, as_json)
         return ExitCode.FINE
     if as_json:
         data = [open_run(root).to_json() for root in roots]
-        print_json(data[0] if len(runs) <= 1 else data)
+        print_json(data[0] if len(roots) == 1 and len(runs) <= 1 else data)
         return ExitCode.FINE
     for index, view in enumerate([summarise(root, _MOST_REASONS) for root in roots]):
         if index:

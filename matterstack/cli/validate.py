@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from matterstack.cli import completing
 from matterstack.cli.campaign_file import load_and_warn, show_instance
 from matterstack.cli.options import campaign_options, common, json_option, tell
 from matterstack.errors import CampaignError, ExitCode, Problem
@@ -15,7 +16,7 @@ _MOST_PATTERNS = 40
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=completing.files)
 @click.option("--task", metavar="ID", help="Show one instance exactly as it would run.")
 @campaign_options
 @json_option

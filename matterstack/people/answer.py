@@ -16,7 +16,7 @@ from typing import Any
 from matterstack.core.kinds import EXPERIMENT, HUMAN, MANUAL
 from matterstack.core.model import OperatorSpec
 from matterstack.core.recorded import AttemptRow
-from matterstack.core.selection import one_task
+from matterstack.core.selection import one_task, select_tasks
 from matterstack.core.states import AttemptState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json_lines
@@ -39,6 +39,7 @@ class Question:
     attempt: int
     folder: Path
     asked: Mapping[str, Any]
+    answered_before: bool = False  # an earlier attempt has an answer that others may have used
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
@@ -58,14 +59,34 @@ def find_question(root: str | Path, task: str) -> Question:
         spec = store.operators(row.campaign_version)[row.operator]
         attempts = store.attempts(task_id)
         _require_waiting(path, store, task_id, spec, attempts)
-        attempt = attempts[-1].attempt
+        attempt, answered_before = attempts[-1].attempt, row.result is not None
     folder = path / attempt_folder(task_id, attempt)
     found = read_task(folder)
     if found is None:
         raise RunRootError(f"{folder / 'task.json'}: is missing or incomplete; restore it from git, or rerun the task")
-    question = Question(path, task_id, attempt, folder, found["asked"])
+    question = Question(path, task_id, attempt, folder, found["asked"], answered_before)
     _require_no_answer(question)
     return question
+
+
+def find_questions(root: str | Path, pattern: str | None = None) -> list[Question]:
+    """Return the questions that wait for a person and have no answer yet, of the tasks that a glob names, or of all.
+
+    Raises UsageError if there is none.
+    """
+    with reading(root) as (path, store):
+        chosen = set(select_tasks(store.task_ids(), [pattern])) if pattern is not None else None
+        waiting = [
+            row
+            for row in store.live_attempts()
+            if row.state is AttemptState.WAITING and row.wish is None and (chosen is None or row.task_id in chosen)
+            and store.operators(row.campaign_version)[row.operator].row is HUMAN
+            and not os.path.lexists(path / attempt_folder(*row.key) / RESPONSE)
+        ]  # fmt: skip
+    if not waiting:
+        what = f"of those that '{pattern}' names" if pattern is not None else "of its tasks"
+        raise UsageError(f"{path}: none {what} waits for an answer; {Hint('inbox', root)} lists what waits")
+    return [find_question(root, row.task_id) for row in sorted(waiting, key=lambda row: row.created_at)]
 
 
 def _require_waiting(

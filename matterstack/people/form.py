@@ -43,13 +43,34 @@ class Field:
         found = self.schema.get("enum") or (inner.get("enum") if isinstance(inner, Mapping) else None)
         return found if isinstance(found, list) else None
 
+    @property
+    def numbered(self) -> list[str]:
+        """The choices as they are listed, each of which its number stands for; none where a number may be meant itself."""
+        choices = self.choices or []
+        return [as_typed(item) for item in choices] if all(isinstance(item, str) for item in choices) else []
+
+    def _by_number(self, text: str) -> str:
+        """Return a typed text with the choices that its numbers stand for; a text that is a choice itself stays."""
+        names = self.numbered
+        if not names or text in names:
+            return text
+        words = text.split(",") if self.schema.get("type") == "array" else [text]
+        found = [word.strip() for word in words]
+        meant = [
+            names[int(word) - 1] if word.isdigit() and word not in names and 0 < int(word) <= len(names) else word
+            for word in found
+        ]
+        return ", ".join(meant)
+
     def hint(self) -> str:
         """Return what may be typed, in a few words, "" if anything may."""
         choices, kind = self.choices, self.schema.get("type")
         parts = []
         if choices is not None:
-            listed = ", ".join(as_typed(item) for item in choices)
-            parts.append(f"{self._how_many()} of these, with commas: {listed}" if kind == "array" else listed)
+            numbered = self.numbered
+            listed = "" if numbered else ": " + ", ".join(as_typed(item) for item in choices)
+            what = f"1 to {len(numbered)}, or the name" if numbered else "one of these"
+            parts.append(f"{self._how_many()} of these, with commas{listed}" if kind == "array" else f"{what}{listed}")
         elif isinstance(kind, str) and kind != "string":
             parts.append({"boolean": "yes or no", "array": "values, with commas"}.get(kind, kind))
         if kind in ("number", "integer") and ("minimum" in self.schema or "maximum" in self.schema):
@@ -70,6 +91,7 @@ class Field:
 
         if self.default is not None and text == self.default:
             return self.schema["default"]
+        text = self._by_number(text)
         value = _yes_or_no(text) if self.schema.get("type") == "boolean" else value_of(self.name, text, self.schema)
         try:
             problem = self._not_a_choice(value) or schema_violation(self.schema, value)

@@ -52,6 +52,8 @@ class Waiting:
     summary: str  # the first line of the instructions
     folder: str  # below the run root
     hint: Hint | None  # what to do; None where an instrument answers
+    first: float = 0.0  # when it was asked first, POSIX seconds: bad answers are asked for again
+    times: int = 1  # how often it was asked since
     fits: bool = True  # False of a READY task that asks for more than there is here
 
     @property
@@ -65,6 +67,7 @@ class Waiting:
         return {
             "root": str(self.root), "run": self.run_id, "task": self.task_id, "attempt": self.attempt,
             "kind": self.kind, "operator": self.operator, "since": to_text(self.since),
+            "first": to_text(self.first or self.since), "times": self.times,
             "until": to_text(self.until) if self.until is not None else None, "on_deadline": self.on_deadline,
             "overdue": self.overdue, "answered": self.answered, "reason": self.reason, "summary": self.summary,
             "folder": self.folder, "command": self.command,
@@ -90,7 +93,7 @@ def _of_run(root: str | Path) -> list[Waiting]:
         run_id = store.run().run_id
         waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
         specs = [store.operators(row.campaign_version)[row.operator] for row in waiting]
-        found = [_waiting(path, run_id, spec, row) for spec, row in zip(specs, waiting, strict=True)]
+        found = [_waiting(path, run_id, store, spec, row) for spec, row in zip(specs, waiting, strict=True)]
         return found + list(_too_large(path, run_id, store))
 
 
@@ -125,7 +128,7 @@ def _gpus_of(store: SQLiteStateStore, row: TaskRow) -> int:
         return 0
 
 
-def _waiting(root: Path, run_id: str, spec: OperatorSpec, row: AttemptRow) -> Waiting:
+def _waiting(root: Path, run_id: str, store: SQLiteStateStore, spec: OperatorSpec, row: AttemptRow) -> Waiting:
     folder = attempt_folder(*row.key)
     task = read_task(root / folder)
     asked: Mapping[str, Any] = task["asked"] if task is not None else {}
@@ -146,8 +149,20 @@ def _waiting(root: Path, run_id: str, spec: OperatorSpec, row: AttemptRow) -> Wa
         root, run_id, row.task_id, row.attempt, spec.kind, row.operator, row.created_at,
         from_text(terms.get("deadline_at")), terms.get("on_deadline"), deadline_passed(terms, time.time()), answered,
         text, _says_only_overdue(now) and not asked.get("refused") and row.wish is None,
-        str(asked.get("instructions") or "").strip().partition("\n")[0], folder, hint,
+        str(asked.get("instructions") or "").strip().partition("\n")[0], folder, hint, *_asked_since(store, row),
     )  # fmt: skip
+
+
+def _asked_since(store: SQLiteStateStore, row: AttemptRow) -> tuple[float, int]:
+    """Return when the question of an attempt was asked first, and how often: a bad answer is asked for again."""
+    first, times = row.created_at, 1
+    for before in reversed(store.attempts(row.task_id) if row.attempt > 1 else []):
+        if before.attempt >= row.attempt:
+            continue
+        if before.failure not in (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT):
+            break
+        first, times = before.created_at, times + 1
+    return first, times
 
 
 def _says_only_overdue(found: Reason) -> bool:

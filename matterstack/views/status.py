@@ -47,7 +47,7 @@ class RunView:
         return {
             "run": {
                 "id": self.run_id, "name": self.name, "state": str(self.state), "root": str(self.root),
-                "as_of": to_text(self.as_of) if self.as_of is not None else None,
+                **({"as_of": to_text(self.as_of)} if self.as_of is not None else {}),
             },
             "counts": {str(state): count for state, count in self.counts.items() if count},
             "tasks": [
