@@ -57,6 +57,7 @@ def _since(item: Any) -> str:
 
 
 def _until(item: Any) -> str:
+    from matterstack.cli.render import wants_colour
     from matterstack.core.times import to_text
     from matterstack.core.values import format_duration
 
@@ -64,7 +65,8 @@ def _until(item: Any) -> str:
         return ""
     when = to_text(item.until)[:16].replace("T", " ")
     if item.overdue:
-        return click.style(f", overdue since {when} UTC", fg="red")
+        text = f", overdue since {when} UTC"
+        return click.style(text, fg="red") if wants_colour() else text
     return f", due {when} UTC (in {format_duration(item.until - time.time())})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -46,7 +47,7 @@ class Display:
         self.quiet = quiet
 
     def __enter__(self) -> Display:
-        if sys.stderr.isatty() and not self.quiet:
+        if sys.stderr.isatty() and not self.quiet and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.live import Live
 

@@ -40,6 +40,9 @@ COMMANDS = {  # name -> what --help says of it without importing it; each has a 
 }
 
 
+_LONGEST = 1600  # characters of a message
+
+
 def _module_of(name: str) -> str:
     return "import_" if name == "import" else name  # Python has a keyword of that name
 
@@ -152,7 +155,7 @@ def _explain(error: Exception) -> int:
         if not (
             isinstance(error, RunLockedError) and is_quiet()
         ):  # that somebody else is at it needs nobody's attention
-            _tell(f"error: {one_line(str(error))}")
+            _tell(f"error: {_in_short(one_line(str(error)))}")
         return int(error.exit_code)
     if _is_of_the_ledger(error):
         text = f"error: state.sqlite: {str(error)[:200]}; `matterstack doctor` says what is wrong with it"
@@ -162,6 +165,11 @@ def _explain(error: Exception) -> int:
         _tell(one_line(f"error: {error.filename or 'the system'}: {error.strerror}"))
         return 1
     raise error
+
+
+def _in_short(text: str) -> str:
+    """Return a message without the middle of what somebody typed at great length."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def _is_of_the_ledger(error: Exception) -> bool:

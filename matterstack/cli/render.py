@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +30,13 @@ _CONTROL = re.compile(
 
 def coloured(state: str) -> str:
     """Return a state with its colour; click removes it unless the output is a terminal."""
-    colour = _COLOURS.get(state)
+    colour = _COLOURS.get(state) if wants_colour() else None
     return click.style(state, fg=colour) if colour else str(state)
+
+
+def wants_colour() -> bool:
+    """Return whether colours may be used. Source: no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def harmless(text: str) -> str:
@@ -115,6 +121,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterab
     return "\n".join(out)
 
 
+_WIDEST = 100  # characters of a cell; --json and --csv have all of it
+
+
 def cell(value: Any) -> str:
     """Print a value for a table."""
     if value is None:
@@ -122,9 +131,10 @@ def cell(value: Any) -> str:
     if isinstance(value, float) and len(str(value)) > 10:
         return f"{float(value):.6g}"
     try:
-        return harmless(as_text(value)).replace("\n", " ").replace("\t", " ")
+        text = harmless(as_text(value)).replace("\n", " ").replace("\t", " ")
     except ValueError:
-        return harmless(dump_json(value))
+        text = harmless(dump_json(value))
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def counts_text(counts: Any) -> str:

@@ -12,6 +12,8 @@ import click
 from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
 from matterstack.errors import ExitCode, UsageError
 
+_USAGE = ("cpu_s", "max_rss", "read", "written")
+
 
 @click.command()
 @run_argument
@@ -27,7 +29,7 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
     """Print one table of all tasks: matrix values, state, attempt, metrics."""
     if target is not None:
         return _copy(run, Path(target), patterns)
-    from matterstack.cli.render import cell, coloured, print_json, table
+    from matterstack.cli.render import print_json
     from matterstack.views.results import results as read_results
 
     if as_csv and as_json:
@@ -42,10 +44,38 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
             row["response"] = {"data": row["response"]}
     columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
     if usage:
-        columns["usage"] = ["cpu_s", "max_rss", "read", "written"]
+        columns["usage"] = list(_USAGE)
     if as_csv:
         _write_csv(rows, columns)
         return ExitCode.FINE
+    for index, part in enumerate(_tables(rows)):
+        if index:
+            click.echo()
+        _print_table(part)
+    for remark in remarks:
+        echo_remark(remark)
+    return ExitCode.FINE
+
+
+def _tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows as one table, or as one for each group if those have other columns."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["task"].partition("/")[0], []).append(row)
+    shapes = {
+        tuple(tuple(_columns(row[kind] for row in part)) for kind in ("matrix", "metrics", "response"))
+        for part in groups.values()
+    }
+    shapes.discard(((), (), ()))  # those without any fit everywhere
+    return [rows] if len(shapes) <= 1 else list(groups.values())
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from matterstack.cli.render import cell, coloured, table
+
+    columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    if any("usage" in row for row in rows):
+        columns["usage"] = list(_USAGE)
     header = ["task", "state", "attempt", *(cell(name) for kind in columns for name in columns[kind])]
     lines = [
         [
@@ -56,9 +86,6 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
     ]  # fmt: skip
     numeric = [i for i in range(2, len(header)) if all(_is_number(line[i]) for line in lines)]
     click.echo(table(header, lines, right=numeric))
-    for remark in remarks:
-        echo_remark(remark)
-    return ExitCode.FINE
 
 
 def _copy(run: str, target: Path, patterns: tuple[str, ...]) -> int:
@@ -88,15 +115,19 @@ def _is_number(text: str) -> bool:
 def _write_csv(rows: list[dict[str, Any]], columns: Mapping[str, list[str]]) -> None:
     import csv
 
+    from matterstack.cli.render import cell
     from matterstack.core.values import as_text, dump_json
+
+    on_terminal = sys.stdout.isatty()  # where a value could move the cursor; a pipe gets it as it is
 
     def plain(value: Any) -> str:
         if value is None:
             return ""
         try:
-            return as_text(value)
+            text = as_text(value)
         except ValueError:
-            return dump_json(value)
+            text = dump_json(value)
+        return cell(text) if on_terminal else text
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["task", "state", "attempt", *(f"{kind}.{name}" for kind in columns for name in columns[kind])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,10 +19,15 @@ _MOST_PATTERNS = 40
 @click.command()
 @click.argument("file", shell_complete=completing.files)
 @click.option("--task", metavar="ID", help="Show one instance exactly as it would run.")
+@click.option(
+    "--root", metavar="DIR", shell_complete=completing.folders, help="Check also that a run can be made there."
+)
 @campaign_options
 @json_option
 @common
-def validate(file: str, task: str | None, settings: tuple[str, ...], operators: str | None, as_json: bool) -> int:
+def validate(
+    file: str, task: str | None, root: str | None, settings: tuple[str, ...], operators: str | None, as_json: bool
+) -> int:
     """Check a campaign file; report all of its problems at once."""
     from matterstack.cli.render import harmless, plural, print_json
     from matterstack.orchestration.here import remarks_on_machine
@@ -35,6 +41,9 @@ def validate(file: str, task: str | None, settings: tuple[str, ...], operators: 
             for line in str(error).splitlines():
                 tell(line)
         return ExitCode.MISTAKE
+    from matterstack.orchestration.init import require_short_paths
+
+    require_short_paths(loaded, Path(root) if root is not None else Path("runs") / loaded.campaign.name)
     if task is not None:
         return show_instance(loaded, task, as_json=as_json)
     if as_json:

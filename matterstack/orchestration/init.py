@@ -27,10 +27,14 @@ from matterstack.storage.apply import rows_of
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
-from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.storage.state_store import LONGEST_PATH_OF_SQLITE, SQLiteStateStore
 from matterstack.version import __version__
 
 log = logging.getLogger("matterstack")
+
+_OF_INIT_ALONE = len(".init-0123456789abcdef/")  # of the folder in which a run root is made
+_LONGEST_PATH = 4095  # bytes. Source: limits.h of Linux, PATH_MAX
+_OWN_FILES = 24  # the longest name of a file that MatterStack writes beside outputs
 
 
 def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
@@ -40,6 +44,7 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
     if a process works in it, RunRootError if it cannot be written.
     """
     root = root if root is not None else Path("runs") / campaign.campaign.name
+    require_short_paths(campaign, root)
     _require_free(root)
     try:
         if root.exists():
@@ -52,6 +57,28 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
         raise RunRootError(f"{root}: cannot be written: {error.strerror or error}") from None
     log.info("run root made: %s", root)
     return root
+
+
+def require_short_paths(campaign: LoadedCampaign, root: Path) -> None:
+    """Raise UsageError if a path of the run would be longer than SQLite or the system takes, before anything is made."""
+    home = os.fsencode(os.path.abspath(root))
+    ledger = len(home) + _OF_INIT_ALONE + len(f"/{layout.LEDGER}-journal")
+    if ledger > LONGEST_PATH_OF_SQLITE:
+        raise UsageError(
+            f"{root}: the path of its ledger needs {ledger} bytes, SQLite takes {LONGEST_PATH_OF_SQLITE}; name a shorter "
+            "folder with --root"
+        )
+    longest = 0
+    for instance in campaign.instances:
+        files = (output.file for output in instance.outputs.values())
+        inside = max((len(os.fsencode(file)) for file in files), default=0)
+        longest = max(longest, len(os.fsencode(instance.task_id)) + max(inside, _OWN_FILES))
+    path = len(home) + len("/tasks//attempt-9999/") + longest
+    if path > _LONGEST_PATH:
+        raise UsageError(
+            f"{root}: the longest path in it would have {path} bytes, the system takes {_LONGEST_PATH}; name a shorter folder "
+            "with --root, or shorter labels and outputs"
+        )
 
 
 def _make_beside(campaign: LoadedCampaign, root: Path) -> None:

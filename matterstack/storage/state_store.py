@@ -68,6 +68,16 @@ class _Guard:
             raise self.store.refusal(error) from None
 
 
+LONGEST_PATH_OF_SQLITE = 512  # bytes, with that of the rollback journal. Source: sqlite3.c, MAX_PATHNAME
+
+
+def _too_long(path: Path) -> str:
+    size = len(os.fsencode(os.path.abspath(path))) + len("-journal")
+    if size <= LONGEST_PATH_OF_SQLITE:
+        return ""
+    return f" (its path needs {size} bytes, SQLite takes {LONGEST_PATH_OF_SQLITE}: move the run root to a shorter path)"
+
+
 class SQLiteStateStore(Queries):
     """An open ledger.
 
@@ -98,7 +108,7 @@ class SQLiteStateStore(Queries):
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             self.db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         except sqlite3.Error as error:
-            raise RunRootError(f"{self.path}: cannot be opened: {error}{self._full()}") from None
+            raise RunRootError(f"{self.path}: cannot be opened: {error}{self._full()}{_too_long(self.path)}") from None
         try:
             with self.guard():
                 self.db.execute("PRAGMA foreign_keys = ON")
