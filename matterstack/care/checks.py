@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from matterstack.errors import (
 )
 from matterstack.hints import Hint
 from matterstack.operators.answers import read_task
+from matterstack.orchestration.session import refuse_clone
 from matterstack.run_root import layout
-from matterstack.run_root.files import place_of, read_regular
+from matterstack.run_root.files import place_of, read_regular, sync, write_new
 from matterstack.run_root.gitignore import gitignore_line, ignored
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import what_is_in_the_way
@@ -47,6 +49,9 @@ from matterstack.storage.state_store import SQLiteStateStore
 _NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "fuse.sshfs", "beegfs", "ceph", "glusterfs", "afs", "9p")
 
 
+_PROBE = 1 << 16  # bytes that a step may need to write
+_PATIENCE_S = 30.0  # for a lock that a loop gives up between its steps
+_CHANGING = ("journal", "attempts", "outputs", "results", "home", "answers", "questions")  # what a step changes
 _NEVER_STARTED = (
     FailureClass.NOT_STARTED, FailureClass.TEMPLATE, FailureClass.POSTPONED, FailureClass.INPUT_CHANGED,
 )  # fmt: skip
@@ -88,17 +93,44 @@ def examine(root: str | Path, *, digests: bool = False) -> list[Finding]:
     """
     path = Path(root)
     require_traces(path)
-    findings = [f for check in (_files, _file_system, _lock) for f in _as_far_as_possible(path, check(path))]
+    before = read_holder(path)
+    findings = _examine(path, digests=digests)
+    if findings and (_is_held(path) or read_holder(path) != before):
+        # Somebody worked on it meanwhile: what is said must be so while nobody does.
+        try:
+            with run_lock(path, wait_s=_PATIENCE_S, check=partial(refuse_clone, path)):
+                findings = _examine(path, digests=digests, locked=True)
+        except RunLockedError:
+            findings = [finding for finding in findings if finding.check not in _CHANGING]
+    return findings
+
+
+def _examine(path: Path, *, digests: bool, locked: bool = False) -> list[Finding]:
+    checks = [_files, _file_system, *([] if locked else [_lock])]
+    findings = [found for check in checks for found in _as_far_as_possible(path, check(path))]
     store, found = _readable_ledger(path)
     findings += found
     if store is None:
         return findings
-    with store:
-        looks = [look(path, store) for look in (_home_and_record, _journal, _descriptions, _attempts, _answers)]
+    with store, store.snapshot():
+        looks = [
+            look(path, store) for look in (_home_and_record, _journal, _descriptions, _attempts, _questions, _answers)
+        ]
         looks += [_results(path, store, digests=digests), _sources(path, store, digests=digests)]
         for look in looks:
             findings += _as_far_as_possible(path, look)
     return findings
+
+
+def _is_held(root: Path) -> bool:
+    """Return whether another process holds the run's lock."""
+    try:
+        with run_lock(root, check=_do_not_write):
+            return False
+    except RunLockedError:
+        return True
+    except (_Looked, MatterStackError):
+        return False
 
 
 def _as_far_as_possible(root: Path, look: Iterator[Finding]) -> Iterator[Finding]:
@@ -131,8 +163,13 @@ def _files(root: Path) -> Iterator[Finding]:
             continue
         if not set(lines.splitlines()) <= set(have):
             yield Finding("files", name, "lacks lines that git needs", _fix(root, "adds them"), fixable=True)
-    for left in [*root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{layout.LEDGER}.rebuilt*")]:
-        yield Finding("files", left.name, "was left by a killed command", f"remove it: rm -r {left.name}")
+    for left in left_over(root):
+        yield Finding("files", left.name, "was left by a killed command", _fix(root, "removes it"), fixable=True)
+
+
+def left_over(root: Path) -> list[Path]:
+    """Return what killed commands left; nothing is in the midst of writing it while the lock is held."""
+    return [*root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{layout.LEDGER}.rebuilt*")]
 
 
 def _file_system(root: Path) -> Iterator[Finding]:
@@ -140,10 +177,18 @@ def _file_system(root: Path) -> Iterator[Finding]:
     if kind in _NETWORK:
         message = f"lies on a network file system ({kind}), where locks and synced writes depend on its settings"
         yield Finding("file system", ".", message, "step the run from one machine only, if you can")
+    if os.path.lexists(root / LOCK_FILE) and not os.access(root / LOCK_FILE, os.W_OK):
+        yield Finding(
+            "lock", LOCK_FILE, "cannot be written, so no step can be taken", "change its owner or permissions"
+        )
+    journal = f"{layout.LEDGER}-journal"
+    if os.path.isdir(root / journal):
+        yield Finding("ledger", journal, "is a folder where SQLite writes its rollback journal", "move it away")
     probe = root / f".doctor-{secrets.token_hex(4)}"
     try:
         probe.mkdir()
-        (probe / "a").touch()
+        write_new(str(probe / "a"), b"x" * _PROBE)  # as a step writes and syncs
+        sync(probe / "a")
         os.link(probe / "a", probe / "b")
         try:
             os.link(probe / "a", probe / "b")
@@ -464,6 +509,15 @@ def _external(path: str, digest: str, size: int, stamp: str | None) -> Iterator[
             yield Finding("external", path, f"was changed since init, when it had {size} bytes", remedy)
     except OSError as error:
         yield Finding("external", path, f"cannot be read: {error.strerror}", remedy)
+
+
+def _questions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
+    """Find questions to people, labs and closed clusters that nobody can answer, since what is asked cannot be read."""
+    for row in store.live_attempts():
+        folder = attempt_folder(*row.key)
+        if row.state is AttemptState.WAITING and read_task(root / folder) is None:
+            remedy = f"restore it from git or a backup, or {Hint('rerun', root, row.task_id)} asks anew"
+            yield Finding("questions", f"{folder}/{layout.TASK}", "cannot be read, so nobody can answer", remedy)
 
 
 def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:

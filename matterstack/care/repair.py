@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from matterstack.care import rebuild
-from matterstack.care.checks import GIT_FILES, published_outputs, require_traces
+from matterstack.care.checks import GIT_FILES, left_over, published_outputs, require_traces
 from matterstack.care.record import read_record
 from matterstack.core.events import Rebuilt, RunCreated
 from matterstack.core.model import OutputFile
@@ -42,6 +43,9 @@ def repair(root: str | Path) -> list[str]:
         done.append(f"{LOCK_FILE}: moved to {_move_aside(path / LOCK_FILE)}")
         write_released(path, path)
     with run_lock(path, wait_s=PATIENCE_S, check=partial(refuse_clone, path)):
+        for left in left_over(path):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            done.append(f"{left.name}: removed")
         done += _mend_record(path)
         require_run_root(path)
         why = _why_rebuild(path)

@@ -177,7 +177,10 @@ def _is_of_the_ledger(error: Exception) -> bool:
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is None or not isinstance(error, sqlite3.DatabaseError):
         return False
-    return type(error) is sqlite3.DatabaseError or str(error).startswith("Could not decode")
+    text = str(error)
+    return type(error) is sqlite3.DatabaseError or text.startswith(
+        ("Could not decode", "no such table", "no such column")
+    )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import shlex
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import common, echo_remark, json_option, run_argument
-from matterstack.errors import ExitCode
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
+from matterstack.errors import ExitCode, UsageError
 from matterstack.hints import Hint
 
 
@@ -38,17 +38,27 @@ def export(run: str, tasks: tuple[str, ...], output: str, array: bool, again: bo
     return ExitCode.FINE
 
 
+def _bytes_of(text: str | None) -> int | None:
+    from matterstack.core.values import parse_memory
+
+    try:
+        return None if text is None else parse_memory(text)
+    except ValueError as error:
+        raise UsageError(f"--max-size: {error}") from None
+
+
 @parcel.command("import")
 @run_argument
 @click.argument("file", metavar="FILE", shell_complete=completing.files)
+@click.option("--max-size", metavar="SIZE", help="How much it may unpack to, such as 60G.")
 @json_option
 @common
-def import_(run: str, file: str, as_json: bool) -> int:
+def import_(run: str, file: str, max_size: str | None, as_json: bool) -> int:
     """Take what came back in a parcel into the run, checked."""
     from matterstack.cli.render import harmless, plural, print_json
     from matterstack.parcels.unpack import import_parcel
 
-    found = import_parcel(run, file)
+    found = import_parcel(run, file, most=_bytes_of(max_size))
     code = ExitCode.MISTAKE if found.refused or not (found.taken or found.missing) else ExitCode.FINE
     if as_json:
         print_json(found.to_json())
@@ -59,11 +69,11 @@ def import_(run: str, file: str, as_json: bool) -> int:
             more = ", …" if len(names) > 10 else ""
             click.echo(f"{plural(len(names), 'task')} {what}: {harmless(', '.join(names[:10]))}{more}")
     for remark in found.remarks:
-        click.echo(f"warning: {harmless(remark)}", err=True)
+        tell(f"warning: {harmless(remark)}", "warning")
     for text in found.refused:
-        click.echo(f"error: {harmless(text)}", err=True)
+        tell(f"error: {harmless(text)}")
     if code is ExitCode.MISTAKE and not found.refused:
-        click.echo("error: nothing in it is new to the run", err=True)
+        tell("error: nothing in it is new to the run")
     if found.taken:
         echo_remark(f"continue with {Hint('step', run)} (or `run`)")
     return code

@@ -39,6 +39,7 @@ CLAIM_FD = 9  # of the claim in the command: its lock says that a process of the
 GRACE_S = 10.0  # for processes that are left when the command ends, and between TERM and KILL
 UNKILLABLE_S = 60.0  # after KILL
 ROOM = 2048  # bytes reserved for the record of the end, should the disk be full by then
+MOST_FILES = 1_000_000  # in folders that are outputs; a step looks at the others
 LARGE = 1 << 20  # bytes of a file from which on `sha256sum`, if there is one, is worth a process
 LONGEST_WAIT_S = 60.0  # a clock that stood still, as in a suspended machine, is looked at again
 RETRY_S = 5.0  # between attempts to write the record
@@ -296,13 +297,16 @@ class Attempt:
         if self.exit_code() != 0 or not self.request.outputs or os.path.lexists("outputs.sha256"):
             return
         try:
-            lines = b"".join(digest_lines(self.request.outputs, self.request.sha256sum))
+            until = None if self.request.limit_s is None else self.began + self.request.limit_s
+            lines = b"".join(digest_lines(self.request.outputs, self.request.sha256sum, until))
             if lines:
                 fd = os.open("outputs.sha256", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 try:
                     os.write(fd, lines)
                 finally:
                     os.close(fd)
+        except TimeLimit:
+            self.ending = "limit"
         except OSError:
             pass  # then a step computes them
 
@@ -439,8 +443,16 @@ def oom_kills(path: bytes) -> int:
     return 0
 
 
-def digest_lines(outputs: list[bytes], sha256sum: bytes) -> Iterator[bytes]:
-    """Yield lines as `sha256sum` writes them, for files, and for all files in folders."""
+class TimeLimit(Exception):
+    """The attempt's time is over before all that it made is read."""
+
+
+def digest_lines(outputs: list[bytes], sha256sum: bytes, until: float | None) -> Iterator[bytes]:
+    """Yield lines as `sha256sum` writes them, for files, and for all files in folders; a link to a folder is not entered.
+
+    Raises TimeLimit ``until`` which that may take.
+    """
+    count = 0
     for name in outputs:
         path = name.rstrip(b"/")
         try:
@@ -449,9 +461,14 @@ def digest_lines(outputs: list[bytes], sha256sum: bytes) -> Iterator[bytes]:
             continue
         if stat.S_ISREG(mode):
             yield from digest_line(path, sha256sum)
-        elif stat.S_ISDIR(mode):
+        elif stat.S_ISDIR(mode) and not os.path.islink(path):
             for folder, _, files in os.walk(path):
                 for file in files:
+                    count += 1
+                    if count > MOST_FILES:
+                        return
+                    if until is not None and time.clock_gettime(_CLOCK) > until:
+                        raise TimeLimit
                     inside = os.path.join(folder, file)
                     if stat.S_ISREG(os.lstat(inside).st_mode):
                         yield from digest_line(inside, sha256sum)

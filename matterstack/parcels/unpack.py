@@ -18,6 +18,7 @@ from typing import Any
 
 from matterstack.core.events import Key, ParcelReturned
 from matterstack.core.recorded import AttemptRow
+from matterstack.core.values import format_memory
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.operators.answers import (
@@ -57,9 +58,10 @@ class Imported:
         }  # fmt: skip
 
 
-def import_parcel(root: str | Path, file: str | Path) -> Imported:
+def import_parcel(root: str | Path, file: str | Path, *, most: int | None = None) -> Imported:
     """Take what a parcel brought back into the attempts' folders, checked; the next step reads it.
 
+    ``most`` is how many bytes it may unpack to, by default as many as is plausible for its size.
     Raises UsageError for a file that is no parcel, or one of another run; RunRootError if it cannot be written.
     """
     path = require_run_root(Path(root))
@@ -73,7 +75,7 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
         raise UsageError(f"{file} is not a parcel, or is damaged") from None
     try:
         with tar, open_to_write(path, wait_s=PATIENCE_S) as store:
-            return _Import(path, store, tar, str(file)).take()
+            return _Import(path, store, tar, str(file), most).take()
     except _DAMAGED as error:
         raise UsageError(f"{file} is damaged: {printable(error, 100)}") from None
     except OSError as error:
@@ -87,20 +89,56 @@ def import_parcel(root: str | Path, file: str | Path) -> Imported:
 _OF_THE_NAMES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ, errno.EINVAL)
 _DAMAGED = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
 _LARGEST_NOTE = 1 << 22  # bytes of parcel.json and of a listing
-_IN_ATTEMPT = re.compile(r"((?:.*?/)?tasks/.+?/attempt-\d+)/(.+)\Z", re.DOTALL)
+_ATTEMPT = re.compile(r"attempt-\d+")
+_LONGEST_NAME = 4096  # bytes. Source: limits.h of Linux, PATH_MAX
+_MOST_MEMBERS = 1_000_000
+_MOST_TIMES = 200  # that a parcel may unpack to, beside _ROOM: text packs to a twentieth
+_ROOM = 1 << 30  # bytes
+_KEPT_FREE = 1 << 28  # bytes of the disk that stay free
+
+
+def _in_attempt(name: str) -> tuple[str, str] | None:
+    """Return (folder of an attempt, path in it) of a name in a parcel, None for what lies in no attempt."""
+    parts = name.split("/")
+    if "tasks" not in parts:
+        return None
+    first = parts.index("tasks")
+    for at in range(first + 2, len(parts) - 1):
+        if _ATTEMPT.fullmatch(parts[at]):
+            return "/".join(parts[: at + 1]), "/".join(parts[at + 1 :])
+    return None
 
 
 class _Import:
-    def __init__(self, root: Path, store: SQLiteStateStore, tar: tarfile.TarFile, file: str) -> None:
+    def __init__(self, root: Path, store: SQLiteStateStore, tar: tarfile.TarFile, file: str, most: int | None) -> None:
         self.root, self.store, self.tar, self.file = root, store, tar, file
+        room = shutil.disk_usage(root).free - _KEPT_FREE
+        usual = os.stat(file).st_size * _MOST_TIMES + _ROOM
+        size = 0
         self.members: dict[str, tarfile.TarInfo] = {}
         self.of_attempt: dict[str, dict[str, tarfile.TarInfo]] = {}  # folder, as in the file -> name in it -> member
         for member in tar:
+            # Before anything of it is unpacked: what follows a huge file is not even looked for.
+            if len(os.fsencode(member.name)) > _LONGEST_NAME:
+                raise UsageError(
+                    f"{file} holds a name of {len(member.name)} characters; no file has one above {_LONGEST_NAME}"
+                )
+            size += member.size if member.isreg() else 0
+            if most is None and size > usual:
+                raise UsageError(
+                    f"{file} would unpack to more than {format_memory(usual)}, {_MOST_TIMES} times its size; if that is "
+                    f"meant, --max-size says how much it may be"
+                )
+            if size > (room if most is None else min(most, room)):
+                limit = "there is room for" if size > room else "--max-size allows"
+                raise UsageError(f"{file} would unpack to more than {limit}, {format_memory(min(most or room, room))}")
+            if len(self.members) == _MOST_MEMBERS:
+                raise UsageError(f"{file} holds more than {_MOST_MEMBERS} files")
             name = PurePosixPath(member.name).as_posix()
             self.members[name] = member
-            found = _IN_ATTEMPT.match(name)
+            found = _in_attempt(name)
             if found:
-                self.of_attempt.setdefault(found[1], {})[found[2]] = member
+                self.of_attempt.setdefault(found[0], {})[found[1]] = member
         self.now = time.time()
         self.task = ""  # that is being taken, for remarks
 
@@ -272,10 +310,12 @@ class _Import:
         if not member.isreg() and not member.islnk():
             out.remarks.append(f"{self.task}: {name} is not a file; left out")
             return
-        try:
-            opened = self.tar.extractfile(member)  # of a hard link: that of the file in the parcel which it names
-        except KeyError:
-            opened = None
+        if member.islnk():  # to a file in the parcel; not to another link, which may lead round in a circle
+            linked = self.members.get(PurePosixPath(member.linkname).as_posix())
+            if linked is None or not linked.isreg():
+                raise BadAnswer(f"{name} is a link to what is not in the parcel")
+            member = linked
+        opened = self.tar.extractfile(member)
         if opened is None:
             raise BadAnswer(f"{name} is a link to what is not in the parcel")
         (home / name).parent.mkdir(parents=True, exist_ok=True)

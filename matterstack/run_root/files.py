@@ -38,9 +38,15 @@ def read_regular(path: Path | str, limit: int = -1) -> bytes:
     return b"".join(parts)
 
 
-def write_new(path: str, data: bytes) -> None:
-    """Write a file, emptying what is there. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+def _beside(name: str) -> str:
+    """Return a name for a file that becomes another at once; nobody can know it before and put a link there."""
+    return f".{name[:200]}.{os.urandom(6).hex()}"
+
+
+def write_new(path: str, data: bytes, *, exclusively: bool = False) -> None:
+    """Write a file, emptying what is there, or ``exclusively`` where nothing is. Raises OSError."""
+    how = os.O_EXCL if exclusively else os.O_TRUNC
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -51,9 +57,9 @@ def write_new(path: str, data: bytes) -> None:
 def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape") -> None:
     """Write a file whole or not at all, replacing what is there. Raises OSError."""
     folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{name}.{os.getpid()}")
+    beside = os.path.join(folder, _beside(name))
     try:
-        write_new(beside, text.encode("utf-8", errors=errors))
+        write_new(beside, text.encode("utf-8", errors=errors), exclusively=True)
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
@@ -63,13 +69,11 @@ def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape"
 
 def write_once(path: Path, text: str, *, synced: bool = True) -> bool:
     """Write a file, whole, where there is none; return whether it now exists with this text. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    beside = path.with_name(_beside(path.name))
     try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
+        write_new(str(beside), text.encode(), exclusively=True)
+        if synced:
+            sync(beside)
         os.link(beside, path)
         if synced:
             sync(path.parent)

@@ -548,7 +548,10 @@ class Expander:
 
     def _glob(self, pattern: str) -> list[str]:
         if pattern not in self._globbed:
-            found = glob_files(self.folder, pattern)
+            unreadable: dict[str, str] = {}
+            found = glob_files(self.folder, pattern, unreadable)
+            for path, why in unreadable.items():
+                self.builder.add(("files",), f"'{pattern}' selects {path}, which cannot be read: {why}; move it away")
             strange = [path for path in found if not _is_utf8(path)]
             if strange:
                 name = strange[0].encode(errors="backslashreplace").decode()

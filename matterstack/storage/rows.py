@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from types import NoneType
 from typing import Any, TypeVar
 
 from matterstack.core.model import ResolvedOutput, inputs_from_json, outputs_from_json
@@ -44,7 +45,19 @@ def reason_of(text: str) -> Reason:
     return decode(lambda text: reason_from_json(json.loads(text)), text) if text else NO_REASON
 
 
+def _require(row: tuple[Any, ...], *columns: int, kinds: tuple[type, ...]) -> None:
+    """Raise Undecodable where a column does not hold a value of one of these types: SQLite stores any in any."""
+    for column in columns:
+        if type(row[column]) not in kinds:
+            raise Undecodable(f"it holds {str(row[column])[:60]!r}")
+
+
+_NUMBERS = (int, float, NoneType)
+
+
 def task_row(row: tuple[Any, ...]) -> TaskRow:
+    _require(row, 1, 4, 14, 15, kinds=(int,))
+    _require(row, 12, 16, kinds=_NUMBERS)
     values: list[Any] = [
         *row[:7], decode(TaskState, row[7]), reason_of(row[8]), bool(row[9]), *row[10:13], bool(row[13]), *row[14:],
     ]  # fmt: skip
@@ -52,6 +65,8 @@ def task_row(row: tuple[Any, ...]) -> TaskRow:
 
 
 def attempt_row(row: tuple[Any, ...]) -> AttemptRow:
+    _require(row, 1, 4, 16, 22, kinds=(int,))
+    _require(row, 7, 8, 9, 10, 11, 17, 18, kinds=_NUMBERS)
     failure = decode(FailureClass, row[12]) if row[12] else None
     values: list[Any] = [
         *row[:2], decode(AttemptState, row[2]), *row[3:12], failure, reason_of(row[13]), bool(row[14]),

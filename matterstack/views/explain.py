@@ -16,7 +16,7 @@ from matterstack.core.kinds import EXPERIMENT, HUMAN, MANUAL
 from matterstack.core.model import LiveAttempt, Observation, OperatorSpec, Sighting
 from matterstack.core.plan import Notice
 from matterstack.core.readiness import TaskStanding, Upstream, settle
-from matterstack.core.reasons import Code, Reason, includes
+from matterstack.core.reasons import Code, Reason, includes, reason
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots, Use
@@ -24,6 +24,7 @@ from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration, format_memory
 from matterstack.deferred import dataclass
+from matterstack.errors import OperatorError
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode
 from matterstack.operators.registry import make_operator
@@ -31,6 +32,7 @@ from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.workshop import RunWorkshop
 from matterstack.run_root.layout import EXIT, STDOUT, attempt_folder
+from matterstack.storage.queries import CLOCK_SKEW_S
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
 from matterstack.views.advice import Advice, advice_for
@@ -237,7 +239,12 @@ class _Explainer:
 
     def _pending(self, row: TaskRow) -> Explanation:
         if row.retry_at is not None:
-            when = f"in {format_duration(row.retry_at - self.now)}" if row.retry_at > self.now else "at the next step"
+            newest = self._last(row.task_id)
+            ahead = (
+                newest is not None and (newest.ended_at or 0.0) > self.now + CLOCK_SKEW_S
+            )  # the clock was set back since
+            later = row.retry_at > self.now and not ahead
+            when = f"in {format_duration(row.retry_at - self.now)}" if later else "at the next step"
             why = f"{self._text(row.reason)}; due {when}"
             cause = self._cause(row.task_id)
             return Explanation(row.task_id, row.state, why, cause.path, self._hint("step"), cause=cause)
@@ -372,8 +379,12 @@ def how_to_answer(spec: OperatorSpec, run: str | Path, task_id: str, *, taken: b
 
 def look_now(root: Path, spec: OperatorSpec, row: AttemptRow) -> Observation | None:
     """Look at a waiting attempt as the next step will; None for operators that are not only files."""
-    if not spec.row.asks:
+    if not spec.row.asks and not spec.row.plug_in:
         return None
     folder = RunFiles(root).folder(row.key)
     live = LiveAttempt(*row.key, folder, row.state, row.handle, row.time_s, row.started_at)
-    return make_operator(spec).observe([live]).get(row.key)
+    try:
+        return make_operator(spec).observe([live]).get(row.key)
+    except OperatorError as error:  # a plug-in that is not installed here
+        why = reason(Code.OPERATOR_UNUSABLE, operator=spec.name, error=str(error))
+        return Observation(Sighting.UNKNOWN, reason=why)
