@@ -1,0 +1,119 @@
+"""Every idiom of docs/cookbook.md does what the page says it does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COOKBOOK = (Path(__file__).parent.parent / "docs" / "cookbook.md").read_text()
+IDIOMS = {part.partition("\n")[0]: part for part in COOKBOOK.split("\n## ")[1:]}
+BLOCK = re.compile(r"(?:^(?P<name>[\w.]+):\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# Runs a command where the run root holds nothing but the working folder, unless it is bound: as a container does.
+APPTAINER = """#!/bin/bash
+shift; bind=; [ "$1" != --bind ] || { bind=$2; shift 2; }
+shift
+[ -z "$bind" ] || exec "$@"
+exec unshare -m bash -c 'w=$PWD; r=$MATTERSTACK_RUN; k=$(mktemp -d); mount --bind "$w" "$k"; mount -t tmpfs tmpfs "$r"
+mkdir -p "$w"; mount --bind "$k" "$w"; cd "$w"; "$@"' x "$@"
+"""
+
+
+def blocks(idiom):
+    return [(match["kind"], match["name"], match["text"]) for match in BLOCK.finditer(idiom)]
+
+
+@pytest.mark.parametrize("title", IDIOMS)
+def test_an_idiom_runs_as_it_is_written(tmp_path, title):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "matterstack").write_text(f'#!/bin/sh\nexec {sys.executable} -m matterstack "$@"\n')
+    (programs / "apptainer").write_text(APPTAINER)
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    place = tmp_path / "place"
+    place.mkdir()
+    scripts, expected = [], []
+    for kind, name, text in blocks(IDIOMS[title]):
+        if kind == "yaml" or (kind == "sh" and name):
+            (place / (name or "campaign.yaml")).write_text(text)
+        elif kind == "sh":
+            scripts.append(text)
+        elif kind == "text" and scripts:
+            expected += text.splitlines()
+    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(scripts)], cwd=place, env=env, capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert expected or title == "Licences"
+    printed = done.stdout.splitlines()
+    assert [line for line in expected if line not in printed] == []
+
+
+def test_no_more_run_at_once_than_there_are_licences(tmp_path):
+    (tmp_path / "campaign.yaml").write_text(blocks(IDIOMS["Licences"])[0][2])
+    subprocess.run([sys.executable, "-m", "matterstack", "run", "-q", "campaign.yaml"], cwd=tmp_path, check=True)
+
+    moments = []
+    for folder in (tmp_path / "runs/licences/tasks/solve").glob("*/attempt-1"):
+        moments.append((float((folder / "begin").read_text()), 1))
+        moments.append((float((folder / "end").read_text()), -1))
+    at_once = most = 0
+    for _, change in sorted(moments):
+        at_once += change
+        most = max(most, at_once)
+    assert len(moments) == 8
+    assert most == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: steps are taken as other users")
+def test_a_group_shares_a_run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("group")
+    for folder in (place, *place.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    group = 54321
+    os.chown(place, 0, group)
+    place.chmod(0o2775)
+    text = "matterstack: 1\nname: t\ntasks: {a: {command: 'sleep 0.1; id -u > u', outputs: {u: u}}, b: {needs: [a], command: 'id -u'}}\n"
+    (place / "campaign.yaml").write_text(text)
+
+    def as_user(number, *words):
+        def become():
+            os.umask(0o002)
+            os.setgroups([group])
+            os.setgid(group)
+            os.setuid(number)
+
+        return subprocess.run(
+            [python, "-B", *words], cwd=place, preexec_fn=become, capture_output=True, text=True,
+            env={**os.environ, "HOME": "/tmp", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            if as_user(4001, "-c", "import matterstack.cli.main, sqlite3").returncode == 0:
+                break
+        except OSError:
+            continue
+    else:
+        pytest.skip("no Python that another user may run")
+
+    def matterstack(number, *words):
+        return as_user(number, "-m", "matterstack", *words)
+
+    assert matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r").returncode == 0
+    first = matterstack(4001, "step", "-q", "r")
+    assert first.returncode == 0, first.stderr
+    last = matterstack(4002, "run", "-q", "r")
+    assert last.returncode == 0, last.stderr
+    assert (place / "r/tasks/a/attempt-1/u").read_text() == "4001\n"
+    assert (place / "r/tasks/b/attempt-1/stdout.log").read_text() == "4002\n"
