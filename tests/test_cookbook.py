@@ -86,7 +86,7 @@ def test_a_group_shares_a_run(tmp_path_factory):
     text = "matterstack: 1\nname: t\ntasks: {a: {command: 'sleep 0.1; id -u > u', outputs: {u: u}}, b: {needs: [a], command: 'id -u'}}\n"
     (place / "campaign.yaml").write_text(text)
 
-    def as_user(number, *words):
+    def as_user(python, number, *words):
         def become():
             os.umask(0o002)
             os.setgroups([group])
@@ -98,17 +98,19 @@ def test_a_group_shares_a_run(tmp_path_factory):
             env={**os.environ, "HOME": "/tmp", "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
 
+    usable = None
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            if as_user(4001, "-c", "import matterstack.cli.main, sqlite3").returncode == 0:
+            if as_user(python, 4001, "-c", "import matterstack.cli.main, sqlite3").returncode == 0:
+                usable = python
                 break
         except OSError:
             continue
-    else:
+    if usable is None:
         pytest.skip("no Python that another user may run")
 
     def matterstack(number, *words):
-        return as_user(number, "-m", "matterstack", *words)
+        return as_user(usable, number, "-m", "matterstack", *words)
 
     assert matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r").returncode == 0
     first = matterstack(4001, "step", "-q", "r")

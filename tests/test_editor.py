@@ -104,7 +104,8 @@ def test_six_campaigns_are_tried_and_load(editor):
     assert len(CAMPAIGNS) == 6
     for file in CAMPAIGNS:
         warnings = load_campaign(file).warnings
-        assert all("this version of MatterStack" in problem.message for problem in warnings), warnings
+        told = ("this version of MatterStack", "is null if")  # what cannot run yet, and an input of what may fail
+        assert all(any(text in problem.message for text in told) for problem in warnings), warnings
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,8 @@ def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
         remedy = _fix(root, "writes it from the ledger; the old one is kept")
         yield Finding("journal", name, str(error), remedy, fixable=True)
         return
-    torn = os.path.exists(journal.path) and not read_regular(journal.path).endswith(b"\n")
+    newest = read_regular(journal.path) if os.path.exists(journal.path) else b""
+    torn = bool(newest) and not newest.endswith(b"\n")  # empty: the events before it have just become a segment
     adopted = next((entry.event for entry in reversed(entries[len(ours) :]) if isinstance(entry.event, Adopted)), None)
     if lines[: len(ours)] != ours[: len(lines)]:
         number = next(n for n, (a, b) in enumerate(zip(lines, ours, strict=False), 1) if a != b)

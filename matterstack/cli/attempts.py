@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from matterstack.cli.options import common, json_option, run_argument, task_argument
-from matterstack.errors import ExitCode
+from matterstack.errors import ExitCode, UsageError
 
 
 @click.command()
 @run_argument
 @task_argument
+@click.option(
+    "--show", type=int, metavar="ATTEMPT", help="Show one attempt: its command, inputs, and what it ran with."
+)
 @json_option
 @common
-def attempts(run: str, task: str, as_json: bool) -> int:
+def attempts(run: str, task: str, show: int | None, as_json: bool) -> int:
     """List the attempts of a task, oldest first."""
     from matterstack.cli.render import cell, coloured, peak_text, print_json, table
     from matterstack.core.times import from_text
@@ -21,6 +27,12 @@ def attempts(run: str, task: str, as_json: bool) -> int:
     from matterstack.views.attempts import attempts as list_attempts
 
     task_id, found = list_attempts(run, task)
+    if show is not None:
+        chosen = next((item for item in found if item["attempt"] == show), None)
+        if chosen is None:
+            numbers = ", ".join(str(item["attempt"]) for item in found) or "none"
+            raise UsageError(f"{task_id} has no attempt {show}; it has {numbers}")
+        return _show(run, task_id, chosen, as_json=as_json)
     if as_json:
         print_json(found)
         return ExitCode.FINE
@@ -42,4 +54,31 @@ def attempts(run: str, task: str, as_json: bool) -> int:
         )  # fmt: skip
     header = ["attempt", "state", "class", "exit", "started (UTC)", "took", "cpu", "memory", "source", "reason"]
     click.echo(table(header, rows, right=(0, 3, 6, 7)))
+    return ExitCode.FINE
+
+
+def _show(run: str, task_id: str, found: dict[str, Any], *, as_json: bool) -> int:
+    """Print one attempt: what it was, what it read, and the environment that it ran in."""
+    from matterstack.cli.render import coloured, harmless, print_json
+    from matterstack.operators.answers import read_json_object
+    from matterstack.run_root.layout import TASK
+
+    task = read_json_object(Path(run) / found["folder"] / TASK) or {}
+    if as_json:
+        print_json({**found, "task": task})
+        return ExitCode.FINE
+
+    def line(name: str, value: object) -> None:
+        if value not in (None, "", [], {}):
+            click.echo(f"{name + ':':<20}{harmless(str(value))}")
+
+    click.echo(f"{task_id}, attempt {found['attempt']}: {coloured(found['state'])}")
+    line("reason", found["reason"])
+    line("folder", Path(run) / found["folder"])
+    for name, item in (task.get("inputs") or {}).items():
+        for file in item.get("files", ()):
+            digest = f" (sha256 {str(file['sha256'])[:12]}…)" if file.get("sha256") else ""
+            line(f"input {name}", f"{file.get('path')}{digest}")
+    for name, value in (found["environment"] or {}).items():
+        line(name.replace("_", " "), ":".join(map(str, value)) if isinstance(value, list) else value)
     return ExitCode.FINE

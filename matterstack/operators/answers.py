@@ -263,12 +263,18 @@ def overdue(asked: Mapping[str, Any]) -> Reason:
 
 def read_task(folder: Path) -> dict[str, Any] | None:
     """Read task.json of an attempt's folder; None if it is not there or not whole."""
+    data = read_json_object(folder / TASK)
+    parts = ("asked", "inputs", "outputs", "run", "matrix")
+    return data if data is not None and all(isinstance(data.get(key), dict) for key in parts) else None
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object of ours; None if it is not there or not whole."""
     try:
-        data = json.loads(read_regular(folder / TASK))
+        data = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return None
-    parts = ("asked", "inputs", "outputs", "run", "matrix")
-    return data if isinstance(data, dict) and all(isinstance(data.get(key), dict) for key in parts) else None
+    return data if isinstance(data, dict) else None
 
 
 def decode(handle: str) -> dict[str, Any]:

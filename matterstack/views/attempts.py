@@ -12,6 +12,7 @@ from matterstack.core.selection import one_task
 from matterstack.core.times import to_text
 from matterstack.errors import UsageError
 from matterstack.hints import Hint
+from matterstack.run_root.environments import environment_of
 from matterstack.run_root.layout import attempt_folder
 from matterstack.text.reasons import sentence
 from matterstack.views.reading import reading
@@ -42,6 +43,7 @@ def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
         "folder": attempt_folder(row.task_id, row.attempt),
         "response": json.loads(row.response) if row.response else None,
         "usage": json.loads(row.usage) if row.usage else None,
+        "environment": environment_of(root, attempt_folder(row.task_id, row.attempt)),
     }
 
 
