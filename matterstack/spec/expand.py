@@ -603,7 +603,8 @@ class Expander:
             if not found and not groups and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
                 continue  # its matrix has a problem of its own
             doubts = self.builder.doubts
-            if doubts.tasks or (doubts.outputs and "/" in pattern):  # it may name what was taken out
+            named = pattern.split("/")[0] in doubts.tasks or (doubts.tasks and is_pattern(need))
+            if named or (doubts.outputs and "/" in pattern):  # it may name what was taken out
                 continue
             if not found and not groups and not self.builder.has_problem(where):
                 known = (

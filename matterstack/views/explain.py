@@ -219,8 +219,8 @@ class _Explainer:
         left = self._cause(cause.task_id) if failed else Cause()
         hint = self._hint("rerun", cause.task_id)
         advice = self._advice(cause, hint) if failed else ()
-        if row.reason.code is Code.CONDITION_FALSE:
-            return Explanation(row.task_id, row.state, own)  # to run anything again would skip it again
+        if row.reason.code is Code.CONDITION_FALSE or cause.state is TaskState.SKIPPED:
+            return Explanation(row.task_id, row.state, why)  # to run anything again would skip it again
         return Explanation(row.task_id, row.state, why, left.path, hint, advice, left, cause.task_id)
 
     def _cancelled(self, row: TaskRow) -> Explanation:

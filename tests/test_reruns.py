@@ -1,0 +1,233 @@
+"""Remedies help: what a rerun resets is shown, asked about, and can be taken back (issue 14.4)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+
+import pytest
+
+from matterstack.care.rebuild import memory_ledger
+from matterstack.core.states import FailureClass
+from matterstack.views.explain import explain
+from tests.conftest import MATTERSTACK
+
+CHAIN = """tasks:
+  a: {command: "echo 1 > a.txt", outputs: {a: a.txt}}
+  b: {inputs: {a: a.txt}, command: "cp ${{ inputs.a }} b.txt", outputs: {b: b.txt}}
+"""
+FAILURES = """tasks:
+  one: {matrix: {i: [1, 2, 3]}, command: "echo first ${{ matrix.i }} >&2; exit 3"}
+  two: {command: "exit 4"}
+  slow: {command: "sleep 30", resources: {time: 1s}}
+  soft: {command: "exit 5", allow_failure: true}
+  fine: {command: "true"}
+  below: {needs: [two], command: "true"}
+"""
+
+
+@pytest.fixture
+def failed(bench):
+    bench.start(FAILURES)
+    bench.cli("run", "-q", bench.root)
+    return bench
+
+
+def states(bench):
+    """The states of tasks, their results and retries, as the ledger has them and as a rebuilt one would."""
+    with memory_ledger(bench.root) as store:
+        rebuilt = [
+            (row.task_id, str(row.state), row.reason, row.soft, row.cause, row.tries, row.result)
+            for row in store.tasks()
+        ]
+    return rebuilt, bench.states()
+
+
+# --- taking it back --------------------------------------------------------------------------------------------------
+
+
+def test_a_rerun_that_was_cancelled_before_it_started_leaves_everything_as_before(bench):
+    bench.start(CHAIN)
+    bench.step_until_over()
+    before = states(bench)
+    bench.cli("rerun", bench.root, "a")
+    assert bench.states() == {"a": "PENDING", "b": "COMPLETED"}
+
+    assert bench.cli("cancel", bench.root, "a").stdout == "cancelled: 1 as before its rerun\n"
+
+    assert states(bench) == before
+    assert bench.cli("status", bench.root).stdout.splitlines()[0].endswith(f": COMPLETED ({bench.root})")
+
+
+@pytest.mark.parametrize(
+    "words", [["--failed"], ["two"], ["one", "--downstream"], ["--class", "timeout"], ["--like", "one/1"]]
+)
+def test_a_rerun_is_undone_as_a_whole(failed, words):
+    before = states(failed)
+    assert failed.cli("rerun", failed.root, *words).returncode == 0
+    assert failed.states() != before[1]
+
+    assert failed.cli("rerun", failed.root, "--undo").returncode == 0
+
+    assert states(failed) == before
+    assert failed.cli("doctor", failed.root).stdout == "nothing is wrong\n"
+    assert failed.cli("rerun", failed.root, "--undo").stderr.startswith("error: ")
+
+
+def test_once_something_has_started_the_rest_is_taken_back_by_name(bench):
+    bench.start(CHAIN)
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "a", "--downstream")
+    bench.step()
+
+    refused = bench.cli("rerun", bench.root, "--undo")
+    assert refused.returncode == 2
+    assert "1 of the 2 tasks of the last rerun have started; `matterstack cancel " in refused.stderr
+    assert bench.cli("cancel", bench.root, "b").stdout == "cancelled: 1 as before its rerun\n"
+    bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "b": "COMPLETED"})
+
+
+def test_a_cancelled_run_is_cancelled_again_after_an_undone_rerun(bench):
+    bench.start(CHAIN)
+    bench.cli("cancel", bench.root)
+    bench.cli("rerun", bench.root, "a")
+    bench.cli("rerun", bench.root, "--undo")
+    assert bench.cli("step", bench.root).returncode == 3
+    assert json.loads(bench.cli("status", bench.root, "--json").stdout)["run"]["state"] == "CANCELLED"
+
+
+# --- what it selects -------------------------------------------------------------------------------------------------
+
+SELECTED = {
+    "--failed": (["--failed"], {"one/1", "one/2", "one/3", "two", "slow", "soft"}),
+    "a class": (["--class", "timeout"], {"slow"}),
+    "an exit code": (["--class", "exit_code_3"], {"one/1", "one/2", "one/3"}),
+    "the same cause": (["--like", "one/2"], {"one/1", "one/2", "one/3"}),
+    "several tasks": (["two", "one/1"], {"two", "one/1"}),
+    "both must hold": (["one", "two", "--class", "exit_code_4"], {"two"}),
+}
+
+
+@pytest.mark.parametrize(("words", "tasks"), SELECTED.values(), ids=SELECTED)
+def test_a_rerun_selects_exactly_these_and_a_dry_run_changes_nothing(failed, words, tasks):
+    before = failed.digest()
+    found = json.loads(failed.cli("rerun", failed.root, *words, "--dry-run", "--json").stdout)
+    assert set(found["tasks"]) == tasks
+    assert failed.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "error: rerun: name the tasks to run again"),
+        (["fine", "--failed"], "error: no task has failed among those named"),
+        (["--stale"], "error: no task is stale"),
+        (["--class", "time_out"], "error: there is no class of failures 'time_out' (did you mean 'timeout'?)"),
+        (["--like", "fine"], "error: no task has failed as fine did: it has not"),
+        (["--undo", "two"], "error: --undo takes the whole last rerun back"),
+    ],
+)
+def test_a_rerun_of_nothing_is_refused_in_words(failed, words, message):
+    done = failed.cli("rerun", failed.root, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+
+
+def test_stale_results_are_rerun_by_their_name(bench):
+    bench.start(CHAIN)
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    assert json.loads(bench.cli("rerun", bench.root, "--stale", "--dry-run", "--json").stdout) == {
+        "tasks": ["b"], "below": [], "completed": 1,
+    }  # fmt: skip
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def many(bench):
+    bench.start(f"tasks: {{a: {{matrix: {{i: {list(range(25))}}}, command: 'true'}}}}\n")
+    bench.step_until_over()
+
+
+def test_above_20_tasks_nothing_is_reset_without_yes(bench):
+    many(bench)
+    refused = bench.cli("rerun", bench.root, "a")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "error: 25 tasks would be reset; --yes does so without asking, --dry-run shows them\n",
+    )
+    assert set(bench.states().values()) == {"COMPLETED"}
+    assert bench.cli("rerun", bench.root, "a/1*").returncode == 0
+    assert bench.cli("rerun", bench.root, "a", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize(("typed", "state"), [("y\n", "PENDING"), ("n\n", "COMPLETED")])
+def test_on_a_terminal_it_asks(bench, typed, state):
+    many(bench)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*MATTERSTACK, "rerun", bench.root, "a"], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    os.write(ours, typed.encode())
+    printed = process.communicate(timeout=30)[0].decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "25 tasks; 25 of them COMPLETED" in printed
+    assert set(bench.states().values()) == {state}
+
+
+# --- advice ----------------------------------------------------------------------------------------------------------
+
+
+def advice(bench, task):
+    return {item.task_id: item for item in explain(bench.root, [task])}[task].advice
+
+
+def test_each_class_has_advice_of_its_own(failed):
+    (more, again) = advice(failed, "slow")
+    assert more.text.startswith("it needs more `resources.time`, or `retries: {max: 1, timeout: {time: x2}}`, in ")
+    assert [hint.verb for hint in (*more.commands, *again.commands)] == ["run", "rerun"]
+    assert [item.text for item in advice(failed, "soft")] == ["its failure is allowed; to run it again all the same"]
+    assert [hint.verb for item in advice(failed, "two") for hint in item.commands] == ["rerun", "run"]
+
+
+def test_a_corrected_file_is_advised_only_where_the_run_has_one(bench):
+    (bench.folder / "fit.py").write_text("x")
+    bench.start("files: [fit.py]\ntasks: {a: {command: 'exit 1'}}\n")
+    bench.step_until_over()
+    assert [hint.verb for item in advice(bench, "a") for hint in item.commands] == ["refresh", "rerun", "run"]
+
+
+def test_nothing_is_advised_about_what_a_condition_skipped(bench):
+    bench.start("tasks: {a: {when: '${{ 1 == 2 }}', command: 'true'}, b: {needs: [a], command: 'true'}}\n")
+    bench.step_until_over()
+    for item in explain(bench.root):
+        assert (str(item.state), item.hint, item.advice) == ("SKIPPED", None, ())
+
+
+def test_the_commands_that_are_advised_work(failed, monkeypatch):
+    for item in explain("runs/t"):
+        for hint in (hint for each in item.advice for hint in each.commands):
+            words = hint.command.split()[1:] + (["--dry-run"] if hint.verb == "rerun" else [])
+            assert failed.cli(*words).returncode in (0, 3), hint.command
+
+
+def test_every_class_of_failure_has_advice():
+    from matterstack.hints import Hint
+    from matterstack.views.advice import advice_for
+
+    class Attempt:
+        exit_code = 1
+
+    for failure in FailureClass:
+        attempt = Attempt()
+        attempt.failure = failure
+        found = advice_for(
+            attempt, Hint("rerun", "r", "a"), "r", campaign="c.yaml", another_root="r-2", has_source=True, runs_command=True, soft=False
+        )  # fmt: skip
+        assert found
+        assert all(item.text and item.commands for item in found)
