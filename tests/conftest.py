@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,42 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def run_as(number: int, words: list[object], folder: Path, group: int = 65534) -> subprocess.CompletedProcess[str]:
+    """Run MatterStack as another user, with umask 002, by a Python that this user may run; skip where there is none."""
+
+    def become() -> None:
+        os.umask(0o002)
+        os.setgroups([group])
+        os.setgid(group)
+        os.setuid(number)
+
+    def start(python: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "HOME": "/tmp", "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run(
+            [python, "-B", *argv], cwd=folder, preexec_fn=become, capture_output=True, text=True, env=env
+        )
+
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            usable = start(python, "-c", "import matterstack.cli.main, sqlite3").returncode == 0
+        except OSError:
+            usable = False
+        if usable:
+            return start(python, "-m", "matterstack", *map(str, words))
+    pytest.skip("no Python that another user may run")
+
+
+@contextmanager
+def open_to_others(folder: Path) -> Iterator[None]:
+    """Let other users come to a folder: those of pytest above it are closed to them."""
+    parents = [path for path in (folder, *folder.parents) if path != path.parent and path.stat().st_uid == os.geteuid()]
+    modes = {path: path.stat().st_mode for path in parents}
+    for path in parents:
+        path.chmod(modes[path] | 0o055)
+    try:
+        yield
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)

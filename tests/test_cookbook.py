@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import open_to_others, run_as
+
 COOKBOOK = (Path(__file__).parent.parent / "docs" / "cookbook.md").read_text()
 IDIOMS = {part.partition("\n")[0]: part for part in COOKBOOK.split("\n## ")[1:]}
 BLOCK = re.compile(r"(?:^(?P<name>[\w.]+):\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -77,45 +79,20 @@ def test_no_more_run_at_once_than_there_are_licences(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root: steps are taken as other users")
 def test_a_group_shares_a_run(tmp_path_factory):
     place = tmp_path_factory.mktemp("group")
-    for folder in (place, *place.parents):
-        if folder.stat().st_uid == 0 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
     group = 54321
     os.chown(place, 0, group)
-    place.chmod(0o2775)
-    text = "matterstack: 1\nname: t\ntasks: {a: {command: 'sleep 0.1; id -u > u', outputs: {u: u}}, b: {needs: [a], command: 'id -u'}}\n"
-    (place / "campaign.yaml").write_text(text)
+    (place / "campaign.yaml").write_text(
+        "matterstack: 1\nname: t\ntasks: {a: {command: 'sleep 0.1; id -u > u', outputs: {u: u}}, b: {needs: [a], command: 'id -u'}}\n"
+    )
+    with open_to_others(place):
+        place.chmod(0o2775)
 
-    def as_user(python, number, *words):
-        def become():
-            os.umask(0o002)
-            os.setgroups([group])
-            os.setgid(group)
-            os.setuid(number)
+        def matterstack(number, *words):
+            done = run_as(number, list(words), place, group)
+            assert done.returncode == 0, done.stderr
 
-        return subprocess.run(
-            [python, "-B", *words], cwd=place, preexec_fn=become, capture_output=True, text=True,
-            env={**os.environ, "HOME": "/tmp", "PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
-
-    usable = None
-    for python in (sys.executable, "/usr/bin/python3"):
-        try:
-            if as_user(python, 4001, "-c", "import matterstack.cli.main, sqlite3").returncode == 0:
-                usable = python
-                break
-        except OSError:
-            continue
-    if usable is None:
-        pytest.skip("no Python that another user may run")
-
-    def matterstack(number, *words):
-        return as_user(usable, number, "-m", "matterstack", *words)
-
-    assert matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r").returncode == 0
-    first = matterstack(4001, "step", "-q", "r")
-    assert first.returncode == 0, first.stderr
-    last = matterstack(4002, "run", "-q", "r")
-    assert last.returncode == 0, last.stderr
+        matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r")
+        matterstack(4001, "step", "-q", "r")
+        matterstack(4002, "run", "-q", "r")
     assert (place / "r/tasks/a/attempt-1/u").read_text() == "4001\n"
     assert (place / "r/tasks/b/attempt-1/stdout.log").read_text() == "4002\n"

@@ -292,6 +292,8 @@ def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]
             return None, [Finding("ledger", ledger, message, f"{Hint('step', root)} rolls it back", fixable=True)]
         except LedgerError as error:
             return None, [Finding("ledger", ledger, str(error), "see the message")]
+        except MatterStackError as error:  # of the disk, or of what stands in its way
+            return _from_journal(root), [Finding("ledger", ledger, f"cannot be read: {error}", "see the message")]
         return store, []
     remedy = f"{Hint('adopt', root)} makes it the run's home"
     found = Finding("home", ".", "is a copy of a run: there is no ledger", remedy)
@@ -299,6 +301,14 @@ def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]
         return rebuild.memory_ledger(root), [found]
     except MatterStackError as error:
         return None, [found, Finding("journal", layout.JOURNAL, str(error), "restore it from git or a backup")]
+
+
+def _from_journal(root: Path) -> SQLiteStateStore | None:
+    """Return the run as its journal says, so that the other checks go on; None if that cannot be read either."""
+    try:
+        return rebuild.memory_ledger(root)
+    except MatterStackError:
+        return None
 
 
 def _unusable_ledger(root: Path, what: str) -> Finding:

@@ -55,7 +55,7 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
         if isinstance(error, MatterStackError):
             raise
         origin = str(error.filename or "")
-        if origin.startswith(f"{campaign.folder}/") and not origin.startswith(str(root)):
+        if os.path.relpath(origin or ".", campaign.folder) in campaign.files:
             raise RunRootError(f"{origin}: cannot be read: {error.strerror}; the run needs a copy of it") from None
         raise RunRootError(f"{root}: cannot be written: {error.strerror or error}") from None
     log.info("run root made: %s", root)

@@ -93,7 +93,7 @@ _ATTEMPT = re.compile(r"attempt-\d+")
 _LONGEST_NAME = 4096  # bytes. Source: limits.h of Linux, PATH_MAX
 _MOST_MEMBERS = 1_000_000
 _MOST_TIMES = 200  # that a parcel may unpack to, beside _ROOM: text packs to a twentieth
-_ROOM = 1 << 30  # bytes
+_ROOM = 1 << 28  # bytes
 _KEPT_FREE = 1 << 28  # bytes of the disk that stay free
 
 

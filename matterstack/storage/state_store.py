@@ -302,6 +302,10 @@ class SQLiteStateStore(Queries):
                 f"{self.path} cannot be written, or a killed step left something to finish: {text}; "
                 f"check its permissions, then run {Hint('step', self.root)}"
             )
+        if os.path.isdir(f"{self.path}-journal"):
+            return RunRootError(
+                f"{self.path}-journal is a folder where SQLite writes its rollback journal; move it away"
+            )
         if code in _OF_THE_DISK:
             return RunRootError(
                 f"{self.path}: {text}{self._full()}; check the disk, then run {Hint('step', self.root)}"

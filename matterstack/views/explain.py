@@ -24,7 +24,7 @@ from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import to_text
 from matterstack.core.values import format_duration, format_memory
 from matterstack.deferred import dataclass
-from matterstack.errors import OperatorError
+from matterstack.errors import OperatorError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode
 from matterstack.operators.registry import make_operator
@@ -385,6 +385,6 @@ def look_now(root: Path, spec: OperatorSpec, row: AttemptRow) -> Observation | N
     live = LiveAttempt(*row.key, folder, row.state, row.handle, row.time_s, row.started_at)
     try:
         return make_operator(spec).observe([live]).get(row.key)
-    except OperatorError as error:  # a plug-in that is not installed here
+    except (OperatorError, UsageError) as error:  # a plug-in that is not installed here
         why = reason(Code.OPERATOR_UNUSABLE, operator=spec.name, error=str(error))
         return Observation(Sighting.UNKNOWN, reason=why)
