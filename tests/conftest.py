@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +196,8 @@ def run_as(number: int, words: list[object], folder: Path, group: int = 65534) -
     pytest.skip("no Python that another user may run")
 
 
-@contextmanager
-def open_to_others(folder: Path) -> Iterator[None]:
-    """Let other users come to a folder: those of pytest above it are closed to them."""
-    parents = [path for path in (folder, *folder.parents) if path != path.parent and path.stat().st_uid == os.geteuid()]
-    modes = {path: path.stat().st_mode for path in parents}
-    for path in parents:
-        path.chmod(modes[path] | 0o055)
-    try:
-        yield
-    finally:
-        for path, mode in modes.items():
-            path.chmod(mode)
+def open_to_others(folder: Path) -> None:
+    """Let other users come to a folder: those of pytest above it are closed to them. They stay open: other tests may use them."""
+    for path in (folder, *folder.parents):
+        if path != path.parent and path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o055)

@@ -86,18 +86,18 @@ def test_a_folder_that_may_not_be_entered_hides_no_other_attempt(bench):
     for path in [bench.root, *bench.root.rglob("*")]:
         os.chown(path, 65534, 65534, follow_symlinks=False)
     os.chown(bench.attempt("a"), 0, 0)
-    with open_to_others(bench.folder):
-        os.seteuid(65534)
-        try:
-            assert bench.step_until_over().state == "FAILED"
-            assert bench.states() == {"a": "FAILED", "b": "FAILED", "c": "COMPLETED"}
-            failed = attempts(bench.root, "a")[1][0]
-            assert (failed["class"], failed["reason"]) == (
-                "unreadable", "it ended, and tasks/a/attempt-1/exit.json cannot be read: Permission denied"
-            )  # fmt: skip
-            assert {item.task_id for item in explain(bench.root)} == {"a", "b"}
-        finally:
-            os.seteuid(0)
+    open_to_others(bench.folder)
+    os.seteuid(65534)
+    try:
+        assert bench.step_until_over().state == "FAILED"
+        assert bench.states() == {"a": "FAILED", "b": "FAILED", "c": "COMPLETED"}
+        failed = attempts(bench.root, "a")[1][0]
+        assert (failed["class"], failed["reason"]) == (
+            "unreadable", "it ended, and tasks/a/attempt-1/exit.json cannot be read: Permission denied"
+        )  # fmt: skip
+        assert {item.task_id for item in explain(bench.root)} == {"a", "b"}
+    finally:
+        os.seteuid(0)
 
 
 # --- A3: loops and closed doors in a campaign folder -----------------------------------------------------------------
@@ -388,9 +388,9 @@ def test_a_source_file_that_may_not_be_read_is_named_and_not_the_run(bench):
     (bench.folder / "secret.py").write_text("x")
     (bench.folder / "secret.py").chmod(0)
     bench.write("files: [secret.py]\ntasks: {a: {command: x}}\n")
-    with open_to_others(bench.folder):
-        bench.folder.chmod(0o777)
-        done = run_as(4001, ["init", "campaign.yaml", "--root", "rr"], bench.folder)
+    open_to_others(bench.folder)
+    bench.folder.chmod(0o777)
+    done = run_as(4001, ["init", "campaign.yaml", "--root", "rr"], bench.folder)
     assert done.returncode == 1
     assert done.stderr == "error: secret.py: cannot be read: Permission denied; the run needs a copy of it\n"
 

@@ -84,15 +84,15 @@ def test_a_group_shares_a_run(tmp_path_factory):
     (place / "campaign.yaml").write_text(
         "matterstack: 1\nname: t\ntasks: {a: {command: 'sleep 0.1; id -u > u', outputs: {u: u}}, b: {needs: [a], command: 'id -u'}}\n"
     )
-    with open_to_others(place):
-        place.chmod(0o2775)
+    open_to_others(place)
+    place.chmod(0o2775)
 
-        def matterstack(number, *words):
-            done = run_as(number, list(words), place, group)
-            assert done.returncode == 0, done.stderr
+    def matterstack(number, *words):
+        done = run_as(number, list(words), place, group)
+        assert done.returncode == 0, done.stderr
 
-        matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r")
-        matterstack(4001, "step", "-q", "r")
-        matterstack(4002, "run", "-q", "r")
+    matterstack(4001, "init", "-q", "campaign.yaml", "--root", "r")
+    matterstack(4001, "step", "-q", "r")
+    matterstack(4002, "run", "-q", "r")
     assert (place / "r/tasks/a/attempt-1/u").read_text() == "4001\n"
     assert (place / "r/tasks/b/attempt-1/stdout.log").read_text() == "4002\n"

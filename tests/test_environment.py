@@ -152,3 +152,16 @@ def test_a_record_names_programs_by_the_path_of_the_commands(tmp_path):
     program(tmp_path, "python3")
     assert describe({}, str(tmp_path))["python"] == f"{tmp_path}/python3"
     assert describe({}, "/nowhere")["python"] is None
+
+
+def test_it_is_compared_with_an_attempt_that_worked_as_well(bench):
+    tools = program(bench.folder / "tools", "vasp")
+    text = "tasks: {a: {matrix: {i: [1, 2]}, command: vasp, needs: []}}\noperators: {local: {kind: local, slots: {cpus: 1}}}\n"
+    plain, with_tools = {**os.environ, "PATH": "/usr/bin:/bin"}, {**os.environ, "PATH": f"{tools}:/usr/bin:/bin"}
+    bench.cli("init", bench.write(text), "--root", bench.root, env=plain)
+    bench.cli("step", bench.root, env=with_tools)
+    bench.exit_of("a/1")
+    bench.cli("run", "-q", bench.root, env=plain)
+    assert bench.states() == {"a/1": "COMPLETED", "a/2": "FAILED"}
+    (remark,) = explain(bench.root)[0].cause.remarks
+    assert remark.startswith(f"its PATH is not that of tasks/a/1/attempt-1, which worked ({tools} is not on it): ")

@@ -25,7 +25,7 @@ from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.text.reasons import sentence
 from matterstack.views.attempts import attempts
-from tests.conftest import MATTERSTACK, is_alive
+from tests.conftest import MATTERSTACK, is_alive, open_to_others
 
 OTHER = "  other: {command: 'true'}\n"
 
@@ -494,17 +494,12 @@ def test_an_attempt_whose_output_may_not_be_read_has_failed_and_holds_no_slot(be
     (bench.attempt("a") / "out").chmod(0)
     for path in [bench.root, *bench.root.rglob("*")]:
         os.chown(path, 65534, 65534, follow_symlinks=False)
-    parents = [path for path in bench.root.parents if (path.stat().st_mode & 0o55) != 0o55 and path != Path("/")]
-    modes = {path: path.stat().st_mode for path in parents}
-    for path in parents:
-        path.chmod(modes[path] | 0o55)
+    open_to_others(bench.folder)
     os.seteuid(65534)
     try:
         report = run_until_done(bench.root)
     finally:
         os.seteuid(0)
-        for path, mode in modes.items():
-            path.chmod(mode)
 
     assert report.state == "FAILED"
     (attempt,) = attempts(bench.root, "a")[1]

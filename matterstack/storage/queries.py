@@ -510,6 +510,14 @@ class Queries:
         found = from_text(json.loads(row[0])["at"]) if row is not None else None
         return found or 0.0
 
+    def completed_in(self, group: str) -> tuple[str, int] | None:
+        """Return (task, attempt) of an instance of a group that is COMPLETED, None if none is."""
+        row = self._one(
+            "SELECT task_id, result FROM tasks WHERE group_name = ? AND state = 'COMPLETED' ORDER BY position DESC LIMIT 1",
+            group,
+        )
+        return None if row is None else (row[0], row[1])
+
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""
         row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ?", group)

@@ -36,7 +36,7 @@ from matterstack.storage.queries import CLOCK_SKEW_S
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
 from matterstack.views.advice import Advice, advice_for
-from matterstack.views.failures import Cause, cause_of, groups_of
+from matterstack.views.failures import Cause, cause_of, groups_of, worked_folder
 from matterstack.views.reading import as_of, reading
 
 
@@ -163,7 +163,10 @@ class _Explainer:
 
     def _cause(self, task_id: str) -> Cause:
         attempt = self._last(task_id)
-        return cause_of(self.root, attempt) if attempt is not None else Cause()
+        if attempt is None:
+            return Cause()
+        worked = worked_folder(self.store, task_id.partition("/")[0]) if attempt.exit_code == 127 else None
+        return cause_of(self.root, attempt, worked)
 
     def _failed(self, row: TaskRow) -> Explanation:
         why = self._text(row.reason) + (" (allowed)" if row.soft else "")

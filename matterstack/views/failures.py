@@ -43,8 +43,11 @@ class Cause:
         return self.lines[-1] if self.lines else self.where
 
 
-def cause_of(root: Path, attempt: AttemptRow) -> Cause:
-    """Return what an attempt's files say about its failure. Nothing that is unreadable is an error here."""
+def cause_of(root: Path, attempt: AttemptRow, worked: str | None = None) -> Cause:
+    """Return what an attempt's files say about its failure. Nothing that is unreadable is an error here.
+
+    ``worked`` is the folder of an attempt of the same task that completed, if there is one.
+    """
     folder = attempt_folder(attempt.task_id, attempt.attempt)
     if not (root / folder).is_dir():
         return Cause()
@@ -58,31 +61,44 @@ def cause_of(root: Path, attempt: AttemptRow) -> Cause:
     if not foreign and (out := read_tail(root / folder / STDOUT)):
         foreign, path = out, f"{folder}/{STDOUT}"
     lines = tuple(foreign[-_MOST_LINES:])
-    return Cause(where, lines, path, tuple(_remarks(root, folder, attempt)))
+    return Cause(where, lines, path, tuple(_remarks(root, folder, attempt, worked)))
 
 
-def _remarks(root: Path, folder: str, attempt: AttemptRow) -> Iterable[str]:
+def _remarks(root: Path, folder: str, attempt: AttemptRow, worked: str | None) -> Iterable[str]:
     code = attempt.exit_code
     if code in (126, 127):
-        yield from _other_path(root, folder)
+        yield from _other_path(root, folder, worked)
         yield from _windows_line_ends(root, folder)
     if code == 141:
         yield "141 is SIGPIPE: the reader of a pipe ended before its writer, as `head` does"
 
 
-def _other_path(root: Path, folder: str) -> Iterable[str]:
-    """Say in what the PATH of an attempt that did not find a command differs from the one at init."""
-    now, then = environment_of(root, folder), environment_at_init(root)
-    if now is None or then is None:
-        return
-    before, after = then.get("path") or [], now.get("path") or []
-    gone = [item for item in before if item not in after]
-    if gone or before != after:
-        what = f"{', '.join(map(str, gone[:3]))} is not on it" if gone else "its order is another"
-        yield (
-            f"its PATH is not the one at init ({what}): step the run with the same environment active, "
-            "or name the environment in `setup` or `env`"
-        )
+def _other_path(root: Path, folder: str, worked: str | None) -> Iterable[str]:
+    """Say in what the PATH of an attempt that did not find a command differs from the one at init, or of one that worked."""
+    now = environment_of(root, folder)
+    others = {f"that of {worked}, which worked": environment_of(root, worked)} if worked is not None else {}
+    for whose, then in {**others, "the one at init": environment_at_init(root)}.items():
+        if now is None or then is None:
+            continue
+        before, after = then.get("path") or [], now.get("path") or []
+        gone = [str(item) for item in before if item not in after]
+        if before != after:
+            what = (
+                f"{', '.join(gone[:3])} {'is' if len(gone) == 1 else 'are'} not on it"
+                if gone
+                else "its order is another"
+            )
+            yield (
+                f"its PATH is not {whose} ({what}): step the run with the same environment active, or name the environment in "
+                "`setup` or `env`"
+            )
+            return
+
+
+def worked_folder(store: SQLiteStateStore, group: str) -> str | None:
+    """Return the folder of an attempt of a group that completed."""
+    found = store.completed_in(group)
+    return None if found is None else attempt_folder(*found)
 
 
 def _windows_line_ends(root: Path, folder: str) -> Iterable[str]:
@@ -146,7 +162,9 @@ def groups_of(root: Path, store: SQLiteStateStore, rows: Sequence[TaskRow]) -> l
         last = store.attempt(row.task_id, row.attempts) if row.attempts else None
         why = row.reason.nested("because") if row.reason.code is Code.ATTEMPT_FAILED else row.reason
         what = sentence(why, root)
-        cause = cause_of(root, last) if last is not None and number < _MOST_READ else Cause()
+        cause = Cause()
+        if last is not None and number < _MOST_READ:
+            cause = cause_of(root, last, worked_folder(store, row.group) if last.exit_code == 127 else None)
         key = (
             row.group, row.soft, last and last.failure, last and last.exit_code, str(why.code), alike(cause.line),
             () if why.code is Code.EXIT_CODE else alike(what.replace(row.task_id, "")),
