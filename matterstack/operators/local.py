@@ -83,7 +83,7 @@ class LocalOperator:
 
     def _start(self, launch: Launch) -> Submission:
         """Hand an attempt to a worker. Raises SubmissionRejected: nothing was started."""
-        path = launch.env.get("PATH") or environment.command_path(os.environ)
+        path = launch.env.get("PATH") or self._path
         program = _program(launch.argv[0], path)
         if program is None:
             raise SubmissionRejected(f"{launch.argv[0]}: not found on PATH, which is {path[:500]}")
@@ -114,6 +114,10 @@ class LocalOperator:
                 own["MATTERSTACK_BASH_ENV"] = b"MATTERSTACK_" + given
             own["BASH_ENV"] = _variable("BASH_ENV", str(_STRICT_BASH))
         return [*{**self._ambient, **_threads(launch.resources.cpus), **own}.values()]
+
+    @cached_property
+    def _path(self) -> str:
+        return environment.command_path(os.environ)
 
     @cached_property
     def _ambient(self) -> dict[str, bytes]:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from matterstack.run_root.files import read_regular, write_beside
-from matterstack.run_root.layout import CLAIM, COMMAND, GITIGNORE, TASK, attempt_folder
-from matterstack.run_root.verify import files_below
+from matterstack.run_root.layout import CLAIM, COMMAND, EXIT, GITIGNORE, TASK, attempt_folder
 
 _BEGIN = "# at work: what is large is known when these have ended"
 _END = "# end of what is at work"
+_SMALL = (CLAIM, EXIT)  # always
 _KEPT = tuple(f"!/tasks/**/{name}" for name in (TASK, COMMAND, CLAIM))
 
 
 def large_files(root: Path, folder: str, most: int) -> Iterator[str]:
     """Yield the files above ``most`` bytes in a folder of the run root, relative to that. Raises OSError."""
-    for name, found in files_below(root / folder):
-        if found.st_size > most:
-            yield f"{folder}/{name}"
+    stack = [folder]
+    while stack:
+        inside = stack.pop()
+        with os.scandir(f"{root}/{inside}") as entries:
+            for entry in entries:
+                if entry.name in _SMALL or entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(f"{inside}/{entry.name}")
+                elif entry.stat(follow_symlinks=False).st_size > most:
+                    yield f"{inside}/{entry.name}"
 
 
 def ignore(root: Path, files: Iterable[str] = (), at_work: Collection[tuple[str, int]] | None = None) -> None:

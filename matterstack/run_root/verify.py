@@ -21,7 +21,7 @@ def files_below(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
     A link to a file counts if that lies in the folder; other links are left out. Raises OSError for what cannot be read,
     and for more than MOST_FILES.
     """
-    count, home = 0, os.path.realpath(folder) + "/"
+    count, home = 0, ""  # the last is only needed for links
     stack = [""]
     while stack:
         inside = stack.pop()
@@ -31,7 +31,11 @@ def files_below(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
             if entry.is_dir(follow_symlinks=False):
                 stack.append(f"{inside}{entry.name}/")
         for entry in reversed(found):
-            if entry.is_file() and (not entry.is_symlink() or os.path.realpath(entry.path).startswith(home)):
+            if entry.is_symlink():
+                home = home or f"{os.path.realpath(folder)}/"
+                if not entry.is_file() or not os.path.realpath(entry.path).startswith(home):
+                    continue
+            if entry.is_file():
                 count += 1
                 if count > MOST_FILES:
                     raise OSError(errno.EFBIG, f"holds more than {MOST_FILES} files", str(folder))
