@@ -26,6 +26,12 @@ def tell_attention(run: str | Path, report: StepReport) -> None:
         tell(line, "warning")
 
 
+def tell_stale(run: str | Path) -> None:
+    """Print on stderr that results are stale, nothing if none is."""
+    for line in _stale(run):
+        tell(line, "warning")
+
+
 def _failures(root: Path, report: StepReport) -> list[str]:
     from matterstack.views.failures import failure_groups
 

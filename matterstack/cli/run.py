@@ -33,6 +33,7 @@ def run(
 
     Ctrl-C ends the loop, not the jobs.
     """
+    from matterstack.cli.attention import tell_stale
     from matterstack.cli.live import Display, print_profile, summary
     from matterstack.operators.workers import wait_for_all
     from matterstack.orchestration.profile import Profile
@@ -56,6 +57,8 @@ def run(
         return 130
     if not quiet or report.state is not RunState.COMPLETED:
         summary(path, report)
+    else:
+        tell_stale(path)
     if spent is not None:
         print_profile(spent)
     if report.state in (RunState.FAILED, RunState.CANCELLED):
