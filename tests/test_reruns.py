@@ -227,7 +227,7 @@ def test_every_class_of_failure_has_advice():
         attempt = Attempt()
         attempt.failure = failure
         found = advice_for(
-            attempt, Hint("rerun", "r", "a"), "r", campaign="c.yaml", another_root="r-2", has_source=True, runs_command=True, soft=False
+            attempt, Hint("rerun", "r", "a"), "r", campaign="c.yaml", another_run="--root r-2", has_source=True, runs_command=True, soft=False
         )  # fmt: skip
         assert found
         assert all(item.text and item.commands for item in found)

@@ -45,20 +45,20 @@ def advice_for(
     run: str | Path,
     *,
     campaign: str,
-    another_root: str,
+    another_run: str,
     has_source: bool,
     runs_command: bool,
     soft: bool,
 ) -> tuple[Advice, ...]:
     """Return what to do about a task that failed.
 
-    ``campaign`` is the file to correct, ``another_root`` where another run of it can be made, ``has_source`` says whether the run has files of the campaign folder that a
-    correction may concern, ``soft`` that the failure is allowed.
+    ``campaign`` is the file to correct, ``another_run`` the options that make another run of it. ``has_source`` says whether
+    the run has files of the campaign folder that a correction may concern, ``soft`` that the failure is allowed.
     """
     failure = attempt.failure if attempt is not None else None
     again = Advice("run it again", (rerun,))
     text = f"if the mistake is in {campaign}, which this run no longer reads: correct it there and start another run"
-    another = Advice(text, (Hint("run", campaign, None, f"--root {Hint.quote(another_root)}"),))
+    another = Advice(text, (Hint("run", campaign, None, another_run),))
     if soft:
         return (Advice("its failure is allowed; to run it again all the same", (rerun,)),)
     if failure in _AGAIN:

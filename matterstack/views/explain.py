@@ -22,7 +22,7 @@ from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots, Use
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import to_text
-from matterstack.core.values import format_duration, format_memory
+from matterstack.core.values import dump_json, format_duration, format_memory
 from matterstack.deferred import dataclass
 from matterstack.errors import OperatorError, UsageError
 from matterstack.hints import Hint
@@ -31,7 +31,8 @@ from matterstack.operators.registry import make_operator
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.workshop import RunWorkshop
-from matterstack.run_root.layout import EXIT, STDOUT, attempt_folder
+from matterstack.run_root.files import read_regular
+from matterstack.run_root.layout import EXIT, RUN, STDOUT, attempt_folder
 from matterstack.storage.queries import CLOCK_SKEW_S
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
@@ -182,12 +183,21 @@ class _Explainer:
         campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
         return advice_for(
             self._last(row.task_id), again, self.shown_root, campaign=campaign, has_source=self.has_source,
-            another_root=self.another_root, runs_command=kind.runs_command, soft=row.soft,
+            another_run=self.another_run, runs_command=kind.runs_command, soft=row.soft,
         )  # fmt: skip
 
     @cached_property
-    def another_root(self) -> str:
-        """Return a run root beside this one that is free."""
+    def another_run(self) -> str:
+        """Return the options with which another run of the campaign is made as this one was, in a run root that is free."""
+        try:
+            record = json.loads(read_regular(self.root / RUN))
+            settings = record.get("set") or {}
+        except (OSError, ValueError, AttributeError):
+            settings = {}
+        words = [f"--set {Hint.quote(f'{name}={dump_json(value)}')}" for name, value in settings.items()]
+        return " ".join([*words, f"--root {Hint.quote(self._free_root())}"])
+
+    def _free_root(self) -> str:
         name = (
             self.shown_root.rstrip("/")
             if self.root.name and self.shown_root not in (".", "..")
