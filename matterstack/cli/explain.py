@@ -41,22 +41,20 @@ def explain(arguments: tuple[str, ...], settings: tuple[str, ...], operators: st
     if as_json:
         print_json([item.to_json() for item in found])
         return ExitCode.FINE
-    if not found:
-        stale = [item for item in explain_tasks(run, ["**"]) if item.stale]
-        click.echo("every task is COMPLETED" + (f", {len(stale)} of them stale:" if stale else ""))
-        found = stale
+    if not tasks and all(item.state is TaskState.COMPLETED for item in found):
+        stale = sum(bool(item.stale) for item in found)
+        click.echo("every task is COMPLETED" + (f", {stale} of them stale:" if stale else ""))
     told: set[str] = set()  # failures whose cause and advice are printed
     for item, more in _together(found) if not tasks else [(item, 0) for item in found]:
-        reason = f"stale: {item.reason}" if item.stale else item.reason
         which = f"{item.task_id} and {more} more" if more else item.task_id
-        click.echo(f"{which}: {coloured(str(item.state))}: {harmless(reason)}")
+        click.echo(f"{which}: {coloured(str(item.state))}: {harmless(item.reason)}")
         if more:
             shown = [task for task in item.like if task != item.task_id][:_MOST_NAMES]
             also = f"    also {', '.join(shown)}{', …' if more > len(shown) else ''}"
             click.echo(harmless(also) if shown else "", nl=bool(shown))
         if item.root_cause is not None and item.root_cause in told:
             continue  # what is blocked by it needs no more words
-        told.add(item.root_cause or item.task_id)
+        told |= {item.root_cause or item.task_id, *item.like}
         for line in _details(Path(run), item, most=_MOST_LINES if tasks else 1):
             click.echo(f"    {harmless(line)}")
     return ExitCode.FINE

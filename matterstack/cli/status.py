@@ -10,7 +10,6 @@ import click
 
 from matterstack.cli import completing
 from matterstack.cli.options import common, default_run, json_option, run_roots
-from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
 
@@ -97,8 +96,8 @@ def _show_status(view: Any) -> None:
         for line in more:
             click.echo(line)
     for task in view.told:
-        if task.state is TaskState.COMPLETED:
-            click.echo(f"{coloured('stale')}  {task.task_id}: {harmless(task.reason)}")
+        if task.stale:
+            click.echo(f"{coloured('stale')}  {task.task_id}: {harmless(task.stale)}")
             click.echo(f"    {Hint('rerun', view.root, task.task_id).command}")
     if view.more:
         click.echo(f"… and {view.more} more")

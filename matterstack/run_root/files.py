@@ -54,12 +54,17 @@ def write_new(path: str, data: bytes, *, exclusively: bool = False) -> None:
         os.close(fd)
 
 
-def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape") -> None:
-    """Write a file whole or not at all, replacing what is there. Raises OSError."""
+def write_beside(path: Path | str, text: str, *, errors: str = "surrogateescape", synced: bool = False) -> None:
+    """Write a file whole or not at all, replacing what is there. Raises OSError.
+
+    With ``synced``, a power cut leaves the old text or the new one.
+    """
     folder, name = os.path.split(path)
     beside = os.path.join(folder, _beside(name))
     try:
         write_new(beside, text.encode("utf-8", errors=errors), exclusively=True)
+        if synced:
+            sync(beside)
         os.replace(beside, path)
     except OSError:
         with suppress(OSError):
@@ -110,7 +115,7 @@ def place_of(root: Path) -> tuple[str, str]:
     return socket.gethostname(), str(root.resolve()).encode(errors="replace").decode()
 
 
-def sync(path: Path) -> None:
+def sync(path: Path | str) -> None:
     """Bring a file, or the entries of a folder, to the disk. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:

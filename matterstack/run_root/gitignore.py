@@ -51,7 +51,7 @@ def ignore(root: Path, files: Iterable[str] = (), at_work: Collection[tuple[str,
         lines += [_BEGIN, *section, *_KEPT, _END]
     new = "".join(f"{line}\n" for line in lines)
     if new != text:
-        write_beside(file, new)
+        write_beside(file, new, synced=True)  # lines of a person are in it
 
 
 def _parts(lines: list[str]) -> tuple[list[str], list[str]]:

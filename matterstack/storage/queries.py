@@ -47,6 +47,10 @@ _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE"
 _STANDING = "task_id, position, state, soft, cause"
 
 
+_IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
+_ATTEMPT_IN_USE = "CASE t.state WHEN 'COMPLETED' THEN t.result ELSE t.attempts END"
+
+
 class Queries:
     """The reading half of an open ledger; `state_store.SQLiteStateStore` is the whole."""
 
@@ -537,37 +541,45 @@ class Queries:
         return [(*key, outputs) for key, outputs in found.items()]
 
     def stale(self) -> dict[str, str]:
-        """Return why, of tasks whose result was made from an older attempt, or without one that has succeeded since."""
+        """Return why, of tasks that read an older attempt than there is, or began without one that has succeeded since.
+
+        They are COMPLETED, FAILED where that is allowed, or ask a person.
+        """
         # Only what succeeded more than once can have a newer result: CROSS JOIN keeps the order of the tables.
         rows = self._all(
-            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result FROM tasks u "
+            "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result, t.state FROM tasks u "
             "CROSS JOIN attempt_inputs i ON i.upstream = u.task_id AND u.result > i.upstream_attempt "
-            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' WHERE u.result > 1"
+            f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} WHERE u.result > 1"
         )
         # A group that is named was read whole: all of its instances, of this attempt where none is named for one of them.
         rows += self._all(
-            "SELECT i.task_id, u.task_id, i.upstream_attempt, u.result FROM tasks u "
+            "SELECT i.task_id, u.task_id, i.upstream_attempt, u.result, t.state FROM tasks u "
             "CROSS JOIN attempt_inputs i ON i.upstream = u.group_name AND u.result > i.upstream_attempt "
-            "JOIN tasks t ON t.task_id = i.task_id AND t.result = i.attempt AND t.state = 'COMPLETED' "
+            f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} "
             "WHERE u.result > 1 AND u.group_name <> u.task_id AND NOT EXISTS (SELECT 1 FROM attempt_inputs o "
             "WHERE o.task_id = i.task_id AND o.attempt = i.attempt AND o.upstream = u.task_id)"
         )
-        out = {row[0]: f"made from attempt {row[2]} of {row[1]}, which has a newer one ({row[3]})" for row in rows}
+        out = {
+            task_id: f"{'made from' if state == 'COMPLETED' else 'has read'} attempt {read} of {upstream}, "
+            f"which has a newer one ({newest})"
+            for task_id, upstream, read, newest, state in rows
+        }
         if not self._may_go_on_without():
             return out
         rows = self._all(
-            "SELECT e.downstream, u.task_id FROM edges e "
-            "JOIN tasks t ON t.task_id = e.downstream AND t.state = 'COMPLETED' "
+            "SELECT e.downstream, u.task_id, t.state FROM edges e "
+            f"JOIN tasks t ON t.task_id = e.downstream AND {_IN_USE} "
             "JOIN tasks u ON (u.task_id = e.upstream OR u.group_name = e.upstream) AND u.state = 'COMPLETED' "
-            "JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = t.result "
+            f"JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = {_ATTEMPT_IN_USE} "
             "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.result "
             "WHERE e.entry LIKE 'inputs.%' AND theirs.ended_at > mine.created_at AND NOT EXISTS "
-            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.task_id) "
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = mine.attempt AND i.upstream = u.task_id) "
             "AND NOT EXISTS "
-            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = t.result AND i.upstream = u.group_name)"
+            "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = mine.attempt AND i.upstream = u.group_name)"
         )
-        for task_id, upstream in rows:
-            out.setdefault(task_id, f"made without {upstream}, which has succeeded since")
+        for task_id, upstream, state in rows:
+            verb = "made" if state == "COMPLETED" else "began"
+            out.setdefault(task_id, f"{verb} without {upstream}, which has succeeded since")
         return out
 
     def _may_go_on_without(self) -> bool:

@@ -54,12 +54,12 @@ class Explanation:
     cause: Cause = Cause()  # of a failure: what its attempt left
     root_cause: str | None = None  # the task at whose failure it is blocked or skipped
     like: tuple[str, ...] = ()  # all that failed for the same cause, itself included
-    stale: bool = False  # COMPLETED, of older results than there are
+    stale: str = ""  # why, if it went by older results than there are
     paused: bool = False  # the task, by itself
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "id": self.task_id, "state": str(self.state), "reason": f"stale: {self.reason}" if self.stale else self.reason,
+            "id": self.task_id, "state": str(self.state), "reason": self.reason,
             "path": self.path, "command": self.hint.command if self.hint is not None else None,
             "cause": {"where": self.cause.where, "lines": list(self.cause.lines), "remarks": list(self.cause.remarks)}
             if self.cause != Cause() else None,
@@ -102,7 +102,8 @@ class _Explainer:
             rows = self.store.tasks(select_tasks(self.store.task_ids(), patterns))
         else:
             noted = set(self.store.noted())
-            rows = [row for row in self.store.tasks() if row.state is not TaskState.COMPLETED or row.task_id in noted]
+            told = noted | set(self.stale)
+            rows = [row for row in self.store.tasks() if row.state is not TaskState.COMPLETED or row.task_id in told]
             failed = [row for row in rows if row.state is TaskState.FAILED]
             self.like = {
                 task: group.tasks for group in groups_of(self.root, self.store, failed) for task in group.tasks
@@ -111,7 +112,22 @@ class _Explainer:
 
     def explain_rows(self, rows: Sequence[TaskRow]) -> list[Explanation]:
         self.rows |= {row.task_id: row for row in rows}
-        return [self._one(row) for row in rows]
+        return [self._with_stale(row, self._one(row)) for row in rows]
+
+    def _with_stale(self, row: TaskRow, found: Explanation) -> Explanation:
+        """Say of what went by older results that it did, and what runs it again or asks again."""
+        why = self.stale.get(row.task_id)
+        if why is None:
+            return found
+        below = any(upstream == row.task_id for upstream, _ in self.store.all_edges())
+        again = self._hint("rerun", row.task_id, "--downstream" if below and row.state is not TaskState.WAITING else "")
+        if row.state is TaskState.COMPLETED:
+            return replace(found, reason=f"stale: {why}", hint=again, stale=why)
+        text = "ask again" if row.state is TaskState.WAITING else "run it again"
+        answer = (Advice("answer all the same", (found.hint,)),) if found.hint is not None and not found.advice else ()
+        return replace(
+            found, reason=f"{found.reason}; stale: {why}", advice=(Advice(text, (again,)), *answer), stale=why
+        )
 
     def _row(self, task_id: str | None) -> TaskRow | None:
         if task_id is not None and task_id not in self.rows:
@@ -240,10 +256,6 @@ class _Explainer:
         return Explanation(row.task_id, row.state, "by a person", hint=self._hint("rerun", row.task_id))
 
     def _completed(self, row: TaskRow) -> Explanation:
-        if row.task_id in self.stale:
-            below = any(upstream == row.task_id for upstream, _ in self.store.all_edges())
-            hint = self._hint("rerun", row.task_id, "--downstream" if below else "")
-            return Explanation(row.task_id, row.state, self.stale[row.task_id], hint=hint, stale=True)
         attempt = self.store.attempt(row.task_id, row.result or 0)
         remark = f"; {self._text(attempt.reason)}" if attempt is not None and attempt.reason else ""
         return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded{remark}{_used(attempt)}")

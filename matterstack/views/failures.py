@@ -150,7 +150,7 @@ class FailureGroup:
 
 
 def failure_groups(root: str | Path) -> list[FailureGroup]:
-    """Return the failures of a run by their causes, the most frequent first."""
+    """Return the failures of a run by their causes, those that are allowed last, the most frequent first."""
     with reading(root) as (path, store):
         return groups_of(path, store, store.first_in(TaskState.FAILED, 1 << 30))
 
@@ -178,7 +178,7 @@ def groups_of(root: Path, store: SQLiteStateStore, rows: Sequence[TaskRow]) -> l
         )
         for key, (last, what, cause) in first.items()
     ]  # fmt: skip
-    return sorted(groups, key=lambda group: -len(group.tasks))
+    return sorted(groups, key=lambda group: (group.soft, -len(group.tasks)))
 
 
 def alike(line: str) -> str:

@@ -27,7 +27,14 @@ class TaskView:
     attempts: int
     reason: str
     soft: bool
-    stale: bool = False  # COMPLETED, of older results than there are
+    stale: str = ""  # why, if it went by older results than there are
+
+    @property
+    def remark(self) -> str:
+        """What there is to say of it in one line."""
+        if not self.stale:
+            return self.reason
+        return f"stale: {self.stale}" if self.state is TaskState.COMPLETED else f"{self.reason}; stale: {self.stale}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class RunView:
             "tasks": [
                 {
                     "id": task.task_id, "state": str(task.state), "operator": task.operator,
-                    "attempts": task.attempts, "reason": f"stale: {task.reason}" if task.stale else task.reason,
+                    "attempts": task.attempts, "reason": task.remark,
                 }
                 for task in self.tasks
             ],
@@ -90,12 +97,15 @@ def summarise(root: str | Path, most: int) -> RunSummary:
             counts[shown] = counts.get(shown, 0) + count
         total = {state: sum(counts.get(state, 0) for counts in groups.values()) for state in TaskState}
         stale = store.stale()
-        rows = [*store.first_in(TaskState.FAILED, most if total[TaskState.FAILED] else 0), *store.tasks(stale)]
-        first = sorted(rows, key=lambda row: row.position)[:most]
+        old = store.tasks(stale)
+        failed = store.first_in(TaskState.FAILED, most if total[TaskState.FAILED] else 0)
+        others = [row for row in old if row.state is not TaskState.FAILED]
+        first = sorted([*failed, *others], key=lambda row: row.position)[:most]
         return RunSummary(
             path, run.run_id, state_of_run(run, store.buckets()), {state: n for state, n in total.items() if n}, groups,
             tuple(view_of(path, run, row, stale) for row in first),
-            max(0, total[TaskState.FAILED] + len(stale) - len(first)), len(stale), tuple(store.paused_tasks()),
+            max(0, total[TaskState.FAILED] + len(others) - len(first)),
+            sum(row.state is not TaskState.WAITING for row in old), tuple(store.paused_tasks()),
             store.newest_campaign().description, run.created_at, store.last_event_at(), as_of(path, store),
             tuple(groups_of(path, store, [row for row in first if row.state is TaskState.FAILED])),
         )  # fmt: skip
@@ -117,13 +127,13 @@ def open_run(root: str | Path) -> RunView:
 
 
 def view_of(root: Path, run: RunRow, row: TaskRow, stale: Mapping[str, str]) -> TaskView:
-    state, why, is_stale = row.state, sentence(row.reason, root), False
+    state, why = row.state, sentence(row.reason, root)
     if state in (TaskState.READY, TaskState.PENDING) and (run.paused or row.paused):
         state, why = TaskState.PENDING, "paused"
     elif state is TaskState.PENDING and row.retry_at is not None:
         why = f"{why}; due {to_text(row.retry_at)[:19].replace('T', ' ')} UTC"
     elif state is TaskState.PENDING and row.watch is not None:
         why = f"waits for {row.watch}"
-    elif row.task_id in stale:
-        why, is_stale = stale[row.task_id], True
-    return TaskView(row.task_id, row.group, state, row.operator, row.attempts, why, row.soft, is_stale)
+    return TaskView(
+        row.task_id, row.group, state, row.operator, row.attempts, why, row.soft, stale.get(row.task_id, "")
+    )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -175,13 +176,8 @@ def test_a_late_end_whose_output_cannot_be_read_leaves_what_is_recorded(bench):
     bench.step_until_over()
     bench.wait_for(bench.attempt("a") / "o")
     before = attempts(bench.root, "a")
-    end = {
-        "task": "a",
-        "attempt": 1,
-        "exit_code": 0,
-        "started_at": "2026-11-22T00:00:00Z",
-        "ended_at": "2026-11-22T00:00:01Z",
-    }
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    end = {"task": "a", "attempt": 1, "exit_code": 0, "started_at": now, "ended_at": now}
     (bench.attempt("a") / "exit.json").write_text(json.dumps(end) + "\n")
 
     done = refused(bench.attempt("a") / "o", "EIO", "step", bench.root)
