@@ -228,3 +228,31 @@ def test_set_of_what_is_not_there_is_refused(bench, setting, words):
     done = bench.cli("validate", bench.write(SET), "--set", setting)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+CONSEQUENCES = {
+    "a section under a name that is nearly right": "param: {z: 1}\ntasks: {a: {command: 'echo ${{ params.z }}'}}\n",
+    "operators": "operator: {q: {kind: human}}\ntasks: {a: {operator: q, instructions: x}}\n",
+    "defaults": "default: {params: {z: 1}}\ntasks: {a: {command: 'echo ${{ params.z }}'}}\n",
+    "files": "file: [x.py]\ntasks: {a: {command: 'python ${{ source }}/x.py'}}\n",
+    "an operator without a kind": "operators: {q: {}}\ntasks: {a: {operator: q, instructions: x}}\n",
+    "an operator that is not there": "operators: {prof: {kind: human}}\ntasks: {a: {operator: proff, instructions: x}}\n",
+}
+
+
+@pytest.mark.parametrize("text", CONSEQUENCES.values(), ids=CONSEQUENCES)
+def test_what_follows_from_a_mistake_is_no_second_one(bench, text):
+    done = bench.cli("validate", bench.write(text))
+    assert done.returncode == 2
+    assert len([line for line in done.stderr.splitlines() if "campaign.yaml:" in line]) == 1, done.stderr
+
+
+def test_values_that_no_schema_can_judge_are_mistakes_like_others(bench):
+    done = bench.cli("validate", bench.write(
+        'tasks: {a: {command: "true", outputs: {o: {path: a, min_size: big}, p: {path: b, min_size: 10Q}}, '
+        'inputs: {i: {external: "a\\0b"}}}, b: {comand: "true"}}\n'
+    ))  # fmt: skip
+    assert done.returncode == 2
+    for where in ("outputs.o.min_size", "outputs.p.min_size", "inputs.i", "tasks.b.comand"):
+        assert where in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

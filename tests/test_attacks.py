@@ -432,3 +432,26 @@ def test_values_are_harmless_on_a_terminal_and_exact_in_a_pipe(bench):
         os.waitpid(pid, 0)
         assert "\x1b]" not in shown and "\x07" not in shown
         assert max(map(len, shown.splitlines())) < 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user runs it, whom permissions stop")
+def test_a_loop_ends_beside_a_folder_that_its_command_closed_and_cancel_ends_it_too(bench):
+    """The worker of a loop is alive after its attempt has ended, and nothing of the attempt can be read."""
+    bench.write("tasks: {a: {command: 'chmod 000 .'}, b: {needs: [a], command: 'true'}}\n")
+    open_to_others(bench.folder)
+    for path in [bench.folder, *bench.folder.rglob("*")]:
+        os.chown(path, 4001, 65534)
+    done = run_as(4001, ["run", "campaign.yaml", "--root", "runs/t"], bench.folder)
+    assert done.returncode == 3, done.stderr
+    assert "tasks/a/attempt-1" in done.stdout
+    assert "cannot be read: Permission denied" in done.stdout
+
+    assert run_as(4001, ["init", "campaign.yaml", "--root", "runs/u"], bench.folder).returncode == 0
+    assert run_as(4001, ["step", "runs/u"], bench.folder).returncode == 0
+    deadline = time.monotonic() + 10
+    while (bench.folder / "runs/u/tasks/a/attempt-1").stat().st_mode & 0o777 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert run_as(4001, ["cancel", "runs/u"], bench.folder).returncode == 0
+    assert run_as(4001, ["status", "runs/u"], bench.folder).stdout.startswith("t-")
+    assert "RUNNING" not in run_as(4001, ["status", "runs/u"], bench.folder).stdout

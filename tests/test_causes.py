@@ -231,6 +231,41 @@ def test_failures_are_alike_but_for_numbers_paths_and_hex(one, other, same):
     assert (alike(one) == alike(other)) is same
 
 
+# --- a command does what it does without us ----------------------------------------------------------------------
+
+SAME = {
+    "a trap for ERR of its own": "set +e; trap 'echo TRAP' ERR; f() { false; true; }; f; echo end",
+    "traps for RETURN, DEBUG and EXIT": "f() { trap 'echo RET' RETURN; }; f; trap 'echo D' DEBUG; :; trap - DEBUG; trap 'echo bye' EXIT",
+    "unset variables": "set -u; unset MATTERSTACK_RUN MATTERSTACK_TASK; (exit 7)",
+}
+
+
+@pytest.mark.parametrize("command", SAME.values(), ids=SAME)
+def test_a_command_does_what_it_does_by_hand(bench, command):
+    bench.start(f"tasks: {{a: {{command: {json.dumps(command)}}}}}\n")
+    bench.step_until_over()
+    by_hand = subprocess.run(["bash", "-eo", "pipefail", "-c", command], capture_output=True, text=True)
+    (attempt,) = attempts(bench.root, "a")[1]
+    assert attempt["exit_code"] == by_hand.returncode
+    stdout = bench.attempt("a") / "stdout.log"
+    assert (stdout.read_text() if stdout.exists() else "") == by_hand.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize("name", ["benv", "$HOME/benv"])
+def test_the_users_own_bash_env_is_read_and_passed_on(bench, shell, name, monkeypatch):
+    """As on clusters, where it makes `module` known; `sh` may be bash."""
+    (bench.folder / "bin").mkdir()
+    (bench.folder / "bin/sh").symlink_to(shutil.which("bash"))
+    (bench.folder / "benv").write_text("module() { echo loaded; }\n")
+    monkeypatch.setenv("HOME", str(bench.folder))
+    monkeypatch.setenv("BASH_ENV", name if "$" in name else str(bench.folder / name))
+    monkeypatch.setenv("PATH", f"{bench.folder}/bin:{os.environ['PATH']}")
+    module = "module; " if shell == "bash" else ""  # as `sh` it does not read the file
+    bench.start(f"tasks: {{a: {{shell: {shell}, command: '{module}bash -c module'}}}}\n")
+    assert bench.step_until_over().state == "COMPLETED", bench.reasons()
+
+
 # --- what people bring from elsewhere --------------------------------------------------------------------------------
 
 HABITS = {
@@ -275,3 +310,12 @@ def test_a_table_with_other_separators_is_refused_with_the_way_out(bench, text, 
         f"t.csv:1:1: has one column, '{text.splitlines()[0]}': its cells are separated by {sign} ("
         in done.stderr.replace("\\t", "\t")
     )
+
+
+def test_failures_that_name_their_own_instance_are_one_cause(bench):
+    bench.start(
+        "tasks: {relax: {matrix: {m: [Al, Cu, Ag]}, command: 'echo no potential for ${{ matrix.m }} >&2; exit 1'}}\n"
+    )
+    bench.step_until_over()
+    (group,) = failure_groups(bench.root)
+    assert len(group.tasks) == 3

@@ -380,7 +380,7 @@ USAGE = {  # words -> (exit code, beginning of the message)
     ("logs", "runs/t", "report"): (2, "error: report has no attempt yet; "),
     ("logs", "runs/t", "relax/Al", "--attempt", "9"): (2, "error: relax/Al has no attempt 9; it has 1 to 1"),
     ("rerun", "runs/t"): (2, "error: rerun: name the tasks to run again (an id or a glob)"),
-    ("logs", "runs/t"): (2, "error: name a task (TASK) behind RUN; "),
+    ("logs", "runs/t"): (2, "error: name a task (TASK) after RUN; "),
     ("schema", "nope"): (2, "error: there is no schema 'nope'; there are campaign, experiment-request, "),
     ("run", "campaign.yaml", "--set", "x"): (2, "error: --set x: expected NAME=VALUE"),
     ("run", "runs/t", "--set", "x=1"): (2, "error: runs/t is a run root: "),

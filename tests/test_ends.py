@@ -191,3 +191,9 @@ def test_every_line_on_stderr_is_json_if_that_is_asked_for(bench):
 def test_a_traceback_for_a_user_is_no_traceback_in_json_either(bench, words):
     done = bench.cli("explain", bench.folder, *words)
     assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["error"]
+
+
+def test_waiting_for_people_ends_where_nobody_is_asked_and_nothing_can_start(bench):
+    bench.start("tasks: {a: {resources: {gpus: 99}, command: 'true'}}\n")
+    done = bench.cli("run", "--wait", bench.root, timeout=30)
+    assert done.returncode == 4

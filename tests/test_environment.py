@@ -43,6 +43,12 @@ def test_the_active_environment_comes_first_and_the_own_folder_last(tmp_path, va
     assert found == [f"{active}/bin", "/usr/bin", "/bin", OWN]
 
 
+def test_an_active_environment_behind_that_of_matterstack_comes_before_it(tmp_path):
+    program(tmp_path / "lab/bin", "python")
+    path = f"{OWN}:/bin:{tmp_path}/lab/bin"
+    assert command_path({"PATH": path, "VIRTUAL_ENV": f"{tmp_path}/lab"}) == f"{tmp_path}/lab/bin:{OWN}:/bin"
+
+
 def test_what_is_on_the_path_already_stays_where_the_user_put_it(tmp_path):
     program(tmp_path / "lab/bin", "python")
     path = f"/mine:{tmp_path}/lab/bin:{OWN}:/bin"
@@ -165,3 +171,20 @@ def test_it_is_compared_with_an_attempt_that_worked_as_well(bench):
     assert bench.states() == {"a/1": "COMPLETED", "a/2": "FAILED"}
     (remark,) = explain(bench.root)[0].cause.remarks
     assert remark.startswith(f"its PATH is not that of tasks/a/1/attempt-1, which worked ({tools} is not on it): ")
+
+
+def test_what_setup_made_of_the_environment_is_on_record(bench):
+    program(bench.folder / "lab/bin", "python")
+    bench.start(
+        f"tasks: {{a: {{setup: ['export PATH={bench.folder}/lab/bin:$PATH LOADEDMODULES=vasp/6:gcc'], command: 'true'}}}}\n"
+    )
+    bench.step_until_over()
+    (attempt,) = json.loads(bench.cli("attempts", bench.root, "a", "--json").stdout)
+    assert attempt["environment"]["python"] == f"{bench.folder}/lab/bin/python"
+    assert attempt["environment"]["modules"] == ["vasp/6", "gcc"]
+
+
+@pytest.mark.parametrize("setup", ["cd /", "chmod 500 ."])
+def test_a_setup_that_leaves_no_place_for_the_record_stops_nothing(bench, setup):
+    bench.start(f"tasks: {{a: {{setup: ['{setup}'], command: 'true'}}}}\n")
+    assert bench.step_until_over().state == "COMPLETED"

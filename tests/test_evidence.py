@@ -223,3 +223,52 @@ def test_external_data_that_are_not_there_are_a_mistake_of_the_file(bench):
     done = bench.cli("validate", bench.write(EXTERNAL.replace("EXT", "/nowhere/ref").replace("DIG", "true")))
     assert done.returncode == 2
     assert "tasks.b.inputs.r: /nowhere/ref cannot be found: No such file or directory" in done.stderr
+
+
+def test_a_file_that_somebody_has_under_another_name_stays_writable(bench):
+    own = bench.folder / "own"
+    own.mkdir()
+    (own / "ref").write_text("1\n")
+    bench.start(f"tasks: {{a: {{command: 'ln {own}/ref ref; cp -al {own} tree', outputs: {{r: ref, t: tree/}}}}}}\n")
+    assert bench.step_until_over().state == "COMPLETED"
+    assert os.stat(own / "ref").st_mode & 0o200
+
+
+def test_an_external_folder_that_was_restored_is_what_it_was(bench):
+    reference = bench.folder / "basis"
+    reference.mkdir()
+    (reference / "b.dat").write_text("1\n")
+    bench.start(
+        EXTERNAL.replace("EXT", str(reference))
+        .replace("DIG", "false")
+        .replace("cat ${{ inputs.r }}", "ls ${{ inputs.r }}")
+    )
+    assert bench.step_until_over().state == "COMPLETED"
+    shutil.copytree(reference, bench.folder / "backup", copy_function=shutil.copy2)
+    (reference / "b.dat").write_text("other\n")
+    bench.cli("rerun", bench.root, "b")
+    bench.step_until_over()
+    assert "a file in it has another size or time" in last(bench, "b")["reason"]
+    shutil.rmtree(reference)
+    (bench.folder / "backup").rename(reference)
+    bench.cli("rerun", bench.root, "b")
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.cli("doctor", bench.root).stdout == "nothing is wrong\n"
+
+
+def test_only_who_read_the_very_file_is_named(bench):
+    bench.start(
+        "operators: {h: {kind: human}}\ntasks:\n"
+        "  make: {command: 'echo 1 > x; echo 2 > f', outputs: {x: x, f: f}}\n"
+        "  cx: {inputs: {x: x}, command: 'cat ${{ inputs.x }}'}\n"
+        "  cy: {inputs: {f: f}, command: 'cat ${{ inputs.f }}'}\n"
+        "  g: {operator: h, needs: [cx, cy], instructions: go}\n"
+        "  cf: {needs: [g], inputs: {f: f}, command: 'cat ${{ inputs.f }}'}\n"
+    )
+    bench.step_until(lambda: bench.states()["g"] == "WAITING")
+    file = bench.attempt("make") / "f"
+    file.chmod(0o644)
+    file.write_text("33\n")
+    bench.cli("respond", bench.root, "g", "--approve")
+    bench.step_until_over()
+    assert "; read by cy)" in last(bench, "cf")["reason"]

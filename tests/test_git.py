@@ -238,3 +238,56 @@ def test_an_input_that_tasks_share_under_another_name_travels_once_and_is_there(
     assert bench.cli("parcel", "import", bench.root, "back.tar").returncode == 0
     assert bench.step_until_over().state == "COMPLETED"
     assert (bench.root / "results/n/4").read_text().strip() == "50002"
+
+
+def test_every_file_counts_also_below_a_folder_that_is_closed_and_whatever_its_name(bench):
+    bench.start(
+        "git_max_size: 10K\ntasks:\n  a:\n    command: |\n"
+        "      mkdir aaa sub zzz\n"
+        f"      for f in aaa/big.bin sub/claim sub/exit.json zzz/big.bin; do head -c {LARGE} /dev/zero > $f; done\n"
+        "  b: {command: sleep 60}\n"
+    )
+    git(bench.root, "init", "-q")
+    bench.step_until(lambda: bench.states()["a"] == "COMPLETED")
+    commit(bench.root)  # while b is at work
+    assert large_in_git(bench.root) == []
+    bench.cli("cancel", bench.root)
+
+
+def test_what_a_parcel_brings_back_is_listed_before_it_is_there(bench, tmp_path):
+    bench.start(
+        "git_max_size: 10K\noperators: {far: {kind: manual}}\n"
+        f"tasks: {{a: {{operator: far, command: 'head -c {LARGE} /dev/urandom > big', outputs: {{o: big}}}}}}\n"
+    )
+    bench.step()
+    git(bench.root, "init", "-q")
+    bench.cli("parcel", "export", bench.root, "-o", tmp_path / "p.tar.gz")
+    subprocess.run(["tar", "-xzf", tmp_path / "p.tar.gz", "-C", tmp_path], check=True)
+    (folder,) = [path.parent for path in tmp_path.glob("*/run.sh")]
+    for words in ((), ("--pack",)):
+        assert subprocess.run(["sh", "run.sh", *words], cwd=folder, capture_output=True).returncode == 0
+    back = folder / f"{folder.name}-return.tar"
+    assert bench.cli("parcel", "import", bench.root, back).returncode == 0
+    commit(bench.root)
+    assert large_in_git(bench.root) == []
+
+
+def test_a_copy_of_results_says_what_is_stale_changed_or_left_out(bench, tmp_path):
+    bench.start(
+        "tasks:\n  a: {command: 'echo $MATTERSTACK_ATTEMPT > o; echo 1 > d/x; ln -s ../o d/link', outputs: {o: o, d: d/}}\n"
+        "  b: {inputs: {o: o}, command: 'cp ${{ inputs.o }} p', outputs: {p: p}}\n"
+    )
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until_over()
+    file = bench.attempt("a", 2) / "o"
+    file.chmod(0o644)
+    file.write_text("by hand\n")
+
+    done = bench.cli("results", bench.root, "--copy", tmp_path / "out")
+
+    assert "tasks/a/attempt-2/o is no longer what the task made" in done.stderr
+    assert "tasks/a/attempt-2/d/link was not copied" in done.stderr
+    with open(tmp_path / "out/origins.csv", newline="") as table:
+        rows = {row["file"]: row["stale"] for row in csv.DictReader(table)}
+    assert rows == {"o": "", "d/x": "", "p": "made from attempt 1 of a, which has a newer one (2)"}

@@ -662,3 +662,17 @@ def test_a_task_that_failed_before_its_hand_over_is_shown_with_its_own_attempt(b
     file = bench.write("tasks: {a: {command: x, env: {T: {from_env: NOT_SET_HERE}}}}\n")
     done = bench.cli("run", file, "--root", bench.root)
     assert "a failed: attempt 1, the environment variable NOT_SET_HERE is not set where the step runs" in done.stderr
+
+
+def test_a_command_that_ends_with_0_because_it_was_told_to_is_interrupted(bench):
+    """As a program that saves what it has at TERM: its result is a part of what was asked for."""
+    bench.start(
+        "tasks: {a: {command: \"trap 'exit 0' TERM; echo 1 > t; while :; do sleep 0.1; done\", outputs: {t: t}}}\n"
+    )
+    bench.step()
+    bench.wait_for(bench.attempt("a") / "t")
+    claim = json.loads((bench.attempt("a") / "claim").read_text())
+    os.kill(claim["pid"], signal.SIGTERM)
+    bench.exit_of("a")
+    bench.step()
+    assert attempts(bench.root, "a")[1][0]["class"] == "interrupted"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
+import time
 
 import pytest
 
@@ -125,7 +127,7 @@ def test_a_rerun_selects_exactly_these_and_a_dry_run_changes_nothing(failed, wor
         (["fine", "--failed"], "error: no task has failed among those named"),
         (["--stale"], "error: no task is stale"),
         (["--class", "time_out"], "error: there is no class of failures 'time_out' (did you mean 'timeout'?)"),
-        (["--like", "fine"], "error: no task has failed as fine did: it has not"),
+        (["--like", "fine"], "error: fine is COMPLETED: --like names a task that has FAILED"),
         (["--undo", "two"], "error: --undo takes the whole last rerun back"),
     ],
 )
@@ -197,9 +199,10 @@ def test_each_class_has_advice_of_its_own(failed):
 
 def test_a_corrected_file_is_advised_only_where_the_run_has_one(bench):
     (bench.folder / "fit.py").write_text("x")
-    bench.start("files: [fit.py]\ntasks: {a: {command: 'exit 1'}}\n")
+    bench.start("files: [fit.py]\ntasks: {a: {command: 'python3 ${{ source }}/fit.py'}, b: {command: 'exit 1'}}\n")
     bench.step_until_over()
     assert [hint.verb for item in advice(bench, "a") for hint in item.commands] == ["refresh", "rerun", "run"]
+    assert [hint.verb for item in advice(bench, "b") for hint in item.commands] == ["rerun", "run"]
 
 
 def test_nothing_is_advised_about_what_a_condition_skipped(bench):
@@ -231,3 +234,83 @@ def test_every_class_of_failure_has_advice():
         )  # fmt: skip
         assert found
         assert all(item.text and item.commands for item in found)
+
+
+# --- what is undone is what it was -----------------------------------------------------------------------------------
+
+BROKEN = "tasks: {a: {command: 'exit 1'}, b: {needs: [a], command: 'true'}}\n"
+
+
+def test_a_second_rerun_of_the_same_failure_is_undone_as_a_whole(bench):
+    bench.start(BROKEN)
+    bench.step_until_over()
+    for _ in range(2):
+        before = states(bench)
+        bench.cli("rerun", bench.root, "a")
+        assert bench.cli("rerun", bench.root, "--undo").returncode == 0
+        assert states(bench) == before
+        bench.cli("rerun", bench.root, "a")
+        bench.step_until_over()
+
+
+def test_what_only_waits_below_a_rerun_is_cancelled_as_ever(bench):
+    bench.start(CHAIN)
+    bench.cli("rerun", bench.root, "a")
+    assert bench.cli("cancel", bench.root, "b").stdout == "cancelled: 1 will not start\n"
+    assert bench.states()["b"] == "CANCELLED"
+
+
+def test_what_waits_for_a_task_that_is_restored_is_looked_at_again(bench):
+    bench.start(BROKEN)
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "a")
+    bench.cli("pause", bench.root)
+    bench.cli("step", bench.root)
+    assert bench.cli("cancel", bench.root, "a").stdout == "cancelled: 1 as before its rerun\n"
+    bench.cli("resume", bench.root)
+    bench.step()
+    assert bench.states() == {"a": "FAILED", "b": "BLOCKED"}
+
+
+def test_a_retry_that_was_due_later_is_due_then_again(bench):
+    bench.start("tasks: {a: {retries: {max: 1, delay: 1h}, command: 'echo 1 >> WITNESS; exit 1'}}\n")
+    bench.step_until(lambda: bench.states() == {"a": "PENDING"})
+    bench.cli("rerun", bench.root, "a")
+    bench.cli("rerun", bench.root, "--undo")
+    bench.step()
+    assert re.search("due in (59 min|1 h 00)", bench.cli("explain", bench.root).stdout)
+    assert bench.witnessed() == ["1"]
+
+
+def test_a_whole_run_that_is_cancelled_before_its_rerun_started_keeps_its_results(bench):
+    bench.start(CHAIN)
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "a", "--downstream")
+    assert bench.cli("cancel", bench.root).stdout == "cancelled: 2 as before their rerun\n"
+    assert bench.states() == {"a": "COMPLETED", "b": "COMPLETED"}
+    assert json.loads(bench.cli("status", bench.root, "--json").stdout)["run"]["state"] == "COMPLETED"
+
+
+def test_no_undo_is_offered_where_something_that_ran_was_ended(bench):
+    bench.start("tasks: {a: {command: sleep 60}}\n")
+    bench.step()
+    said = bench.cli("rerun", bench.root, "a").stdout
+    assert "--undo" not in said
+    bench.cli("cancel", bench.root)
+
+
+def test_what_withdrew_its_start_is_still_what_can_be_restored(bench):
+    """A loop records what it will start before it does; what it could not start any more was never started."""
+    bench.start(
+        "operators: {local: {kind: local, slots: {cpus: 1}}}\n"
+        f"tasks: {{a: {{matrix: {{i: {list(range(20))}}}, command: 'sleep 0.05'}}}}\n"
+    )
+    bench.cli("run", bench.root)
+    bench.cli("rerun", bench.root, "--yes", "a/*")
+    loop = bench.popen("run", bench.root)
+    while not any(state == "RUNNING" for state in bench.states().values()):
+        time.sleep(0.01)
+    bench.cli("cancel", bench.root, "a/*")
+    loop.wait()
+    tasks = json.loads(bench.cli("status", bench.root, "--json").stdout)["tasks"]
+    assert {task["state"] for task in tasks if task["attempts"] == 1} == {"COMPLETED"}

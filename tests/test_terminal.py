@@ -161,6 +161,7 @@ def test_status_says_what_and_since_when_and_commands_stand_on_lines_of_their_ow
     assert re.fullmatch(r"made 20\d\d-\d\d-\d\d \d\d:\d\d UTC, .+ ago, last change .+ ago", lines[2])
     assert "    matterstack rerun runs/t --like relax/1" in lines
     assert lines[3] == "5 tasks: 2 WAITING, 1 COMPLETED, 2 FAILED"
+    assert "2 tasks waiting for people: `matterstack inbox runs/t`" in lines
 
 
 def test_one_task_is_one_task(bench):
@@ -310,3 +311,91 @@ def test_an_attempt_whose_path_would_be_too_long_is_told_at_init(bench):
     done = bench.cli("init", bench.write(f"tasks: {{a: {{command: x, outputs: {{o: '{name}'}}}}}}\n"))
     assert done.returncode == 2
     assert "the system takes 4095; name a shorter folder with --root, or shorter labels and outputs" in done.stderr
+
+
+# --- results that went by older ones -------------------------------------------------------------------------------
+
+JUDGED = """operators: {board: {kind: human}}
+tasks:
+  a: {command: 'echo $MATTERSTACK_ATTEMPT > o', outputs: {o: o}}
+  check: {inputs: {o: o}, allow_failure: true, command: 'grep -q 2 ${{ inputs.o }}'}
+  approve: {operator: board, inputs: {o: o}, instructions: "Look at ${{ inputs.o }}."}
+  after: {needs: [approve], command: 'true'}
+"""
+
+
+@pytest.fixture
+def judged(bench):
+    bench.start(JUDGED)
+    bench.step_until(lambda: bench.states()["approve"] == "WAITING" and bench.states()["check"] == "FAILED")
+    bench.cli("rerun", bench.root, "a")
+    bench.step_until(lambda: bench.states()["a"] == "COMPLETED")
+    return bench
+
+
+def test_a_question_and_an_allowed_failure_that_read_older_results_are_stale(judged):
+    why = "has read attempt 1 of a, which has a newer one (2)"
+    said = judged.cli("status", judged.root).stdout
+    assert f"stale  check: {why}" in said
+    assert f"stale  approve: {why}" in said
+    for words in (("explain",), ("inbox",)):
+        said = judged.cli(*words, judged.root).stdout
+        assert f"stale: {why}" in said
+        assert f"matterstack rerun {judged.root} approve" in said
+
+    assert judged.cli("rerun", judged.root, "--stale").returncode == 0
+    judged.step_until(lambda: judged.states()["check"] == "COMPLETED" and judged.states()["approve"] == "WAITING")
+    assert "stale" not in judged.cli("status", judged.root).stdout + judged.cli("inbox", judged.root).stdout
+
+
+def test_who_answers_a_stale_question_is_warned(judged):
+    done = judged.cli("respond", judged.root, "approve", "--approve")
+    assert done.returncode == 0
+    assert "warning: approve has read attempt 1 of a, which has a newer one (2); " in done.stderr
+
+
+def test_results_and_their_copies_say_what_is_stale(judged):
+    judged.cli("respond", judged.root, "approve", "--approve")
+    judged.step_until_over()
+    rows = json.loads(judged.cli("results", judged.root, "--json").stdout)
+    assert {row["task"] for row in rows if row.get("stale")} == {"approve", "check"}
+    assert "approve: stale: made from attempt 1 of a" in judged.cli("results", judged.root, "--csv").stderr
+
+
+def test_a_stale_result_is_explained_beside_others(judged):
+    judged.cli("respond", judged.root, "approve", "--approve")
+    judged.step_until_over()
+    assert "approve: COMPLETED: stale: " in judged.cli("explain", judged.root).stdout
+
+
+def test_paths_of_inputs_are_those_from_where_one_is(judged):
+    (waiting,) = json.loads(judged.cli("inbox", judged.root, "--json").stdout)
+    path = waiting["summary"].removeprefix("Look at ").removesuffix(".")
+    assert os.path.exists(path)
+
+
+def test_a_rerun_says_that_a_corrected_script_is_not_the_runs(bench):
+    (bench.folder / "x.py").write_text("raise SystemExit(1)\n")
+    bench.start("files: [x.py]\ntasks: {a: {command: 'python3 ${{ source }}/x.py'}}\n")
+    bench.step_until_over()
+    (bench.folder / "x.py").write_text("print(1)\n")
+    assert "warning: x.py differs from the run's source/" in bench.cli("rerun", bench.root, "a").stderr
+
+
+def test_what_is_blocked_by_a_failure_like_another_needs_no_more_words(bench):
+    bench.start(
+        "tasks:\n  a: {matrix: {x: [Cu, Ag]}, command: 'echo no >&2; exit 1', outputs: {o: 'o/${{ matrix.x }}'}}\n"
+        "  f: {matrix: {x: [Cu, Ag]}, inputs: {o: 'o/${{ matrix.x }}'}, command: 'true'}\n"
+    )
+    bench.step_until_over()
+    assert bench.cli("explain", bench.root).stdout.count("matterstack rerun ") == 1
+
+
+def test_inside_a_run_root_and_its_folders_commands_know_the_run(bench):
+    bench.start("tasks: {a: {command: 'true'}}\n")
+    bench.step_until_over()
+    for folder in (bench.root, bench.root / "tasks", bench.attempt("a")):
+        assert bench.cli("status", cwd=folder).stdout.startswith("t-")
+    for verb in ("respond", "cancel", "rerun"):
+        done = bench.cli(verb, "a", *(["--failed"] if verb == "rerun" else []), cwd=bench.root)
+        assert "RUN comes first: inside a run root write `. a`" in done.stderr

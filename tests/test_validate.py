@@ -100,8 +100,8 @@ def test_a_secret_is_not_shown(bench):
     [
         (("validate", "--task", "mak/1"), "no task is named 'mak/1' (did you mean 'make/1'?); there are make/1, make/2, sum"),
         (("validate", "--task", "make"), "'make' has 2 instances (make/1, make/2); name one"),
-        (("explain",), "name one task behind {file}; `matterstack validate {file}` lists them"),
-        (("explain", "a", "b"), "name one task behind {file}; `matterstack validate {file}` lists them"),
+        (("explain",), "name one task after {file}; `matterstack validate {file}` lists them"),
+        (("explain", "a", "b"), "name one task after {file}; `matterstack validate {file}` lists them"),
     ],
 )  # fmt: skip
 def test_naming_no_task_or_several_is_a_mistake_in_words(bench, words, message):

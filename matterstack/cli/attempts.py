@@ -60,6 +60,7 @@ def attempts(run: str, task: str, show: int | None, as_json: bool) -> int:
 def _show(run: str, task_id: str, found: dict[str, Any], *, as_json: bool) -> int:
     """Print one attempt: what it was, what it read, and the environment that it ran in."""
     from matterstack.cli.render import coloured, harmless, print_json
+    from matterstack.core.values import dump_json
     from matterstack.operators.answers import read_json_object
     from matterstack.run_root.layout import TASK
 
@@ -79,6 +80,11 @@ def _show(run: str, task_id: str, found: dict[str, Any], *, as_json: bool) -> in
         for file in item.get("files", ()):
             digest = f" (sha256 {str(file['sha256'])[:12]}…)" if file.get("sha256") else ""
             line(f"input {name}", f"{file.get('path')}{digest}")
+    line("source/", found["source_digest"] and f"sha256 {found['source_digest'][:12]}…")
+    answer = found["response"] or {}
+    line("answered by", answer and f"{answer.get('by')} at {answer.get('at')}")
+    line("comment", answer.get("comment"))
+    line("answer", answer and dump_json(answer.get("data")))
     for name, value in (found["environment"] or {}).items():
         line(name.replace("_", " "), ":".join(map(str, value)) if isinstance(value, list) else value)
     return ExitCode.FINE

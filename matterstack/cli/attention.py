@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matterstack.cli.options import tell
+from matterstack.cli.options import echo_remark, tell
 from matterstack.cli.render import failure_lines, harmless, plural
 from matterstack.core.states import AttemptState, RunState, TaskState
+from matterstack.errors import MatterStackError
 from matterstack.hints import Hint
 from matterstack.orchestration.report import StepReport
 
@@ -30,6 +31,25 @@ def tell_stale(run: str | Path) -> None:
     """Print on stderr that results are stale, nothing if none is."""
     for line in _stale(run):
         tell(line, "warning")
+
+
+def tell_sources(run: str | Path) -> None:
+    """Say that files of the campaign folder are no longer those of the run."""
+    from matterstack.orchestration.actions import refresh
+    from matterstack.spec.files import glob_files
+
+    try:
+        found = refresh(run, glob_files, take=False)
+    except MatterStackError:  # the folder is not here
+        return
+    changed = [change.path for change in found.changes if change.kind != "gone"]
+    if changed:
+        names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+        differ = "differs" if len(changed) == 1 else "differ"
+        echo_remark(
+            f"warning: {names} {differ} from the run's source/; the run goes on with its own "
+            f"({Hint('refresh', run)} shows and copies the new ones)"
+        )
 
 
 def _failures(root: Path, report: StepReport) -> list[str]:

@@ -112,5 +112,5 @@ def _explain_in_file(
     from matterstack.cli.campaign_file import load_and_warn, show_instance
 
     if len(tasks) != 1:
-        raise UsageError(f"name one task behind {file}; `matterstack validate {shlex.quote(file)}` lists them")
+        raise UsageError(f"name one task after {file}; `matterstack validate {shlex.quote(file)}` lists them")
     return show_instance(load_and_warn(file, settings, operators), tasks[0], as_json=as_json)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import common, default_run, echo_remark, json_option, run_roots
-from matterstack.errors import ExitCode, UsageError
+from matterstack.cli.options import common, echo_remark, here_or_below, json_option, run_roots
+from matterstack.errors import ExitCode
 
 
 @click.command()
@@ -25,7 +24,7 @@ def inbox(runs: tuple[str, ...], as_json: bool) -> int:
     from matterstack.cli.render import harmless, plural, print_json
     from matterstack.people.inbox import inbox as list_waiting
 
-    found = list_waiting(run_roots(runs) if runs else _all_runs())
+    found = list_waiting(run_roots(runs) if runs else here_or_below())
     if as_json:
         print_json([item.to_json() for item in found])
         return ExitCode.FINE
@@ -68,12 +67,3 @@ def _until(item: Any) -> str:
         text = f", overdue since {when} UTC"
         return click.style(text, fg="red") if wants_colour() else text
     return f", due {when} UTC (in {format_duration(item.until - time.time())})"
-
-
-def _all_runs() -> list[str]:
-    try:
-        return [default_run()]
-    except UsageError:
-        if not Path("runs").is_dir():
-            raise UsageError("there is no run in runs/; name a run root (RUN)") from None
-        return run_roots(["runs"])

@@ -93,7 +93,7 @@ class Display:
     def _failure(self, ended: Ended) -> str:
         what = "will be retried" if not ended.task_state.is_settled else "failed (allowed)" if ended.soft else "failed"
         folder = self.root / "tasks" / ended.task_id / f"attempt-{ended.attempt}"
-        log = folder / "stderr.log" if (folder / "stderr.log").exists() else folder  # people have no logs
+        log = folder / "stderr.log" if os.path.exists(folder / "stderr.log") else folder  # people have no logs
         return harmless(f"{ended.task_id} {what}: attempt {ended.attempt}, {sentence(ended.reason, self.root)}; {log}")
 
     def _totals(self) -> tuple[int, int, int]:

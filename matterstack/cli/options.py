@@ -16,6 +16,7 @@ import click
 
 from matterstack.cli import completing
 from matterstack.errors import TICK, UsageError
+from matterstack.run_root.layout import require_run_root
 
 logging.addLevelName(TICK, "TICK")
 
@@ -102,10 +103,22 @@ def run_argument(function: Command) -> Command:
 
 
 def default_run() -> str:
-    """Return the run root one is in. Raises UsageError outside of one."""
-    if Path("run.json").is_file() and Path("operators.yaml").is_file():
-        return "."
+    """Return the run root one is in, or in a folder of. Raises UsageError outside of one."""
+    here = Path.cwd()
+    for number, folder in enumerate((here, *here.parents)):
+        if (folder / "run.json").is_file() and (folder / "operators.yaml").is_file():
+            return "/".join([".."] * number) or "."
     raise UsageError("name a run root (RUN), or go into one")
+
+
+def here_or_below() -> list[str]:
+    """Return the run root one is in, or those of `runs/`. Raises UsageError without any."""
+    try:
+        return [default_run()]
+    except UsageError:
+        if not Path("runs").is_dir():
+            raise UsageError("there is no run in runs/; name a run root (RUN)") from None
+        return run_roots(["runs"])
 
 
 _DEEPEST = 4  # folders below the one that is given, in which runs are looked for
@@ -150,7 +163,7 @@ def _below(folder: str, depth: int) -> Iterator[str]:
 
 
 def task_argument(function: Command) -> Command:
-    """Add the argument TASK behind RUN."""
+    """Add the argument TASK after RUN."""
     return click.argument(
         "task", required=False, callback=_require_task, metavar="TASK", shell_complete=completing.tasks
     )(function)
@@ -159,10 +172,8 @@ def task_argument(function: Command) -> Command:
 def _require_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
     if value is not None or ctx.resilient_parsing:
         return value or ""
-    run = str(ctx.params.get("run", ""))
-    if Path("run.json").is_file() and not Path(run).exists():
-        raise UsageError(f"RUN comes first: inside a run root write `. {run}`")
-    raise UsageError("name a task (TASK) behind RUN; `matterstack explain RUN` lists those that are not done")
+    require_run_root(Path(str(ctx.params.get("run", ""))))
+    raise UsageError("name a task (TASK) after RUN; `matterstack explain RUN` lists those that are not done")
 
 
 def json_option(function: Command) -> Command:

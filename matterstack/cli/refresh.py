@@ -54,7 +54,7 @@ def refresh(run: str, yes: bool, folder: str | None, as_json: bool) -> int:
     wanted = [change for change in found.changes if change.kind in ("changed", "new")]
     if found.taken:
         click.echo(
-            f"copied: {plural(len(wanted), 'file')}; later attempts use them (`matterstack rerun {shown} TASK` makes one)"
+            f"copied: {plural(len(wanted), 'file')}; later attempts use them (`matterstack rerun {shown} TASK` starts one)"
         )
     elif wanted:
         click.echo(f"`matterstack refresh {shown} --yes` copies {plural(len(wanted), 'file')} from {found.folder}")

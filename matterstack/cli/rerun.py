@@ -47,6 +47,7 @@ def rerun(
 
     Of several conditions all must hold: `rerun RUN relax --failed`.
     """
+    from matterstack.cli.attention import tell_sources
     from matterstack.cli.render import plural, print_json
     from matterstack.hints import Hint
     from matterstack.orchestration.actions import TooManyTasks, undo_rerun
@@ -78,16 +79,18 @@ def rerun(
             raise
         _show(error.report)
         if not click.confirm("reset them?"):
+            click.echo("nothing was reset", err=True)
             return ExitCode.MISTAKE
         done = rerun_tasks(run, select, downstream=downstream)
     if as_json:
         print_json({"tasks": done.tasks, "below": done.reopened, "completed": done.completed})
         return ExitCode.FINE
+    tell_sources(run)
     below = f" and {len(done.reopened)} below" if done.reopened else ""
     them = "it" if len(done.tasks) == 1 and not done.reopened else "them"
     click.echo(
-        f"{plural(len(done.tasks), 'task')}{below} reset to PENDING; {Hint('run', run)} or {Hint('step', run)} starts {them}, "
-        f"{Hint('rerun', run, rest='--undo')} takes it back until then"
+        f"{plural(len(done.tasks), 'task')}{below} reset to PENDING; {Hint('run', run)} or {Hint('step', run)} starts {them}"
+        + (f", {Hint('rerun', run, rest='--undo')} takes it back until then" if done.can_be_undone else "")
     )
     if done.ended:
         echo_remark(f"ended first: {', '.join(done.ended[:5])}{', …' if len(done.ended) > 5 else ''}")
@@ -102,9 +105,9 @@ def _show(found: RerunReport) -> None:
     """Print what a rerun would reset."""
     from matterstack.cli.render import plural
 
-    for names, what in ((found.tasks, "again"), (found.reopened, "below")):
+    for names, what in ((found.tasks, "would reset"), (found.reopened, "and below")):
         if names:
             more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            click.echo(f"would reset {what}: {', '.join(names[:_MOST_NAMES])}{more}")
+            click.echo(f"{what}: {', '.join(names[:_MOST_NAMES])}{more}")
     done = f"; {found.completed} of them COMPLETED" if found.completed else ""
     click.echo(f"{plural(found.count, 'task')}{done}")

@@ -58,9 +58,11 @@ def respond(
         questions = find_questions(run, task)
         if given and not _agreed(questions, who, reject, yes):
             return ExitCode.MISTAKE
-        for question in questions:
+        for number, question in enumerate(questions, start=1):
             if not given:
-                click.echo(f"\n{question.task_id} ({len(questions)} waiting)" if len(questions) > 1 else "", err=True)
+                click.echo(
+                    f"\n{question.task_id} ({number} of {len(questions)})" if len(questions) > 1 else "", err=True
+                )
             _send(question, answer if given else _Given(comment=comment), who)
     else:
         _send(find_question(run, task), answer, who)
@@ -85,6 +87,11 @@ def _send(question: Question, given: _Given, who: str) -> None:
     from matterstack.people.answer import respond as write_answer
     from matterstack.people.form import read_fields
 
+    if question.stale:
+        echo_remark(
+            f"warning: {question.task_id} {question.stale}; {Hint('rerun', question.root, question.task_id)} asks again "
+            "with the newest"
+        )
     data: Any = {}
     comment = given.comment
     if given.file is not None:
@@ -95,7 +102,7 @@ def _send(question: Question, given: _Given, who: str) -> None:
         data, comment = _ask(question, comment, who)
     path = write_answer(question, data=data, by=who, comment=comment, reject=given.reject)
     click.echo(f"{question.task_id}: {'rejected' if given.reject else 'answered'} by {harmless(who)}: {path}")
-    if question.attempt > 1 and question.answered_before:
+    if question.attempt > 1 and question.answered_before and not given.reject:
         echo_remark(
             "what used the earlier answer becomes stale with the next step: "
             f"{Hint('rerun', question.root, rest='--stale --downstream')} runs it again with this one"
@@ -138,7 +145,7 @@ def _ask(question: Question, comment: str | None, who: str) -> tuple[Any, str | 
     from matterstack.people.form import Field, fields_of
 
     shown = (question.folder / "instructions.md").relative_to(question.root)
-    click.echo(harmless(str(question.asked.get("instructions") or "")).rstrip(), err=True)
+    click.echo(harmless(question.instructions).rstrip(), err=True)
     click.echo(f"(inputs and more: {question.root / shown})\n", err=True)
     data: Any = {}
     try:
@@ -159,8 +166,11 @@ def _ask(question: Question, comment: str | None, who: str) -> tuple[Any, str | 
             raise UsageError("not sent")
     except (click.Abort, EOFError):
         click.echo("", err=True)
+        if sys.stdin.isatty():
+            click.echo(f"{question.task_id}: not answered", err=True)
+            raise KeyboardInterrupt from None
         raise UsageError(
-            f"{question.task_id}: not answered; on a terminal each field is asked for, else "
+            f"{question.task_id}: not answered; on a terminal each field is asked for, otherwise give "
             "--approve, --reject, --data NAME=VALUE or --json FILE"
         ) from None
     return data, comment

@@ -12,6 +12,7 @@ import click
 from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
 from matterstack.errors import ExitCode, UsageError
 
+_MOST_REMARKS = 20  # on stale results
 _USAGE = ("cpu_s", "max_rss", "read", "written")
 
 
@@ -36,6 +37,7 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
         raise UsageError("--csv and --json exclude each other")
     rows = read_results(run, patterns, usage=usage)
     remarks = [f"{row['task']}: {row['remark']}" for row in rows if row.get("remark")]
+    remarks += [f"{row['task']}: stale: {row['stale']}" for row in rows if row.get("stale")][:_MOST_REMARKS]
     if as_json:
         print_json(rows)
         return ExitCode.FINE
@@ -47,6 +49,8 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
         columns["usage"] = list(_USAGE)
     if as_csv:
         _write_csv(rows, columns)
+        for remark in remarks:
+            echo_remark(remark)
         return ExitCode.FINE
     for index, part in enumerate(_tables(rows)):
         if index:
@@ -93,8 +97,14 @@ def _copy(run: str, target: Path, patterns: tuple[str, ...]) -> int:
     from matterstack.views.copies import copy_results
 
     done = copy_results(run, target, patterns)
-    size = memory_text(done.size)
+    size = memory_text(done.size) if done.size >= 1024 else plural(done.size, "byte")
     click.echo(f"{target}: {plural(done.files, 'file')}, {size}; {target / done.table} says where each comes from")
+    if done.stale:
+        echo_remark(f"warning: {plural(done.stale, 'file')} from results that are stale; {done.table} says which")
+    for path in done.changed:
+        tell(f"warning: {path} is no longer what the task made", "warning")
+    for path in done.left_out:
+        tell(f"warning: {path} was not copied: a link out of its folder, or not a regular file", "warning")
     for path in done.missing:
         tell(f"warning: {path} is missing: it was not copied", "warning")
     return ExitCode.COULD_NOT_WORK if done.missing else ExitCode.FINE

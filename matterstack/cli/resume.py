@@ -8,6 +8,7 @@ import click
 
 from matterstack.cli.options import common, run_argument, tasks_argument, what_changed
 from matterstack.errors import ExitCode
+from matterstack.hints import Hint
 
 
 @click.command()
@@ -23,6 +24,6 @@ def resume(run: str, tasks: tuple[str, ...]) -> int:
     click.echo(
         f"{what} resumed; `matterstack run {shlex.quote(run)}` or `step` starts what is ready"
         if changed
-        else "was not paused (the whole run may be: `matterstack status` says)"
+        else f"nothing was paused; {Hint('status', run)} shows the state of the run"
     )
     return ExitCode.FINE

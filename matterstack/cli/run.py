@@ -72,7 +72,11 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
         if root or settings or operators:
             raise UsageError(f"{target} is a run root: --root, --set and --operators go with a campaign file")
         return target
+    if not target.exists() and target.suffix not in (".yaml", ".yml", ".json"):
+        raise UsageError(f"{target}: no such campaign file or run root")
     from matterstack.api import load_campaign
+    from matterstack.cli.attention import tell_sources
+    from matterstack.cli.render import plural
     from matterstack.orchestration.init import initialize_run
     from matterstack.spec.load import differences, parse_overrides
 
@@ -82,7 +86,7 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
     path = Path(root) if root else Path("runs") / loaded.campaign.name
     if not (path / "run.json").is_file():
         made = initialize_run(loaded, path)
-        echo_remark(f"{made}: {len(loaded.instances)} tasks")
+        echo_remark(f"{made}: {plural(len(loaded.instances), 'task')}")
         return made
     different = differences(loaded, path)
     if different:
@@ -90,22 +94,5 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
             f"{path} is a run of another campaign: {different}; `matterstack run {shlex.quote(str(path))}` continues it "
             "as it is, --root DIR starts a new one"
         )
-    _remark_on_sources(path)
+    tell_sources(path)
     return path
-
-
-def _remark_on_sources(path: Path) -> None:
-    from matterstack.orchestration.actions import refresh
-    from matterstack.spec.files import glob_files
-
-    try:
-        found = refresh(path, glob_files, take=False)
-    except UsageError:
-        return
-    changed = [change.path for change in found.changes if change.kind != "gone"]
-    if changed:
-        names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
-        echo_remark(
-            f"warning: {names} differ from the run's source/; the run goes on with its own "
-            f"(`matterstack refresh {shlex.quote(str(path))}` shows and copies the new ones)"
-        )

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import common, default_run, json_option, run_roots
+from matterstack.cli.options import common, here_or_below, json_option, run_roots
+from matterstack.core.states import TaskState
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
 
@@ -28,7 +29,7 @@ def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
     from matterstack.cli.render import print_json
     from matterstack.views.status import open_run, summarise
 
-    roots = run_roots(runs) if runs else [default_run()]
+    roots = run_roots(runs) if runs else here_or_below()
     if usage:
         _show_usage(roots, as_json)
         return ExitCode.FINE
@@ -88,6 +89,8 @@ def _show_status(view: Any) -> None:
     click.echo(table(["task", *[str(state).lower() for state in states]], rows, right=range(1, len(states) + 1)))
     if len(groups) > _MOST_GROUPS:
         click.echo(f"… and {len(groups) - _MOST_GROUPS} more")
+    if view.counts.get(TaskState.WAITING) and not view.state.is_over:
+        click.echo(f"{plural(view.counts[TaskState.WAITING], 'task')} waiting for people: {Hint('inbox', view.root)}")
     if view.told:
         click.echo()
     for group in view.failures:

@@ -68,7 +68,10 @@ def select_tasks(known: Iterable[str], patterns: Iterable[str]) -> list[str]:
         else:
             found = {task_id for task_id in ids if task_id.startswith(f"{pattern}/")}
         if not found:
-            raise UsageError(f"no task is named '{pattern}'{did_you_mean(pattern, ids)}; there are {in_short(ids)}")
+            groups = list(dict.fromkeys(task_id.partition("/")[0] for task_id in ids))
+            own = [task_id for task_id in ids if task_id.startswith(f"{pattern.partition('/')[0]}/")]
+            near = did_you_mean(pattern, [*groups, *ids])
+            raise UsageError(f"no task is named '{pattern}'{near}; there are {in_short(own or groups)}")
         chosen |= found
     return [task_id for task_id in ids if task_id in chosen]
 

@@ -37,12 +37,13 @@ def ambient(environ: Mapping[str, str]) -> dict[str, str]:
 def command_path(environ: Mapping[str, str]) -> str:
     """Return the PATH of commands: an active environment first, the folder of MatterStack's own `python` last."""
     folders = environ.get("PATH", os.defpath).split(os.pathsep)
+    own = os.path.dirname(sys.executable)
     for name in ("CONDA_PREFIX", "VIRTUAL_ENV"):
         active = environ.get(name)
         folder = os.path.join(active, "bin") if active else ""
-        if folder and folder not in folders and os.path.isdir(folder):
-            folders.insert(0, folder)
-    own = os.path.dirname(sys.executable)
+        behind = folder in folders and own in folders[: folders.index(folder)]
+        if folder and os.path.isdir(folder) and (behind or folder not in folders):
+            folders = [folder, *(other for other in folders if other != folder)]
     return os.pathsep.join([*folders, *([] if own in folders else [own])])
 
 
@@ -57,10 +58,13 @@ def find_program(name: str, path: str) -> str | None:
 
 def describe(environ: Mapping[str, str], path: str | None = None) -> dict[str, Any]:
     """Return what is recorded of an environment, as JSON values; ``path`` is the PATH of commands if it is another."""
-    path = command_path(environ) if path is None else path
+    return {**_this_process(), **describe_shell(environ, command_path(environ) if path is None else path)}
+
+
+def describe_shell(environ: Mapping[str, str], path: str) -> dict[str, Any]:
+    """Return the part that `setup` may change."""
     loaded = environ.get("LOADEDMODULES", "")
     return {
-        **_this_process(),
         "path": path.split(os.pathsep),
         "python": next((found for name in _PYTHONS if (found := find_program(name, path))), None),
         "shell": next((found for name in _SHELLS if (found := find_program(name, path))), None),

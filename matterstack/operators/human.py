@@ -93,7 +93,9 @@ def _answer(attempt: LiveAttempt) -> Observation | None:
     responders = task["asked"].get("responders")
     if responders is not None and by not in responders and answer != _default(task):
         raise BadAnswer(f"{printable(by, 60)} may not answer; {', '.join(map(str, responders))} may")
-    data = with_defaults(task["asked"].get("response_schema"), {} if answer.get("data") is None else answer["data"])
+    data = {} if answer.get("data") is None else answer["data"]
+    if status != "FAILED":  # a rejection fills nothing in
+        data = with_defaults(task["asked"].get("response_schema"), data)
     record = {**answer, "data": data, "by": by, "at": to_text(at)}
     if status == "FAILED":
         comment = printable(answer.get("comment") or answer.get("error") or "") or None

@@ -106,9 +106,7 @@ class LocalOperator:
 
     def _environment(self, launch: Launch) -> list[bytes]:
         own = {name: _variable(name, value) for name, value in launch.env.items()}
-        if (
-            launch.argv[0] == "bash"
-        ):  # where a strict shell ends is said by `strict.bash`, which passes on the user's own file
+        if launch.argv[0] == "bash":  # `strict.bash` says where it ends, and reads the user's own file
             given = own.get("BASH_ENV") or self._ambient.get("BASH_ENV")
             if given is not None:
                 own["MATTERSTACK_BASH_ENV"] = b"MATTERSTACK_" + given
@@ -142,7 +140,9 @@ class LocalOperator:
         pid, start = handle.get("pid"), handle.get("start")
         with suppress(OSError):
             here = isinstance(pid, int) and isinstance(start, str) and not _out_of_reach(handle)
-            if error.errno in STAYS and here and not processes.is_alive(int(pid or 0), str(start)):
+            ours = workers.here().is_running(int(pid or 0), str(start), attempt.key) if here else None
+            at_work = processes.is_alive(int(pid or 0), str(start)) if ours is None else ours
+            if error.errno in STAYS and here and not at_work:
                 path = str(error.filename or attempt.folder).partition("/tasks/")[2]
                 why = reason(Code.UNREADABLE, path=f"tasks/{path}"[-300:], error=str(error.strerror))
                 return Observation(Sighting.GONE, failure=FailureClass.UNREADABLE, reason=why)
@@ -196,7 +196,9 @@ class LocalOperator:
             try:
                 out[attempt.key] = self._recover(attempt)
             except OSError as error:
-                out[attempt.key] = Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_CLAIM, error=str(error)))
+                seen = self._unseen(attempt, error)
+                unclear = Observation(Sighting.UNKNOWN, reason=reason(Code.CANNOT_CLAIM, error=str(error)))
+                out[attempt.key] = unclear if seen.sighting is Sighting.UNKNOWN else seen
         return out
 
     def _recover(self, attempt: LiveAttempt) -> Observation:
@@ -454,7 +456,7 @@ def _failure(attempt: LiveAttempt, data: Mapping[str, Any], code: int) -> tuple[
     """Return the class of a failure that the record tells, None for others and for a success."""
     if data.get("timed_out") is True:
         return FailureClass.TIMEOUT, NO_REASON
-    if data.get("interrupted") and code != 0:
+    if data.get("interrupted"):  # whatever it made of that: a program that ends at TERM with 0 is not done
         return FailureClass.INTERRUPTED, reason(Code.INTERRUPTED, by=str(data["interrupted"]))
     kills = data.get("oom_kills")
     if (

@@ -34,7 +34,8 @@ dead_ends() { # links to folders and to nowhere, which tar would follow for ever
 
 copy() { # an input under another name, with the right to write to it
     [ -e "$2" ] && return 0
-    mkdir -p "$(dirname "$2")" && cp -R "$1" "$2" && chmod -R u+w "$2"
+    rm -rf "$2.part" # of one that was killed
+    mkdir -p "$(dirname "$2")" && cp -R "$1" "$2.part" && chmod -R u+w "$2.part" && mv "$2.part" "$2"
 }
 
 alive() { # whether a process is left in the group of a command, which timeout leads; one that nobody has reaped is not

@@ -85,14 +85,14 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
         live = [row for row in rows if row.state in ACTIVE]
         step = Step(path, store)
         events: list[Event] = []
+        again = {task_id for task_id, *_ in store.reruns()} & {row.task_id for row in waiting}
+        if again:  # not started since its rerun: it is what it was
+            _restore(store, [row.task_id for row in waiting if row.task_id in again])
+            waiting = [row for row in waiting if row.task_id not in again]
         if not patterns and (waiting or live) and not store.run().cancelled:
             events.append(Cancelled())
         if live:
             events.append(Wished(tuple((row.task_id, row.attempts) for row in live), "cancel"))
-        again = {task_id for task_id, *_ in store.reruns()} & {row.task_id for row in waiting}
-        if again and patterns:  # not started since its rerun: it is what it was
-            _restore(store, [row.task_id for row in waiting if row.task_id in again])
-            waiting = [row for row in waiting if row.task_id not in again]
         decider = step.decider()
         why = reason(Code.CANCELLED)
         made = decider.change_tasks(waiting, [TaskChange(row.task_id, TaskState.CANCELLED, why) for row in waiting])
@@ -105,7 +105,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
             [name for name in names if name not in alive],
             sorted(alive),
             len(rows) - len(waiting) - len(live) - len(again),
-            sorted(again) if patterns else [],
+            sorted(again),
         )
 
 
@@ -127,6 +127,7 @@ class RerunReport:
     ended: list[str]  # what ran and was ended first
     still_alive: list[str]
     completed: int  # of all these, tasks that had COMPLETED
+    can_be_undone: bool  # nothing that ran was ended for it
 
     @property
     def count(self) -> int:
@@ -170,7 +171,8 @@ class Reset:
         ended = [row.task_id for row in self.live if row.task_id not in alive]
         completed = sum(row.state is TaskState.COMPLETED for row in self.again)
         others = [row.task_id for row in [*below_again, *self.reopened]]
-        return RerunReport(self.chosen, others, ended, sorted(alive), completed)
+        can_be_undone = bool(self.settled or self.reopened) and not self.live
+        return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone)
 
 
 class TooManyTasks(UsageError):
@@ -205,11 +207,11 @@ def rerun(
         events: list[Event] = []
         if reset.live:
             events.append(Wished(tuple((row.task_id, row.attempts) for row in reset.live), "rerun"))
-        open_ = [*reset.settled, *reset.reopened, *reset.waiting]
-        decider = step.decider()
-        decider.change_tasks(open_, [TaskChange(row.task_id, TaskState.PENDING) for row in open_])
-        for event in decider.plan.events:
-            events.append(changed(event, rerun=True) if isinstance(event, TasksChanged) else event)
+        for rows, again in (([*reset.settled, *reset.reopened], True), (reset.waiting, False)):
+            decider = step.decider()
+            decider.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
+            for event in decider.plan.events:
+                events.append(changed(event, rerun=again) if isinstance(event, TasksChanged) else event)
         # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
         if tried := tuple(row.task_id for row in reset.again if row.tries):
             events.append(RetriesReset(tried))
@@ -227,15 +229,15 @@ def undo_rerun(root: str | Path) -> list[str]:
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         kept = store.reruns()
         if not kept:
-            raise UsageError(f"{path}: no rerun can be undone; one can until a task of it has started")
+            raise UsageError(f"{path}: there is no rerun to undo; it can be undone until one of its tasks has started")
         newest = max(at for _, at, _, _ in kept)
         tasks = [task_id for task_id, at, _, _ in kept if at == newest]
         count = next(count for _, at, count, _ in kept if at == newest)
         if len(tasks) < count:
             hint = Hint("cancel", path, rest=" ".join(map(Hint.quote, tasks[:5])) + (" …" if len(tasks) > 5 else ""))
             raise UsageError(
-                f"{count - len(tasks)} of the {count} tasks of the last rerun have started; {hint} makes those that have not "
-                "what they were"
+                f"{count - len(tasks)} of the {count} tasks of the last rerun have started; {hint} restores those that "
+                "have not"
             )
         _restore(store, tasks)
         return tasks

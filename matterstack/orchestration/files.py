@@ -31,7 +31,7 @@ from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 log = logging.getLogger("matterstack")
 
-_PASSES_S = 60.0  # within which an error of the file system may pass
+_PASSES_S = 600.0  # within which an error of the file system may pass
 _CHECKED_S = 0.1  # for which a folder above attempts is taken for what it was
 
 Key = tuple[str, int]
@@ -208,7 +208,12 @@ class RunFiles:
             before, after = (text.split(":") for text in (stamp, stamp_of(path, found)))
             if before[:2] == after[:2]:
                 return None
-            recorded = f"{after[0]} bytes, recorded {before[0]} bytes" if before[0] != after[0] else "at another time"
+            if stat.S_ISDIR(found.st_mode):
+                recorded = "a file in it has another size or time"
+            else:
+                recorded = (
+                    f"{after[0]} bytes, recorded {before[0]} bytes" if before[0] != after[0] else "at another time"
+                )
         shown = file["path"] if file.get("external") else os.path.relpath(path, self.absolute)
         why = reason(
             Code.INPUT_CHANGED,
@@ -220,6 +225,17 @@ class RunFiles:
             upstream=file.get("task"),
         )
         return Rejection(why, failure=FailureClass.INPUT_CHANGED)
+
+    def is_input(self, key: Key, path: str) -> bool:
+        """Return whether a file of the run root is among the inputs of an attempt, by its task.json."""
+        try:
+            inputs = json.loads(read_regular(f"{self.folder(key)}/{TASK}"))["inputs"].values()
+            folder = attempt_folder(*key)
+            return any(
+                os.path.normpath(f"{folder}/{file['path']}") == path for item in inputs for file in item["files"]
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
 
     def leave(self, key: Key, files: Mapping[str, str]) -> bool:
         """Write files that an operator wants in an attempt's folder; return whether all are there with this content.
@@ -244,8 +260,7 @@ class RunFiles:
 
     def note_large(self, key: Key, most: int) -> None:
         """Look for files of an ended attempt above ``most`` bytes; `keep_from_git` lists them."""
-        with suppress(OSError):  # what cannot be read, git cannot add
-            self._large += large_files(self.root, attempt_folder(*key), most)
+        self._large += large_files(self.root, attempt_folder(*key), most)
 
     def keep_from_git(self, at_work: Collection[Key]) -> str:
         """List large files, and the folders of attempts that are at work, in .gitignore.

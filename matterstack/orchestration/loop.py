@@ -49,7 +49,8 @@ class _Tick:
     def is_last(self) -> bool:
         report = self.report
         if self.waits:
-            return report.state.is_over or (report.state is RunState.PAUSED and not report.active)
+            idle = report.state is RunState.PAUSED or (report.is_stuck and self.next_retry is None)
+            return report.state.is_over or (idle and not report.active)
         waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
         paused = report.state is RunState.PAUSED and report.active <= waiting
         stuck = report.is_stuck and self.next_retry is None

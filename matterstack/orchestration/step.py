@@ -55,6 +55,8 @@ _EPOCH_S = 0.01  # after which a loop asks again whether the run is still its ow
 
 Clock = Callable[[], float]
 
+_MOST_READERS = 200  # attempts that are looked at
+
 
 @dataclass()
 class Acted:
@@ -480,7 +482,9 @@ class Step:
         upstream = wrong.reason["upstream"]
         if wrong.failure is not FailureClass.INPUT_CHANGED or not upstream:
             return wrong
-        readers = [name for name in self.store.readers_of(str(upstream)) if name != wrong.reason["task"]]
+        path = str(wrong.reason["path"])
+        candidates = self.store.readers_of(str(upstream))[:_MOST_READERS]
+        readers = list(dict.fromkeys(key[0] for key in candidates if self.files.is_input(key, path)))
         return changed(wrong, reason=reason(wrong.reason.code, **{**wrong.reason.values, "readers": readers[:20]}))
 
     def _submit(

@@ -35,6 +35,7 @@ from matterstack.orchestration.session import open_to_write
 from matterstack.parcels.pack import _GIVEN, PATIENCE_S
 from matterstack.run_root.attempts import recorded_digests
 from matterstack.run_root.files import sha256_of, sync
+from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import STATUS, attempt_folder, require_run_root
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import sentence
@@ -275,6 +276,8 @@ class _Import:
                 raise BadAnswer(f"{name} already exists in the run with different content")
             if name != "claim":
                 out.remarks.append(f"{task_id}: {name} was changed there; the run keeps its own")
+        # Before git can see them.
+        ignore(self.root, large_files(self.root / staging, folder, self.store.newest_campaign().git_max_size))
         for name in sorted(files, key=lambda name: name == STATUS):
             if name in _GIVEN or ((ours / name).exists() and name not in inputs & outputs):
                 continue

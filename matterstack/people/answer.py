@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,11 +41,17 @@ class Question:
     folder: Path
     asked: Mapping[str, Any]
     answered_before: bool = False  # an earlier attempt has an answer that others may have used
+    stale: str = ""  # why, if it shows older results than there are
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = self.asked.get("response_schema")
         return found
+
+    @property
+    def instructions(self) -> str:
+        """What is asked, with the paths of its inputs as they are from the current folder."""
+        return from_here(str(self.asked.get("instructions") or ""), self.folder)
 
     @property
     def answer_path(self) -> Path:
@@ -60,13 +67,24 @@ def find_question(root: str | Path, task: str) -> Question:
         attempts = store.attempts(task_id)
         _require_waiting(path, store, task_id, spec, attempts)
         attempt, answered_before = attempts[-1].attempt, row.result is not None
+        stale = store.stale().get(task_id, "")
     folder = path / attempt_folder(task_id, attempt)
     found = read_task(folder)
     if found is None:
         raise RunRootError(f"{folder / 'task.json'}: is missing or incomplete; restore it from git, or rerun the task")
-    question = Question(path, task_id, attempt, folder, found["asked"], answered_before)
+    question = Question(path, task_id, attempt, folder, found["asked"], answered_before, stale)
     _require_no_answer(question)
     return question
+
+
+def from_here(text: str, folder: Path) -> str:
+    """Return instructions with the inputs named from the current folder; they were written for the attempt's."""
+    task = read_task(folder)
+    inputs = task["inputs"].values() if task is not None else ()
+    paths = {str(file.get("path")) for item in inputs for file in item.get("files", ())}
+    paths |= {str(item["path"]) for item in inputs if item.get("path")}
+    known = "|".join(re.escape(path) for path in sorted(paths, key=len, reverse=True) if path.startswith("../"))
+    return re.sub(known, lambda found: os.path.relpath(folder / found[0]), text) if known else text
 
 
 def find_questions(root: str | Path, pattern: str | None = None) -> list[Question]:

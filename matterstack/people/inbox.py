@@ -20,6 +20,7 @@ from matterstack.errors import MatterStackError, TemplateError
 from matterstack.hints import Hint
 from matterstack.operators.answers import deadline_passed, decode, read_task
 from matterstack.operators.local import LocalOperator
+from matterstack.people.answer import from_here
 from matterstack.run_root.layout import REQUEST, attempt_folder
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.template.attempt import asked_resources, early_scope
@@ -93,7 +94,11 @@ def _of_run(root: str | Path) -> list[Waiting]:
         run_id = store.run().run_id
         waiting = [row for row in store.live_attempts() if row.state is AttemptState.WAITING]
         specs = [store.operators(row.campaign_version)[row.operator] for row in waiting]
-        found = [_waiting(path, run_id, store, spec, row) for spec, row in zip(specs, waiting, strict=True)]
+        stale = store.stale() if waiting else {}
+        found = [
+            _waiting(path, run_id, store, spec, row, stale.get(row.task_id, ""))
+            for spec, row in zip(specs, waiting, strict=True)
+        ]
         return found + list(_too_large(path, run_id, store))
 
 
@@ -128,7 +133,9 @@ def _gpus_of(store: SQLiteStateStore, row: TaskRow) -> int:
         return 0
 
 
-def _waiting(root: Path, run_id: str, store: SQLiteStateStore, spec: OperatorSpec, row: AttemptRow) -> Waiting:
+def _waiting(
+    root: Path, run_id: str, store: SQLiteStateStore, spec: OperatorSpec, row: AttemptRow, stale: str
+) -> Waiting:
     folder = attempt_folder(*row.key)
     task = read_task(root / folder)
     asked: Mapping[str, Any] = task["asked"] if task is not None else {}
@@ -143,13 +150,15 @@ def _waiting(root: Path, run_id: str, store: SQLiteStateStore, spec: OperatorSpe
         text = f"is being cancelled; {text}"
     elif asked.get("refused"):
         text = "; ".join(filter(None, (text, f"asked again: {asked['refused']}")))
+    if stale and not answered:
+        text = "; ".join(filter(None, (text, f"stale: {stale} ({Hint('rerun', root, row.task_id)} asks again)")))
     taken = isinstance(terms.get("parcel"), dict)
     hint = Hint("step", root) if answered else how_to_answer(spec, root, row.task_id, taken=taken)
     return Waiting(
         root, run_id, row.task_id, row.attempt, spec.kind, row.operator, row.created_at,
         from_text(terms.get("deadline_at")), terms.get("on_deadline"), deadline_passed(terms, time.time()), answered,
-        text, _says_only_overdue(now) and not asked.get("refused") and row.wish is None,
-        str(asked.get("instructions") or "").strip().partition("\n")[0], folder, hint, *_asked_since(store, row),
+        text, _says_only_overdue(now) and not stale and not asked.get("refused") and row.wish is None,
+        from_here(str(asked.get("instructions") or "").strip().partition("\n")[0], root / folder), folder, hint, *_asked_since(store, row),
     )  # fmt: skip
 
 

@@ -13,18 +13,21 @@ from matterstack.run_root.layout import CLAIM, COMMAND, EXIT, GITIGNORE, TASK, a
 
 _BEGIN = "# at work: what is large is known when these have ended"
 _END = "# end of what is at work"
-_SMALL = (CLAIM, EXIT)  # always
-_KEPT = tuple(f"!/tasks/**/{name}" for name in (TASK, COMMAND, CLAIM))
+_SMALL = (CLAIM, EXIT)  # of an attempt, always
+_KEPT = tuple(f"!/tasks/**/attempt-*/{name}" for name in (TASK, COMMAND, CLAIM))
 
 
 def large_files(root: Path, folder: str, most: int) -> Iterator[str]:
-    """Yield the files above ``most`` bytes in a folder of the run root, relative to that. Raises OSError."""
+    """Yield the files above ``most`` bytes in a folder of the run root, relative to that.
+
+    What cannot be read is left out: git cannot add it either.
+    """
     stack = [folder]
     while stack:
         inside = stack.pop()
-        with os.scandir(f"{root}/{inside}") as entries:
+        with suppress(OSError), os.scandir(f"{root}/{inside}") as entries:
             for entry in entries:
-                if entry.name in _SMALL or entry.is_symlink():
+                if (inside == folder and entry.name in _SMALL) or entry.is_symlink():
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(f"{inside}/{entry.name}")
@@ -73,5 +76,5 @@ def ignored(root: Path) -> set[str]:
 
 def gitignore_line(path: str) -> str:
     """Return the line that ignores this one path. Source: gitignore(5)."""
-    text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?")
+    text = re.sub(r"([\\*?\[\]!#])", r"\\\1", path).replace("\n", "?").replace("\r", "?")
     return "/" + re.sub(r" +\Z", lambda match: "\\ " * len(match[0]), text)

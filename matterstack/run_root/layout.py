@@ -16,6 +16,7 @@ RUN = "run.json"
 LOCK = "run.lock"
 SOURCE, TASKS, RESULTS = "source", "tasks", "results"  # folders
 ENVIRONMENTS = "environments"  # where and with what attempts ran; `environments.py`
+AFTER_SETUP = ".environment"  # in an attempt's folder: PATH, environments and modules after `setup`
 ENVIRONMENT = "environment"  # the key of run.json and task.json that names one
 EXPANDED = "expanded"  # campaigns and instances as they were expanded, each file named by its sha256
 
@@ -48,6 +49,8 @@ def require_run_root(root: Path) -> Path:
     if (root / RUN).is_file():
         return root
     if not root.exists():
+        if Path(RUN).is_file() and not root.is_absolute():
+            raise UsageError(f"RUN comes first: inside a run root write `. {root}`")
         raise UsageError(f"{root}: no such run root; `matterstack init FILE` makes one")
     if root.is_file():
         raise UsageError(f"{root} is a file, not a run root; {Hint('run', root)} starts a campaign file")

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from matterstack.core.model import OutputFile
@@ -46,7 +47,7 @@ def stamp_of(path: str | Path, found: os.stat_result | None = None) -> str:
     """Return what tells, without reading them, whether a file or the files of a folder were changed. Raises OSError."""
     found = found or os.stat(path)
     if stat.S_ISDIR(found.st_mode):
-        lines = (f"{name} {_stamp(inside)}\n" for name, inside in files_below(path))
+        lines = (f"{name} {inside.st_size}:{inside.st_mtime_ns}\n" for name, inside in files_below(path))
         return sha256_of_text("".join(sorted(lines)))[:32]
     return _stamp(found)
 
@@ -70,7 +71,7 @@ def make_read_only(path: str | Path) -> None:
 
 
 def _take_write(path: str | Path, found: os.stat_result) -> None:
-    if found.st_mode & _WRITABLE:
+    if found.st_mode & _WRITABLE and found.st_nlink == 1:  # of several names, another may be somebody's own file
         os.chmod(path, stat.S_IMODE(found.st_mode) & ~_WRITABLE)
 
 
@@ -89,14 +90,25 @@ def changed_digest(path: str | Path, recorded: str, stamp: str | None) -> str | 
 
     Files are read only where the stamp is another, as it is in a copy, or where none is known.
     """
-    found = os.stat(path)
-    if stamp is not None and stamp_of(path, found) == stamp:
+    if stamp is None:
+        now = _digest(path)
+    elif (seen := stamp_of(path)) == stamp:
         return None
-    if stat.S_ISDIR(found.st_mode):
-        now = digest_of_listing({name: sha256_of(f"{path}/{name}") for name, _ in files_below(path)})
     else:
-        now = sha256_of(path)
+        now = _digest_at(str(path), seen)
     return None if now == recorded else now
+
+
+@lru_cache(maxsize=4096)
+def _digest_at(path: str, stamp: str) -> str:
+    """Return the digest of what has this stamp: in a copy none is the recorded one, and many tasks may read the same file."""
+    return _digest(path)
+
+
+def _digest(path: str | Path) -> str:
+    if os.path.isdir(path):
+        return digest_of_listing({name: sha256_of(f"{path}/{name}") for name, _ in files_below(path)})
+    return sha256_of(path)
 
 
 def output_problem(root: Path, folder: str, output: OutputFile, *, digests: bool) -> str:

@@ -169,6 +169,15 @@ class Builder:
             self.add(path, str(error))
             return None
 
+    def _output_spec(self, item: Any, path: Path) -> OutputSpec:
+        if isinstance(item, str):
+            return OutputSpec(item)
+        size = item.get("min_size", 0)
+        return OutputSpec(
+            item["path"], item.get("file"), item.get("optional", False), item.get("not_empty", False),
+            int(size) if not isinstance(size, str) else self._convert(parse_memory, size, (*path, "min_size")) or 0,
+        )  # fmt: skip
+
     # --- operators ---
 
     def _operators(self) -> dict[str, OperatorSpec]:
@@ -268,7 +277,9 @@ class Builder:
             background=value("background", ""),
             needs=tuple(data.get("needs", ())),
             inputs={key: _input_spec(item) for key, item in data.get("inputs", {}).items()},
-            outputs={key: _output_spec(item) for key, item in data.get("outputs", {}).items()},
+            outputs={
+                key: self._output_spec(item, (*path, "outputs", key)) for key, item in data.get("outputs", {}).items()
+            },
             matrix=data.get("matrix"),
             label=data.get("label"),
             when=value("when"),
@@ -464,16 +475,6 @@ def _input_spec(item: Any) -> InputSpec:
     if "external" in item:
         return InputSpec(item["external"], item.get("as"), True, item.get("digest", False))
     return InputSpec(item["path"], item.get("as"))
-
-
-def _output_spec(item: Any) -> OutputSpec:
-    if isinstance(item, str):
-        return OutputSpec(item)
-    size = item.get("min_size", 0)
-    return OutputSpec(
-        item["path"], item.get("file"), item.get("optional", False), item.get("not_empty", False),
-        parse_memory(size) if isinstance(size, str) else int(size),
-    )  # fmt: skip
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:

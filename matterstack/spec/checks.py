@@ -47,7 +47,10 @@ def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], 
         place: Where = ("operators", name, "kind")
         if operator.kind not in kinds and operator.kind not in BUILT_IN:
             near = did_you_mean(operator.kind, (*BUILT_IN, *kinds))
-            builder.add(place, f"there is no operator of kind '{operator.kind}'{near}")
+            builder.add(
+                place,
+                f"there is no operator of kind '{operator.kind}'{near}; there are {', '.join(dict.fromkeys((*BUILT_IN, *kinds)))}",
+            )
         elif operator.kind not in kinds and (name in used or templated):
             message = f"this version of MatterStack cannot run operators of kind '{operator.kind}' yet"
             builder.add(place, message, severity="error" if to_run else "warning")

@@ -347,6 +347,7 @@ class Expander:
             message = f"there is no operator '{operator}'{did_you_mean(operator, known)}; there are {', '.join(known)}"
             self.builder.add((*where, "operator"), message)
             operator = None
+        known_kind = operator is not None and operator not in self.builder.doubts.operators
         draft.operator = operator or "local"
         priority = self._attempt((*where, "priority"), draft, render, spec.priority, self.scope(draft))
         if isinstance(priority, str) and re.fullmatch(r"[-+]?[0-9]{1,9}", priority):
@@ -358,6 +359,8 @@ class Expander:
             priority = 0
         draft.priority = int(priority or 0)
         kind = self.campaign.operators[draft.operator].row
+        if not known_kind:
+            return
         if spec.command is None and kind.runs_command:
             self.builder.add(
                 where, f"'command' is missing (operator '{draft.operator}' is of kind {kind.name})", at_key=True
@@ -456,7 +459,7 @@ class Expander:
         path = os.path.abspath(self.folder / os.path.expanduser(written))
         if path not in self.externals and not self.builder.has_problem(where):
             try:
-                mode = os.stat(path).st_mode
+                mode = os.stat(path).st_mode if "\0" not in path else 0
                 usable = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
                 problem = "" if usable and os.access(path, os.R_OK) else "cannot be read, or is no file or folder"
             except OSError as error:

@@ -111,12 +111,19 @@ def _mend_one(root: dict[str, Any], problem: Problem, doubts: Doubts) -> None:
     elif top == "operators" and len(path) > 1:
         _mend_operator(root, path, doubts)
     else:
-        doubts.params |= top == "params"
-        doubts.files |= top == "files"
-        doubts.operators |= {"*"} if top == "operators" else set()
-        if top == "defaults":
-            doubts.operators.add("*")
+        for key in ("params", "files", "operators", "defaults"):
+            if top == key or (problem.unknown_key and did_you_mean(top, [key])):  # what was meant is not there
+                _doubt_section(doubts, key)
         _take_out(root, path[:1])
+
+
+def _doubt_section(doubts: Doubts, key: str) -> None:
+    doubts.params |= key == "params"
+    doubts.files |= key == "files"
+    if key in ("operators", "defaults"):
+        doubts.operators.add("*")
+    if key == "defaults":
+        doubts.roots.setdefault("", set()).update(_ROOT_OF.values())
 
 
 def _mend_task(root: dict[str, Any], path: Path, problem: Problem, doubts: Doubts) -> None:

@@ -120,22 +120,28 @@ def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, 
     values = _values(event.change)
     if event.rerun:
         _update(db, _KEEP_BEFORE, ((rounded(entry.at), len(event.tasks), task) for task in event.tasks))
-    _update(db, _CHANGE_TASK, ((*values, task) for task in event.tasks))
+    _update(db, _CHANGE_TASK, ((*values, event.change.state, task) for task in event.tasks))
 
 
 _SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"
-_CHANGE_TASK = f"UPDATE tasks SET {_SET} WHERE task_id = ?"
+# What a task was before a rerun is kept while it waits for its turn; it can no longer be undone when it is anything else.
+_CHANGE_TASK = (
+    f"UPDATE tasks SET {_SET}, before = CASE WHEN ? IN ('PENDING', 'READY') THEN before END WHERE task_id = ?"
+)
 _KEEP_BEFORE = (
-    "UPDATE tasks SET before = COALESCE(before, json_array(state, reason, soft, cause, tries, "
-    "(SELECT cancelled FROM run), ?, ?)) WHERE task_id = ?"
+    "UPDATE tasks SET before = json_array(state, reason, soft, cause, tries, (SELECT cancelled FROM run), ?, ?, retry_at) "
+    "WHERE task_id = ?"
 )
 _RESTORE = (
     "UPDATE tasks SET state = json_extract(before, '$[0]'), reason = json_extract(before, '$[1]'), "
     "soft = json_extract(before, '$[2]'), cause = json_extract(before, '$[3]'), tries = json_extract(before, '$[4]'), "
-    "watch = NULL, retry_at = NULL, before = NULL WHERE task_id = ? AND before IS NOT NULL"
+    "retry_at = json_extract(before, '$[8]'), watch = NULL, before = NULL WHERE task_id = ? AND before IS NOT NULL"
 )
+_LOOK_AGAIN = "UPDATE tasks SET watch = NULL WHERE state = 'PENDING' AND watch IN (?, ?)"
 _COUNT = "UPDATE tasks SET tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
-_CHANGE_TASK_TOO = f"UPDATE tasks SET {_SET}, tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
+_CHANGE_TASK_TOO = (
+    f"UPDATE tasks SET {_SET}, before = NULL, tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
+)
 
 
 def _values(change: TaskChange) -> tuple[Any, ...]:
@@ -150,6 +156,7 @@ def _retries_reset(db: sqlite3.Connection, entry: Entry, event: e.RetriesReset, 
 
 def _rerun_undone(db: sqlite3.Connection, entry: Entry, event: e.RerunUndone, read: Read) -> None:
     _update(db, _RESTORE, ((task,) for task in event.tasks))
+    db.executemany(_LOOK_AGAIN, ((task, task.partition("/")[0]) for task in event.tasks))
 
 
 def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -165,7 +172,7 @@ def _update(db: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ..
 def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, read: Read) -> None:
     changed = db.execute(
         "UPDATE tasks SET state = 'SUBMITTED', reason = '', soft = 0, cause = NULL, watch = NULL, retry_at = NULL, "
-        "before = NULL, attempts = ? WHERE task_id = ? AND attempts = ?",
+        "attempts = ? WHERE task_id = ? AND attempts = ?",
         (event.attempt, event.task, event.attempt - 1),
     )
     if changed.rowcount != 1:

@@ -471,15 +471,18 @@ class Queries:
         row = self._one("SELECT MAX(ended_at) FROM attempts")
         return float(row[0]) if row is not None and row[0] is not None else 0.0
 
-    def readers_of(self, task_id: str) -> list[str]:
-        """Return the tasks of which an attempt has read a task, or all of its group, in the order of the campaign."""
+    def readers_of(self, task_id: str) -> list[tuple[str, int]]:
+        """Return the attempts that were started with a result of a task, or of all its group, in the order of the campaign."""
         rows = self._all(
-            "SELECT DISTINCT t.task_id FROM attempt_inputs i JOIN tasks t ON t.task_id = i.task_id WHERE i.upstream IN "
-            "(?, (SELECT group_name FROM tasks WHERE task_id = ?)) ORDER BY t.position",
+            "SELECT i.task_id, i.attempt FROM attempt_inputs i JOIN tasks t ON t.task_id = i.task_id "
+            "JOIN attempts a ON a.task_id = i.task_id AND a.attempt = i.attempt WHERE i.upstream IN "
+            "(?, (SELECT group_name FROM tasks WHERE task_id = ?)) AND a.state <> 'SUBMITTING' "
+            "AND COALESCE(a.failure, '') NOT IN ('not_started', 'template', 'postponed', 'input_changed') "
+            "ORDER BY t.position, i.attempt",
             task_id,
             task_id,
         )
-        return [row[0] for row in rows]
+        return [(row[0], row[1]) for row in rows]
 
     def noted(self) -> list[str]:
         """Return the COMPLETED tasks with a remark about their result, such as invalid metrics."""
@@ -493,7 +496,7 @@ class Queries:
         """Return (task, when, how many in that rerun, whether the run was cancelled) of tasks not started since a rerun."""
         rows = self._all(
             "SELECT task_id, json_extract(before, '$[6]'), json_extract(before, '$[7]'), json_extract(before, '$[5]') "
-            "FROM tasks WHERE before IS NOT NULL ORDER BY position"
+            "FROM tasks WHERE before IS NOT NULL AND state IN ('PENDING', 'READY') ORDER BY position"
         )
         return [(task_id, float(at), int(count), bool(cancelled)) for task_id, at, count, cancelled in rows]
 

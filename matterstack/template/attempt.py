@@ -307,6 +307,14 @@ def _command(spec: TaskSpec, scope: Mapping[str, Any]) -> str | tuple[str, ...]:
     return words
 
 
+# What `setup` made of the environment, for the record; a folder that it went to, or a full disk, is no reason to fail.
+_NOTE_SETUP = (
+    "{ printf '%s\\n' "
+    '"${PATH-}" "${VIRTUAL_ENV-}" "${CONDA_PREFIX-}" "${LOADEDMODULES-}" '
+    '> "${MATTERSTACK_RUN-}/tasks/${MATTERSTACK_TASK-}/attempt-${MATTERSTACK_ATTEMPT-}/.environment"; } 2> /dev/null || :'
+)
+
+
 def _script(
     spec: TaskSpec, instance: Instance, attempt: int, setup: list[str], command: str | tuple[str, ...]
 ) -> tuple[str, tuple[str, ...]]:
@@ -319,4 +327,5 @@ def _script(
     title = (
         f"#!/usr/bin/env {shell}\n# {instance.task_id}, attempt {attempt}; runs in this folder as: {' '.join(argv)}\n"
     )
-    return title + "".join(line + "\n" for line in setup) + body.rstrip("\n") + "\n", argv
+    lines = [*setup, _NOTE_SETUP] if setup else []
+    return title + "".join(line + "\n" for line in lines) + body.rstrip("\n") + "\n", argv

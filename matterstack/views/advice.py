@@ -77,7 +77,9 @@ def advice_for(
         return (Advice(f"correct {campaign} and start another run", another.commands), Advice(
             "if a task above gives other values once it runs again", (rerun,)))  # fmt: skip
     if failure is FailureClass.REJECTED:
-        return (Advice("ask again" if not runs_command else "remove what is named, then run it again", (rerun,)),)
+        if not runs_command:
+            return (Advice("ask again", (rerun,)),)
+        return (Advice("set or remove here what is named, then run it again", (rerun,)), another)
     refresh = Advice("if a file of the campaign is wrong, correct it", (Hint("refresh", run, rest="--yes"), rerun))
     if attempt is not None and attempt.exit_code in (126, 127):
         found = Advice("if the program can be found now", (rerun,))

@@ -12,8 +12,10 @@ from matterstack.core.selection import one_task
 from matterstack.core.times import to_text
 from matterstack.errors import UsageError
 from matterstack.hints import Hint
+from matterstack.operators.environment import describe_shell
 from matterstack.run_root.environments import environment_of
-from matterstack.run_root.layout import attempt_folder
+from matterstack.run_root.files import read_regular
+from matterstack.run_root.layout import AFTER_SETUP, attempt_folder
 from matterstack.text.reasons import sentence
 from matterstack.views.reading import reading
 
@@ -43,8 +45,22 @@ def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
         "folder": attempt_folder(row.task_id, row.attempt),
         "response": json.loads(row.response) if row.response else None,
         "usage": json.loads(row.usage) if row.usage else None,
-        "environment": environment_of(root, attempt_folder(row.task_id, row.attempt)),
+        "environment": _environment(root, attempt_folder(row.task_id, row.attempt)),
     }
+
+
+def _environment(root: Path, folder: str) -> dict[str, Any] | None:
+    """Return the environment that the command of an attempt had, after its `setup`."""
+    record = environment_of(root, folder)
+    try:
+        lines = read_regular(root / folder / AFTER_SETUP, 1 << 20).decode(errors="replace").splitlines()
+    except OSError:
+        return record
+    if record is None or len(lines) != 4:
+        return record
+    path, virtual_env, conda_prefix, modules = lines
+    seen = {"VIRTUAL_ENV": virtual_env, "CONDA_PREFIX": conda_prefix, "LOADEDMODULES": modules}
+    return {**record, **describe_shell({name: value for name, value in seen.items() if value}, path)}
 
 
 def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:

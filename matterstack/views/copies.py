@@ -18,7 +18,7 @@ from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.views.reading import reading
 
 TABLE = "origins.csv"
-_COLUMNS = ("file", "run", "task", "attempt", "output", "bytes", "sha256", "from")
+_COLUMNS = ("file", "run", "task", "attempt", "output", "bytes", "sha256", "from", "stale")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Copied:
     size: int  # bytes
     missing: tuple[str, ...]  # recorded outputs that are not there, below the run root
     table: str  # the name of the table
+    stale: int  # files from results that were made from older ones
+    changed: tuple[str, ...]  # copied, but no longer what the task made, below the run root
+    left_out: tuple[str, ...]  # what is no regular file of its folder: links out of it, pipes
 
 
 def copy_results(root: str | Path, target: Path, patterns: Iterable[str] = ()) -> Copied:
@@ -45,10 +48,13 @@ def copy_results(root: str | Path, target: Path, patterns: Iterable[str] = ()) -
         wanted = list(patterns)
         chosen = set(select_tasks(store.task_ids(), wanted)) if wanted else None
         missing: list[str] = []
+        stale = store.stale()
         try:
             beside.mkdir(parents=True)
             rows = []
-            for task_id, attempt, output, name, origin in _results(path, store, chosen):
+            changed: list[str] = []
+            left_out: list[str] = []
+            for task_id, attempt, output, name, origin, recorded in _results(path, store, chosen, left_out):
                 if not origin.is_file():
                     missing.append(origin.relative_to(path).as_posix())
                     continue
@@ -57,8 +63,22 @@ def copy_results(root: str | Path, target: Path, patterns: Iterable[str] = ()) -
                 shutil.copyfile(origin, copy)
                 shutil.copystat(origin, copy)
                 copy.chmod(copy.stat().st_mode | 0o200)
-                place, count = origin.relative_to(path).as_posix(), copy.stat().st_size
-                rows.append((name, store.run().run_id, task_id, attempt, output, count, sha256_of(copy), place))
+                place, count, digest = origin.relative_to(path).as_posix(), copy.stat().st_size, sha256_of(copy)
+                if recorded not in (None, digest):
+                    changed.append(place)
+                rows.append(
+                    (
+                        name,
+                        store.run().run_id,
+                        task_id,
+                        attempt,
+                        output,
+                        count,
+                        digest,
+                        place,
+                        stale.get(task_id, ""),
+                    )
+                )
             table = TABLE if not os.path.lexists(beside / TABLE) else f"_{TABLE}"  # a result may have that name
             with open(beside / table, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
@@ -67,21 +87,33 @@ def copy_results(root: str | Path, target: Path, patterns: Iterable[str] = ()) -
             raise RunRootError(f"{error.filename or target}: cannot be copied: {error.strerror}") from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return Copied(len(rows), sum(row[5] for row in rows), tuple(missing), table)
+    old = sum(bool(row[-1]) for row in rows)
+    return Copied(len(rows), sum(row[5] for row in rows), tuple(missing), table, old, tuple(changed), tuple(left_out))
 
 
-def _results(root: Path, store: SQLiteStateStore, chosen: set[str] | None) -> Iterator[tuple[str, int, str, str, Path]]:
-    """Yield (task, attempt, output, path below results/, file) of each file; of a folder, all that it holds."""
+def _results(
+    root: Path, store: SQLiteStateStore, chosen: set[str] | None, left_out: list[str]
+) -> Iterator[tuple[str, int, str, str, Path, str | None]]:
+    """Yield (task, attempt, output, path below results/, file, recorded digest) of each file; of a folder, all that it holds.
+
+    What else a folder holds is added to ``left_out``.
+    """
     for row in store.tasks():
         found = store.published(row.task_id) if chosen is None or row.task_id in chosen else None
         if found is None:
             continue
         declared = store.outputs_of(row.task_id)
-        for output, (file, *_) in found[1].items():
+        for output, (file, *recorded) in found[1].items():
             origin = root / attempt_folder(row.task_id, found[0]) / file.rstrip("/")
             path = declared[output].path.rstrip("/")
             if not file.endswith("/") or not origin.is_dir():
-                yield row.task_id, found[0], output, path, origin
+                yield row.task_id, found[0], output, path, origin, recorded[0]
                 continue
-            for name, _ in files_below(origin):
-                yield row.task_id, found[0], output, f"{path}/{name}", origin / name
+            names = {name for name, _ in files_below(origin)}
+            for name in sorted(names):
+                yield row.task_id, found[0], output, f"{path}/{name}", origin / name, None
+            left_out += [
+                other.relative_to(root).as_posix()
+                for other in sorted(origin.rglob("*"))
+                if (other.is_symlink() or not other.is_dir()) and other.relative_to(origin).as_posix() not in names
+            ]

@@ -32,7 +32,7 @@ from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.workshop import RunWorkshop
 from matterstack.run_root.files import read_regular
-from matterstack.run_root.layout import EXIT, RUN, STDOUT, attempt_folder
+from matterstack.run_root.layout import COMMAND, EXIT, RUN, STDOUT, TASK, attempt_folder
 from matterstack.storage.queries import CLOCK_SKEW_S
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
@@ -198,7 +198,7 @@ class _Explainer:
         kind = self._spec(row).row
         campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
         return advice_for(
-            self._last(row.task_id), again, self.shown_root, campaign=campaign, has_source=self.has_source,
+            self._last(row.task_id), again, self.shown_root, campaign=campaign, has_source=self._uses_source(row),
             another_run=self.another_run, runs_command=kind.runs_command, soft=row.soft,
         )  # fmt: skip
 
@@ -226,9 +226,15 @@ class _Explainer:
     def as_of(self) -> float | None:
         return as_of(self.root, self.store)
 
-    @cached_property
-    def has_source(self) -> bool:
-        return bool(self.store.sources())
+    def _uses_source(self, row: TaskRow) -> bool:
+        """Return whether what a task last ran names a file of the campaign folder, which `refresh` can correct."""
+        folder = self.root / attempt_folder(row.task_id, row.attempts)
+        try:
+            command, task = (read_regular(folder / name, 1 << 20) for name in (COMMAND, TASK))
+            inputs = json.dumps(json.loads(task).get("inputs"))
+        except (OSError, ValueError, AttributeError):
+            return bool(self.store.sources())
+        return "source/" in inputs or b"source/" in command or b"MATTERSTACK_SOURCE" in command
 
     def _below(self, row: TaskRow) -> Explanation:
         cause = self._row(row.cause)

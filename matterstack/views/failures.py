@@ -166,8 +166,8 @@ def groups_of(root: Path, store: SQLiteStateStore, rows: Sequence[TaskRow]) -> l
         if last is not None and number < _MOST_READ:
             cause = cause_of(root, last, worked_folder(store, row.group) if last.exit_code == 127 else None)
         key = (
-            row.group, row.soft, last and last.failure, last and last.exit_code, str(why.code), alike(cause.line),
-            () if why.code is Code.EXIT_CODE else alike(what.replace(row.task_id, "")),
+            row.group, row.soft, last and last.failure, last and last.exit_code, str(why.code), alike(cause.line, row.task_id),
+            () if why.code is Code.EXIT_CODE else alike(what.replace(row.task_id, ""), row.task_id),
         )  # fmt: skip
         found.setdefault(key, []).append(row)
         first.setdefault(key, (last, what, cause))
@@ -181,8 +181,13 @@ def groups_of(root: Path, store: SQLiteStateStore, rows: Sequence[TaskRow]) -> l
     return sorted(groups, key=lambda group: (group.soft, -len(group.tasks)))
 
 
-def alike(line: str) -> str:
-    """Return a line without what differs between failures of one cause: numbers, paths and hex."""
+def alike(line: str, task_id: str = "") -> str:
+    """Return a line without what differs between failures of one cause: numbers, paths, hex, and the instance's own label."""
+    label = task_id.partition("/")[2]
+    parts = {part for part in re.split(r"[-/,=_]", label) if part} | ({label} if label else set())
+    if parts:
+        own = "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True))
+        line = re.sub(rf"(?<!\w)(?:{own})(?!\w)", "#", line)
     return _VARYING.sub("#", line)
 
 

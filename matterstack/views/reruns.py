@@ -57,7 +57,10 @@ class Selection:
             found.append((f"has failed as {self.failure}", lambda: store.failed_as(failure, code)))
         if self.like:
             task_id = one_task(known, self.like)
-            found.append((f"has failed as {task_id} did: it has not", lambda: group_like(store.root, store, task_id)))
+            (row,) = store.tasks([task_id])
+            if row.state is not TaskState.FAILED:
+                raise UsageError(f"{task_id} is {row.state}: --like names a task that has FAILED")
+            found.append((f"has failed as {task_id} did", lambda: group_like(store.root, store, task_id)))
         return found
 
 

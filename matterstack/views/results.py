@@ -25,7 +25,7 @@ def results(root: str | Path, patterns: Iterable[str] = (), *, usage: bool = Fal
             rows = [row for row in rows if row.task_id in chosen]
         run, matrices, found = store.run(), store.matrices(), store.metrics()
         used = store.usage_of_results() if usage else {}
-        noted = set(store.noted())
+        noted, stale = set(store.noted()), store.stale()
         out = []
         for row in rows:
             attempt, metrics, response = found.get(row.task_id, (row.attempts or None, {}, {}))
@@ -34,6 +34,7 @@ def results(root: str | Path, patterns: Iterable[str] = (), *, usage: bool = Fal
                 {
                     "task": row.task_id, "matrix": matrices[row.task_id], "state": str(view_of(path, run, row, {}).state),
                     "attempt": attempt, "metrics": metrics, "response": response,
+                    **({"stale": stale[row.task_id]} if row.task_id in stale else {}),
                     **({"remark": sentence(last.reason, path)} if last is not None else {}),
                     **({"usage": used.get(row.task_id, {})} if usage else {}),
                 }
