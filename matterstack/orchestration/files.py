@@ -31,7 +31,7 @@ from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 log = logging.getLogger("matterstack")
 
-_PASSES_S = 600.0  # within which an error of the file system may pass
+_PASSES_S = 60.0  # within which an error of the file system may pass
 _CHECKED_S = 0.1  # for which a folder above attempts is taken for what it was
 
 Key = tuple[str, int]
