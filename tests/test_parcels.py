@@ -485,3 +485,17 @@ def test_what_a_calculation_leaves_running_is_waited_for_ended_or_left(bench, fa
     assert bench.states() == {"forgotten": "FAILED", "soon": "COMPLETED", "waited": "COMPLETED", "left": "COMPLETED"}
     assert attempts(bench.root, "forgotten")[1][0]["class"] == "left_running"
     assert {name: (bench.root / "results" / name).read_text() for name in "swl"} == {"s": "2\n", "w": "3\n", "l": "4\n"}
+
+
+def test_a_folder_that_a_calculation_was_given_and_changed_comes_back_with_the_rest(bench, farm):
+    bench.start(
+        "operators: {far: {kind: manual}}\ntasks:\n"
+        "  s: {command: 'mkdir -p D; echo 1 > D/x', outputs: {d: D/}}\n"
+        "  f: {operator: far, inputs: {p: {path: D, as: F}}, command: 'echo 2 >> F/x; cp F/x o', outputs: {o: o}}\n"
+    )
+    bench.step_until(lambda: bench.states()["f"] == "WAITING")
+    done = bench.cli("parcel", "import", bench.root, bring_back_all(bench, farm))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "F/x was changed there; the run keeps its own" in done.stdout + done.stderr
+    bench.step_until_over()
+    assert (bench.root / "results/o").read_text() == "1\n2\n"

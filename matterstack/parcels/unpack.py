@@ -272,7 +272,7 @@ class _Import:
         for name in files:
             if not (ours / name).exists() or _same(home / name, ours / name) or name in inputs & outputs:
                 continue
-            if name not in _GIVEN and name not in inputs:
+            if name not in _GIVEN and not any(name == given or name.startswith(f"{given}/") for given in inputs):
                 raise BadAnswer(f"{name} already exists in the run with different content")
             if name != "claim":
                 out.remarks.append(f"{task_id}: {name} was changed there; the run keeps its own")
