@@ -676,3 +676,22 @@ def test_a_command_that_ends_with_0_because_it_was_told_to_is_interrupted(bench)
     bench.exit_of("a")
     bench.step()
     assert attempts(bench.root, "a")[1][0]["class"] == "interrupted"
+
+
+HUGE = "tasks: {a: {command: 'truncate -s 200G b; echo 1 > WITNESS', outputs: {b: b}, resources: {time: LIMIT}}}\n"
+
+
+def test_reading_what_a_command_made_counts_towards_its_time(bench):
+    bench.start(HUGE.replace("LIMIT", "2s"))
+    bench.step_until_over()
+    assert attempts(bench.root, "a")[1][0]["class"] == "timeout"
+
+
+def test_a_cancelled_attempt_ends_while_what_it_made_is_read(bench):
+    bench.start(HUGE.replace("LIMIT", "1h"))
+    bench.step()
+    bench.wait_for(bench.witness)
+    time.sleep(0.5)
+    assert bench.cli("cancel", bench.root, "a").stdout.startswith("cancelled: 1 ")
+    bench.step()
+    assert bench.states() == {"a": "CANCELLED"}

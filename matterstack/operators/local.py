@@ -245,14 +245,24 @@ class LocalOperator:
         seen = dict(self.recover(attempts))
         running = [a for a in attempts if a.key in seen and seen[a.key].sighting is Sighting.RUNNING]
         processes.end_sessions(_session(a, _decode(seen[a.key].handle or a.handle)) for a in running)
-        found = self.observe(running)
-        deadline = time.monotonic() + _RECORD_S  # of what was killed this moment, its worker writes the end
-        while any(i.sighting is Sighting.RUNNING and not i.why for i in found.values()) and time.monotonic() < deadline:
-            time.sleep(0.005)
-            found = self.observe(running)
+        found = self._until_recorded(running)
+        reading = [a for a in running if found[a.key].sighting is Sighting.RUNNING and not found[a.key].why]
+        if reading:  # the command has ended: its worker is reading what it made
+            for attempt in reading:
+                processes.end_worker(_decode(seen[attempt.key].handle or attempt.handle))
+            found = self._until_recorded(running)
         for key, item in found.items():
             seen[key] = _with_handle(item, seen[key].handle)
         return seen
+
+    def _until_recorded(self, attempts: Sequence[LiveAttempt]) -> Mapping[Key, Observation]:
+        """Look until the workers of what was killed this moment have written the end, for some seconds."""
+        found = self.observe(attempts)
+        deadline = time.monotonic() + _RECORD_S
+        while any(i.sighting is Sighting.RUNNING and not i.why for i in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+            found = self.observe(attempts)
+        return found
 
     def wake_fds(self, attempts: Sequence[LiveAttempt]) -> Sequence[int]:
         ours, fds = workers.here(), list[int]()

@@ -259,6 +259,13 @@ def end_sessions(sessions: Iterable[Session]) -> None:
         time.sleep(0.02)
 
 
+def end_worker(handle: Mapping[str, Any]) -> None:
+    """Ask the worker of an attempt to stop reading what its command made."""
+    pid, start = handle.get("pid"), handle.get("start")
+    if isinstance(pid, int) and isinstance(start, str) and is_alive(pid, start):
+        _signal(pid, signal.SIGTERM)
+
+
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)

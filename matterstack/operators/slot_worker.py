@@ -297,18 +297,25 @@ class Attempt:
         if self.exit_code() != 0 or not self.request.outputs or os.path.lexists("outputs.sha256"):
             return
         try:
-            until = None if self.request.limit_s is None else self.began + self.request.limit_s
-            lines = b"".join(digest_lines(self.request.outputs, self.request.sha256sum, until))
+            lines = b"".join(digest_lines(self.request.outputs, self.request.sha256sum, self.may_go_on))
             if lines:
                 fd = os.open("outputs.sha256", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 try:
                     os.write(fd, lines)
                 finally:
                     os.close(fd)
-        except TimeLimit:
-            self.ending = "limit"
+        except Stop as why:
+            self.ending = why.args[0]
         except OSError:
             pass  # then a step computes them
+
+    def may_go_on(self) -> None:
+        """Raise Stop where the time limit has passed, or the attempt is to end."""
+        limit = self.request.limit_s
+        if limit is not None and time.clock_gettime(_CLOCK) > self.began + limit:
+            raise Stop("limit")
+        if signal.SIGTERM in signal.sigpending():
+            raise Stop("TERM")
 
     def write_record(self, record: int) -> None:
         """Write exit.json: also on a disk that is full, and in a folder that is read-only by now."""
@@ -443,14 +450,14 @@ def oom_kills(path: bytes) -> int:
     return 0
 
 
-class TimeLimit(Exception):
-    """The attempt's time is over before all that it made is read."""
+class Stop(Exception):
+    """The attempt is to end before all that it made is read; with why, `limit` or `TERM`."""
 
 
-def digest_lines(outputs: list[bytes], sha256sum: bytes, until: float | None) -> Iterator[bytes]:
+def digest_lines(outputs: list[bytes], sha256sum: bytes, may_go_on: Callable[[], None]) -> Iterator[bytes]:
     """Yield lines as `sha256sum` writes them, for files, and for all files in folders; a link to a folder is not entered.
 
-    Raises TimeLimit ``until`` which that may take.
+    Raises what ``may_go_on`` raises, which is asked again and again.
     """
     count = 0
     for name in outputs:
@@ -460,42 +467,45 @@ def digest_lines(outputs: list[bytes], sha256sum: bytes, until: float | None) ->
         except OSError:
             continue
         if stat.S_ISREG(mode):
-            yield from digest_line(path, sha256sum)
+            yield from digest_line(path, sha256sum, may_go_on)
         elif stat.S_ISDIR(mode) and not os.path.islink(path):
             for folder, _, files in os.walk(path):
                 for file in files:
                     count += 1
                     if count > MOST_FILES:
                         return
-                    if until is not None and time.clock_gettime(_CLOCK) > until:
-                        raise TimeLimit
+                    may_go_on()
                     inside = os.path.join(folder, file)
                     if stat.S_ISREG(os.lstat(inside).st_mode):
-                        yield from digest_line(inside, sha256sum)
+                        yield from digest_line(inside, sha256sum, may_go_on)
 
 
-def digest_line(path: bytes, sha256sum: bytes) -> Iterator[bytes]:
+def digest_line(path: bytes, sha256sum: bytes, may_go_on: Callable[[], None]) -> Iterator[bytes]:
     if b"\n" in path or b"\\" in path:
         return  # sha256sum would escape these: a step computes them
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        digest = digest_by_program(path, sha256sum) if sha256sum and size >= LARGE else b""
+        digest = digest_by_program(path, sha256sum, may_go_on) if sha256sum and size >= LARGE else b""
         if not digest:
-            digest = digest_of(fd)
+            digest = digest_of(fd, may_go_on)
     finally:
         os.close(fd)
     yield b"%s  %s\n" % (digest, path)
 
 
-def digest_of(fd: int) -> bytes:
+def digest_of(fd: int, may_go_on: Callable[[], None]) -> bytes:
     found = sha256()
-    while data := os.read(fd, 1 << 18):
+    while data := os.read(fd, 1 << 20):
         found.update(data)
+        if len(data) == 1 << 20:
+            may_go_on()
     return bytes(found.hexdigest(), "ascii")
 
 
-def digest_by_program(path: bytes, sha256sum: bytes) -> bytes:
+def digest_by_program(path: bytes, sha256sum: bytes, may_go_on: Callable[[], None]) -> bytes:
+    import select
+
     reader, writer = os.pipe()
     try:
         try:
@@ -505,6 +515,13 @@ def digest_by_program(path: bytes, sha256sum: bytes) -> bytes:
             )  # fmt: skip
         finally:
             os.close(writer)
+        try:
+            while not select.select([reader], [], [], 0.1)[0]:
+                may_go_on()
+        except BaseException:
+            kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         text = os.read(reader, 4096)
         return text[:64] if os.waitpid(pid, 0)[1] == 0 else b""
     except OSError:
