@@ -319,3 +319,11 @@ def test_failures_that_name_their_own_instance_are_one_cause(bench):
     bench.step_until_over()
     (group,) = failure_groups(bench.root)
     assert len(group.tasks) == 3
+
+
+@pytest.mark.parametrize("command", ["'[ -f nothing ] && cp nothing else'", "'exit 5'", "[grep, -q, X, /dev/null]"])
+def test_a_failure_without_a_word_says_what_may_be_silent(bench, command):
+    bench.start(f"tasks: {{a: {{command: {command}}}}}\n")
+    bench.step_until_over()
+    (remark,) = explain(bench.root, ["a"])[0].cause.remarks
+    assert remark.startswith("it printed nothing: ")

@@ -17,7 +17,7 @@ from matterstack.version import __version__
 # Libraries that start as many threads as there are cpus unless one of these says otherwise.
 THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
 )  # fmt: skip
 _SHELLS = ("bash", "sh")
 _PYTHONS = ("python", "python3")

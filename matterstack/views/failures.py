@@ -61,7 +61,13 @@ def cause_of(root: Path, attempt: AttemptRow, worked: str | None = None) -> Caus
     if not foreign and (out := read_tail(root / folder / STDOUT)):
         foreign, path = out, f"{folder}/{STDOUT}"
     lines = tuple(foreign[-_MOST_LINES:])
-    return Cause(where, lines, path, tuple(_remarks(root, folder, attempt, worked)))
+    remarks = list(_remarks(root, folder, attempt, worked))
+    if attempt.failure is FailureClass.EXIT_CODE and not (where or lines or remarks):
+        remarks.append(
+            "it printed nothing: the program itself gave this exit code, or a shell ended by `exit` or with a condition that was "
+            "false, as in `[ … ] && …`"
+        )
+    return Cause(where, lines, path, tuple(remarks))
 
 
 def _remarks(root: Path, folder: str, attempt: AttemptRow, worked: str | None) -> Iterable[str]:
