@@ -256,3 +256,13 @@ def test_values_that_no_schema_can_judge_are_mistakes_like_others(bench):
     for where in ("outputs.o.min_size", "outputs.p.min_size", "inputs.i", "tasks.b.comand"):
         assert where in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_parameter_that_is_wrong_hides_no_name_that_is_not_there(bench):
+    done = bench.cli("validate", bench.write(
+        "params: {bad-name: 3, z: 1}\ntasks: {a: {command: 'echo ${{ params.nope }} ${{ params.z }}'}}\n"
+    ))  # fmt: skip
+    assert done.returncode == 2
+    assert "params.bad-name" in done.stderr
+    assert "'nope' is not in params" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "campaign.yaml:" in line]) == 2, done.stderr

@@ -141,7 +141,7 @@ class Builder:
                 self.add(path, "templates cannot be used in the campaign's params")
         for name, value in self.overrides.items():
             first, *keys = name.split(".")
-            if first not in params and not self.doubts.params:
+            if first not in params and not (self.doubts.params or first in self.doubts.param_names):
                 known = f"it has {', '.join(params)}" if params else "it has none"
                 self.add(("params",), f"--set {name}: no such parameter{did_you_mean(first, params)}; {known}")
             params[first] = self._with_key(name, params.get(first), keys, value) if keys else value
@@ -334,7 +334,7 @@ class Builder:
     def _check_name(self, path: Path, reference: tuple[str, ...], key: str, spec: TaskSpec) -> None:
         """Report a name below a root that cannot be there, whatever the instance."""
         root, names = reference[0], reference[1:]
-        if not names or self.doubts.about(spec.name, root):
+        if not names or self.doubts.about(spec.name, root, names[0]):
             return
         if root in ("operator", "resources", "response") and self.doubts.operators:
             return

@@ -103,8 +103,10 @@ def _stands_alone(campaign: Campaign, task: str, builder: Builder) -> bool:
         spec.when,
         spec.retries_written,
     ]
-    named = {reference[0] for reference in references(values)}
-    return not (doubts.operators or any(doubts.about(task, root) for root in named) or (doubts.outputs and spec.inputs))
+    named = {reference[:2] for reference in references(values)}
+    return not (
+        doubts.operators or any(doubts.about(task, *name) for name in named) or (doubts.outputs and spec.inputs)
+    )
 
 
 def _warn_of_long_lists(

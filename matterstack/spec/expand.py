@@ -216,7 +216,7 @@ class Expander:
             try:
                 values = render(values, {"params": self.campaign.params})
             except TemplateError as error:
-                if self.builder.doubts.params:
+                if self.builder.doubts.params or self.builder.doubts.param_names:
                     self.builder.doubts.outputs = True  # how many instances there are is not known
                 else:
                     self.builder.add(where, str(error))
@@ -325,8 +325,8 @@ class Expander:
             return function(*arguments, **options)
         except (TemplateError, ValueError) as error:
             message = str(error)
-            roots = {reference[0] for reference in references(arguments[0])}
-            doubted = any(self.builder.doubts.about(draft.spec.name, root) for root in roots)
+            named = references(arguments[0])
+            doubted = any(self.builder.doubts.about(draft.spec.name, *map(str, name[:2])) for name in named)
             if not self.builder.has_problem(where) and not doubted:
                 of = f"{draft.task_id}: " if draft.spec.matrix is not None else ""
                 self.builder.add(where, f"{of}{message}")

@@ -33,6 +33,7 @@ class Doubts:
     """What cannot be judged in a file of which something was taken out."""
 
     params: bool = False  # of the campaign
+    param_names: set[str] = field(default_factory=set)  # single ones that were taken out
     outputs: bool = False  # what is declared, and by which instances
     files: bool = False
     operators: set[str] = field(default_factory=set)
@@ -41,11 +42,13 @@ class Doubts:
 
     @property
     def any(self) -> bool:
-        return bool(self.params or self.outputs or self.files or self.operators or self.tasks or self.roots)
+        return bool(
+            self.params or self.param_names or self.outputs or self.files or self.operators or self.tasks or self.roots
+        )
 
-    def about(self, task: str | None, root: str) -> bool:
-        """Return whether the names below a template root, as a task sees them, are in doubt."""
-        if root == "params" and self.params:
+    def about(self, task: str | None, root: str, name: str | None = None) -> bool:
+        """Return whether the names below a template root, or this one, as a task sees them, are in doubt."""
+        if root == "params" and (self.params or name in self.param_names):
             return True
         if root in ("response", "metrics") and self.tasks:
             return True
@@ -107,6 +110,9 @@ def _mend_one(root: dict[str, Any], problem: Problem, doubts: Doubts) -> None:
         _mend_task(root, path, problem, doubts)
     elif top == "defaults" and len(path) > 1:
         _doubt_key(doubts, "", str(path[1]))
+        _take_out(root, path[:2])
+    elif top == "params" and len(path) > 1:
+        doubts.param_names.add(str(path[1]))
         _take_out(root, path[:2])
     elif top == "operators" and len(path) > 1:
         _mend_operator(root, path, doubts)
