@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_equal_causes_are_one_entry_with_one_command_that_selects_exactly_these(
         "    also relax/2, relax/4, relax/5, relax/6, relax/7",
     ]
     assert "    runs/t/tasks/relax/1/attempt-1/stderr.log" in explained  # from where the user is
-    assert explained[-1] == "below: BLOCKED: relax/1 failed, attempt 1 of 1: exit code 1"
+    assert re.fullmatch(r"below: BLOCKED: relax/\d failed, attempt 1 of 1: exit code 1", explained[-1])  # the first to
     assert "6 x exit code 1" in bench.cli("status", "runs/t").stdout
 
 
@@ -327,3 +328,18 @@ def test_a_failure_without_a_word_says_what_may_be_silent(bench, command):
     bench.step_until_over()
     (remark,) = explain(bench.root, ["a"])[0].cause.remarks
     assert remark.startswith("it printed nothing: ")
+
+
+ELSEWHERE = {
+    "on stdout, beside a note on stderr": ("echo 'Note: IEEE_UNDERFLOW_FLAG' >&2; echo 'ERROR: eigenvalue'; echo done", "ERROR: eigenvalue"),
+    "before a table of times": ("echo 'ERROR: eigenvalue'; for i in 1 2 3 4 5 6 7 8; do echo time $i; done", "ERROR: eigenvalue"),
+    "none": ("echo a note >&2; echo '0 errors, no warnings'", "a note"),
+    "at the end, where all is said": ("echo 'error: early'; echo KeyError: 1 >&2", "KeyError: 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "line"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_the_line_that_speaks_of_an_error_is_the_cause(bench, command, line):
+    assert cause(bench, f"{command}; exit 7").line == line
+    assert f"exit code 7: {line}\n" in bench.cli("run", bench.root).stdout
+    assert line in bench.cli("explain", bench.root).stdout

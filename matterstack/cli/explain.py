@@ -77,7 +77,7 @@ def _together(found: Iterable[Any]) -> list[tuple[Any, int]]:
 def _details(run: Path, item: Any, most: int) -> Iterable[str]:
     """Yield what an attempt left, where that is, and what to do; paths and commands on lines of their own."""
     if item.state is not TaskState.COMPLETED:
-        for line in (*item.cause.lines[-most:], item.cause.where, *item.cause.remarks):
+        for line in (*item.cause.shown(most), item.cause.where, *item.cause.remarks):
             if line:
                 yield line[:_LONGEST_LINE]
     if item.path:

@@ -61,7 +61,7 @@ class Explanation:
         return {
             "id": self.task_id, "state": str(self.state), "reason": self.reason,
             "path": self.path, "command": self.hint.command if self.hint is not None else None,
-            "cause": {"where": self.cause.where, "lines": list(self.cause.lines), "remarks": list(self.cause.remarks)}
+            "cause": {"where": self.cause.where, "lines": list(self.cause.shown(6)), "remarks": list(self.cause.remarks)}
             if self.cause != Cause() else None,
             "advice": [item.to_json() for item in self.advice],
         }  # fmt: skip

@@ -23,6 +23,10 @@ from matterstack.views.reading import reading
 SAID_BY_US = "matterstack: "  # before a line in stderr.log that says where a shell ended, see operators/strict.bash
 _MOST_LINES = 5
 _MOST_READ = 2000  # failures whose logs are read; above that, class and exit code tell them apart
+_ERROR = re.compile(
+    r"error|fatal|abort|fail|exception|not converge|no such|denied|cannot|killed|segmentation", re.IGNORECASE
+)
+_NO_ERROR = re.compile(r"\b(?:0|no|without|zero) (?:\w+ )?(?:errors?|fail\w*)|(?:errors?|fail\w*)\W+0\b", re.IGNORECASE)
 _VARYING = re.compile(
     r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|(?:\.{0,2}/)[^\s'\":,;)]+|[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 )
@@ -34,13 +38,20 @@ class Cause:
 
     where: str = ""  # where its shell ended: `command.sh: line 3: grep -c x: exit code 1`
     lines: tuple[str, ...] = ()  # the last that it printed, on stderr or, where that says nothing, on stdout
+    error: str = ""  # an earlier one, or one on stdout, that speaks of an error where these do not
     path: str | None = None  # of the file that they are in, or of the attempt's folder; below the run root
     remarks: tuple[str, ...] = ()  # what explains it, and what to do about that
 
     @property
     def line(self) -> str:
         """The one line that says most."""
-        return self.lines[-1] if self.lines else self.where
+        return self.error or (self.lines[-1] if self.lines else self.where)
+
+    def shown(self, most: int) -> tuple[str, ...]:
+        """Return at most ``most`` lines that it printed: the one that speaks of an error, and the last."""
+        if not self.error:
+            return self.lines[-most:]
+        return (self.error, *(self.lines[1 - most :] if most > 1 else ()))
 
 
 def cause_of(root: Path, attempt: AttemptRow, worked: str | None = None) -> Cause:
@@ -58,16 +69,24 @@ def cause_of(root: Path, attempt: AttemptRow, worked: str | None = None) -> Caus
     where = next((line for line in reversed(printed) if line.startswith(SAID_BY_US)), "").removeprefix(SAID_BY_US)
     foreign = [line for line in printed if not line.startswith(SAID_BY_US)]
     path = f"{folder}/{STDERR}" if printed else folder
-    if not foreign and (out := read_tail(root / folder / STDOUT)):
+    out = read_tail(root / folder / STDOUT)
+    if not foreign and out:
         foreign, path = out, f"{folder}/{STDOUT}"
-    lines = tuple(foreign[-_MOST_LINES:])
+    lines, error = tuple(foreign[-_MOST_LINES:]), ""
+    if lines and not any(map(_speaks_of_error, lines)):
+        error = next((line for line in reversed([*out, *foreign]) if _speaks_of_error(line)), "")
+        path = f"{folder}/{STDOUT}" if error in out else path
     remarks = list(_remarks(root, folder, attempt, worked))
     if attempt.failure is FailureClass.EXIT_CODE and not (where or lines or remarks):
         remarks.append(
             "it printed nothing: the program itself gave this exit code, or a shell ended by `exit` or with a condition that was "
             "false, as in `[ … ] && …`"
         )
-    return Cause(where, lines, path, tuple(remarks))
+    return Cause(where, lines, error, path, tuple(remarks))
+
+
+def _speaks_of_error(line: str) -> bool:
+    return bool(_ERROR.search(line)) and not _NO_ERROR.search(line)
 
 
 def _remarks(root: Path, folder: str, attempt: AttemptRow, worked: str | None) -> Iterable[str]:
