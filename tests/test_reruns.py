@@ -308,7 +308,7 @@ def test_what_withdrew_its_start_is_still_what_can_be_restored(bench):
     bench.cli("run", bench.root)
     bench.cli("rerun", bench.root, "--yes", "a/*")
     loop = bench.popen("run", bench.root)
-    while not any(state == "RUNNING" for state in bench.states().values()):
+    while loop.poll() is None and not any(state == "RUNNING" for state in bench.states().values()):
         time.sleep(0.01)
     bench.cli("cancel", bench.root, "a/*")
     loop.wait()
