@@ -91,7 +91,11 @@ def ledger_text(store: SQLiteStateStore) -> list[Any]:
         for t in store.tasks() for n in range(1, t.attempts + 1) if (a := store.attempt(t.task_id, n)) is not None
     ]  # fmt: skip
     run = store.run()
-    results = {t[0]: store.published(t[0]) for t in tasks if t[-1] is not None}
+    published = {t[0]: found for t in tasks if t[-1] is not None and (found := store.published(t[0])) is not None}
+    results = {
+        task: (attempt, {name: (file, digest) for name, (file, digest, *_) in outputs.items()})
+        for task, (attempt, outputs) in published.items()
+    }
     return [run.run_id, run.paused, run.cancelled, tasks, attempts, results, store.stale()]
 
 
