@@ -286,7 +286,7 @@ def test_a_copy_of_results_says_what_is_stale_changed_or_left_out(bench, tmp_pat
 
     done = bench.cli("results", bench.root, "--copy", tmp_path / "out")
 
-    assert "tasks/a/attempt-2/o is no longer what the task made" in done.stderr
+    assert "tasks/a/attempt-2/o was changed after the task had written it; `matterstack doctor " in done.stderr
     assert "tasks/a/attempt-2/d/link was not copied" in done.stderr
     with open(tmp_path / "out/origins.csv", newline="") as table:
         rows = {row["file"]: row["stale"] for row in csv.DictReader(table)}

@@ -292,7 +292,7 @@ def _readable_ledger(root: Path) -> tuple[SQLiteStateStore | None, list[Finding]
             return None, [Finding("ledger", ledger, message, f"{Hint('step', root)} rolls it back", fixable=True)]
         except LedgerError as error:
             return None, [Finding("ledger", ledger, str(error), "see the message")]
-        except MatterStackError as error:  # of the disk, or of what stands in its way
+        except MatterStackError as error:  # the disk failed, or something else has the name of the ledger
             return _from_journal(root), [Finding("ledger", ledger, f"cannot be read: {error}", "see the message")]
         return store, []
     remedy = f"{Hint('adopt', root)} makes it the run's home"

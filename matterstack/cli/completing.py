@@ -47,19 +47,34 @@ def tasks(ctx: click.Context, param: click.Parameter, word: str) -> list[Complet
 
 
 def _tasks_of(run: str, word: str) -> list[CompletionItem]:
-    try:
-        import logging
-
-        from matterstack.views.reading import reading
-
-        logging.getLogger("matterstack").setLevel(logging.CRITICAL)
-        with reading(run) as (_, store):
-            known = store.task_ids()
-    except Exception:  # also a damaged ledger: somebody is only typing
-        return []
+    known = _read_silently(_task_ids, run)
     groups = dict.fromkeys(task.partition("/")[0] for task in known)
     found = [name for name in (*groups, *known) if name.startswith(word)]
     return [CompletionItem(name) for name in dict.fromkeys(found[:_MOST])]
+
+
+def _read_silently(read: Callable[[str], list[str]], run: str) -> list[str]:
+    """Return what is read of a run, nothing if that fails."""
+    import logging
+
+    logging.getLogger("matterstack").setLevel(logging.CRITICAL)
+    try:
+        return read(run)
+    except Exception:  # whatever is wrong with the run, a traceback in the middle of a line that is typed helps nobody
+        return []
+
+
+def _task_ids(run: str) -> list[str]:
+    from matterstack.views.reading import reading
+
+    with reading(run) as (_, store):
+        return store.task_ids()
+
+
+def _waiting_ids(run: str) -> list[str]:
+    from matterstack.people.inbox import inbox
+
+    return [item.task_id for item in inbox([run])]
 
 
 def runs_then_tasks(ctx: click.Context, param: click.Parameter, word: str) -> list[CompletionItem]:
@@ -72,17 +87,7 @@ def runs_then_tasks(ctx: click.Context, param: click.Parameter, word: str) -> li
 def waiting(ctx: click.Context, param: click.Parameter, word: str) -> list[CompletionItem]:
     """Offer the tasks of a run that wait for a person."""
     run = ctx.params.get("run")
-    if not run:
-        return []
-    try:
-        import logging
-
-        from matterstack.people.inbox import inbox
-
-        logging.getLogger("matterstack").setLevel(logging.CRITICAL)
-        found = [item.task_id for item in inbox([str(run)])]
-    except Exception:  # as above
-        return []
+    found = _read_silently(_waiting_ids, str(run)) if run else []
     return [CompletionItem(name) for name in found if name.startswith(word)]
 
 

@@ -98,7 +98,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     if sys.stdout is None or sys.stderr is None:  # closed by the shell, `>&-`: what is printed is lost, not the work
-        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown, not a reason to fail

@@ -117,7 +117,9 @@ def here_or_below() -> list[str]:
         return [default_run()]
     except UsageError:
         if not Path("runs").is_dir():
-            raise UsageError("there is no run in runs/; name a run root (RUN)") from None
+            raise UsageError(
+                "this is not a run root, and there is no runs/ folder here; name a run root (RUN)"
+            ) from None
         return run_roots(["runs"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,10 +47,8 @@ def rerun(
 
     Of several conditions all must hold: `rerun RUN relax --failed`.
     """
-    from matterstack.cli.attention import tell_sources
-    from matterstack.cli.render import plural, print_json
-    from matterstack.hints import Hint
-    from matterstack.orchestration.actions import TooManyTasks, undo_rerun
+    from matterstack.cli.render import print_json
+    from matterstack.orchestration.actions import TooManyTasks
     from matterstack.orchestration.actions import rerun as rerun_tasks
     from matterstack.views.reruns import Selection, preview_rerun
 
@@ -58,9 +56,7 @@ def rerun(
     if undo:
         if not select.is_empty or downstream or dry_run:
             raise UsageError("--undo takes the whole last rerun back; `cancel RUN TASK` takes back one task of it")
-        restored = undo_rerun(run)
-        click.echo(f"{plural(len(restored), 'task')} {'is' if len(restored) == 1 else 'are'} again as before the rerun")
-        return ExitCode.FINE
+        return _undo(run)
     if select.is_empty:
         raise UsageError(
             "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
@@ -68,7 +64,7 @@ def rerun(
     if dry_run:
         found = preview_rerun(run, select, downstream=downstream)
         if as_json:
-            print_json({"tasks": found.tasks, "below": found.reopened, "completed": found.completed})
+            print_json(_to_json(found))
         else:
             _show(found)
         return ExitCode.FINE
@@ -83,8 +79,31 @@ def rerun(
             return ExitCode.MISTAKE
         done = rerun_tasks(run, select, downstream=downstream)
     if as_json:
-        print_json({"tasks": done.tasks, "below": done.reopened, "completed": done.completed})
-        return ExitCode.FINE
+        print_json(_to_json(done))
+    else:
+        _tell(run, done)
+    return ExitCode.FINE
+
+
+def _undo(run: str) -> int:
+    from matterstack.cli.render import plural
+    from matterstack.orchestration.actions import undo_rerun
+
+    restored = undo_rerun(run)
+    click.echo(f"{plural(len(restored), 'task')} {'is' if len(restored) == 1 else 'are'} again as before the rerun")
+    return ExitCode.FINE
+
+
+def _to_json(found: RerunReport) -> dict[str, Any]:
+    return {"tasks": found.tasks, "below": found.reopened, "completed": found.completed}
+
+
+def _tell(run: str, done: RerunReport) -> None:
+    """Print what was reset, and what to do next."""
+    from matterstack.cli.attention import tell_sources
+    from matterstack.cli.render import plural
+    from matterstack.hints import Hint
+
     tell_sources(run)
     below = f" and {len(done.reopened)} below" if done.reopened else ""
     them = "it" if len(done.tasks) == 1 and not done.reopened else "them"
@@ -98,7 +117,6 @@ def rerun(
         echo_remark(
             f"warning: {', '.join(done.still_alive[:5])} could not be ended from here; the next step will retry"
         )
-    return ExitCode.FINE
 
 
 def _show(found: RerunReport) -> None:

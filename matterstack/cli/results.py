@@ -11,6 +11,7 @@ import click
 
 from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
 from matterstack.errors import ExitCode, UsageError
+from matterstack.hints import Hint
 
 _MOST_REMARKS = 20  # on stale results
 _USAGE = ("cpu_s", "max_rss", "read", "written")
@@ -102,7 +103,11 @@ def _copy(run: str, target: Path, patterns: tuple[str, ...]) -> int:
     if done.stale:
         echo_remark(f"warning: {plural(done.stale, 'file')} from results that are stale; {done.table} says which")
     for path in done.changed:
-        tell(f"warning: {path} is no longer what the task made", "warning")
+        tell(
+            f"warning: {path} was changed after the task had written it; {Hint('doctor', run, rest='--digests')} compares it "
+            "with what was recorded",
+            "warning",
+        )
     for path in done.left_out:
         tell(f"warning: {path} was not copied: a link out of its folder, or not a regular file", "warning")
     for path in done.missing:

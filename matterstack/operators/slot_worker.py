@@ -518,7 +518,7 @@ def digest_by_program(path: bytes, sha256sum: bytes, may_go_on: Callable[[], Non
         try:
             while not select.select([reader], [], [], 0.1)[0]:
                 may_go_on()
-        except BaseException:
+        except (Stop, OSError):
             kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise

@@ -229,7 +229,7 @@ def undo_rerun(root: str | Path) -> list[str]:
     with open_to_write(path, wait_s=PATIENCE_S) as store:
         kept = store.reruns()
         if not kept:
-            raise UsageError(f"{path}: there is no rerun to undo; it can be undone until one of its tasks has started")
+            raise UsageError(f"{path}: no rerun to undo; a rerun can be undone only until one of its tasks has started")
         newest = max(at for _, at, _, _ in kept)
         tasks = [task_id for task_id, at, _, _ in kept if at == newest]
         count = next(count for _, at, count, _ in kept if at == newest)

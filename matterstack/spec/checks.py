@@ -38,6 +38,26 @@ _EARLY = frozenset(["params", "matrix", "task"])
 Where = tuple[str | int, ...]
 
 
+def check_gpus(campaign: Campaign, builder: Builder, here: int) -> None:
+    """Warn of operators that give more GPUs than there are ``here``."""
+    for name, operator in campaign.operators.items():
+        given = len(operator.slot_gpus or ())
+        if given > here and operator.row.on_this_machine:
+            message = f"{given} given, {here or 'none'} found on this machine: tasks get them all the same"
+            builder.add(("operators", name, "slots", "gpus"), message, severity="warning")
+
+
+def check_chosen_kinds(campaign: Campaign, expansion: Expansion, builder: Builder, installed: Iterable[str]) -> None:
+    """Report kinds that this version cannot run, of operators that instances name by a template."""
+    kinds = set(installed)
+    for instance in expansion.instances:
+        kind = campaign.operators[instance.operator].kind
+        place: Where = ("operators", instance.operator, "kind")
+        if kind not in kinds and not builder.has_problem(place):
+            message = f"{instance.task_id}: this version of MatterStack cannot run operators of kind '{kind}' yet"
+            builder.add(place, message)
+
+
 def check_kinds(campaign: Campaign, builder: Builder, installed: Iterable[str], *, to_run: bool) -> None:
     """Report kinds of operators that do not exist, and ``to_run`` also what this version can check but not run."""
     kinds = set(installed)

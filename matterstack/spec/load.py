@@ -13,7 +13,14 @@ from matterstack.core.model import Campaign, Instance, LoadedCampaign
 from matterstack.core.values import dump_json, load_json, resolve_scalar
 from matterstack.errors import CampaignError, Problem, UsageError
 from matterstack.spec.campaign import Builder
-from matterstack.spec.checks import check_instances, check_kinds, cpu_hours, warn_of_typos
+from matterstack.spec.checks import (
+    check_chosen_kinds,
+    check_gpus,
+    check_instances,
+    check_kinds,
+    cpu_hours,
+    warn_of_typos,
+)
 from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.habits import warn_of_habits
 from matterstack.spec.loader import Document, load_document, parse_document, plain
@@ -58,7 +65,8 @@ def load_campaign(
     ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
     checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
-    that count, by default all. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises CampaignError with all problems, sorted by position.
+    that count, by default all. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
+    CampaignError with all problems, sorted by position.
     """
     path = Path(file)
     document = load_document(path, with_problems=True)
@@ -79,19 +87,13 @@ def load_campaign(
     builder.problems += problems + of_site
     home = folder if folder is not None else path.parent
     campaign = builder.build()
-    for name, operator in campaign.operators.items():
-        given = len(operator.slot_gpus or ())
-        if gpus_here is not None and given > gpus_here and operator.row.on_this_machine:
-            message = f"{given} given, {gpus_here or 'none'} found on this machine: tasks get them all the same"
-            builder.add(("operators", name, "slots", "gpus"), message, severity="warning")
+    if gpus_here is not None:
+        check_gpus(campaign, builder, gpus_here)
     named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, named, home, builder, only_files).expand()
-    for instance in expansion.instances:  # an operator may be named by a template
-        kind = campaign.operators[instance.operator].kind
-        if to_run and kind not in installed_kinds and not builder.has_problem(("operators", instance.operator, "kind")):
-            message = f"{instance.task_id}: this version of MatterStack cannot run operators of kind '{kind}' yet"
-            builder.add(("operators", instance.operator, "kind"), message)
+    if to_run:
+        check_chosen_kinds(campaign, expansion, builder, installed_kinds)
     check_instances(campaign, expansion, builder)
     if not _errors(builder.problems):
         warn_of_typos(campaign, expansion, builder)
