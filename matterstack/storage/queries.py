@@ -45,8 +45,6 @@ _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _MOST_KEPT = 1000  # instances
 _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE"
 _STANDING = "task_id, position, state, soft, cause"
-
-
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
 _ATTEMPT_IN_USE = "CASE t.state WHEN 'COMPLETED' THEN t.result ELSE t.attempts END"
 
