@@ -229,7 +229,8 @@ def test_an_input_that_tasks_share_under_another_name_travels_once_and_is_there(
     assert bench.cli("parcel", "export", bench.root, "-o", "w.tar").returncode == 0
     with tarfile.open(bench.folder / "w.tar") as tar:
         assert [member.size for member in tar if member.size >= 50_000] == [50_000]
-        tar.extractall(bench.folder / "there", filter="data")
+    (bench.folder / "there").mkdir()
+    subprocess.run(["tar", "-xf", bench.folder / "w.tar", "-C", bench.folder / "there"], check=True)
     (home,) = (path.parent for path in bench.folder.glob("there/*/run.sh"))
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=home).returncode == 0
     done = subprocess.run(["sh", "run.sh"], cwd=home, capture_output=True, text=True)
