@@ -241,6 +241,16 @@ SAME = {
 }
 
 
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_a_command_may_unset_what_it_was_given_and_keeps_its_exit_code(bench, shell):
+    bench.start(
+        f"tasks: {{a: {{shell: {shell}, command: 'set -u; unset MATTERSTACK_RUN MATTERSTACK_TASK; (exit 7)'}}}}\n"
+    )
+    bench.step_until_over()
+    (attempt,) = attempts(bench.root, "a")[1]
+    assert attempt["exit_code"] == 7
+
+
 @pytest.mark.parametrize("command", SAME.values(), ids=SAME)
 def test_a_command_does_what_it_does_by_hand(bench, command):
     bench.start(f"tasks: {{a: {{command: {json.dumps(command)}}}}}\n")

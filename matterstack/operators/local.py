@@ -37,9 +37,11 @@ _LARGEST_ARGUMENT = 32 * 4096  # bytes, MAX_ARG_STRLEN of Linux. Source: execve(
 _OPEN_FILES = 20  # that a step needs beside those of its workers
 # Plain sh has no trap for errors, and does not tell the line; one that is bash does.
 _STRICT_SH = (
-    "case ${BASH_VERSION-} in '') trap 'case $? in 0) ;; *) "
+    "case ${BASH_VERSION-} in '') "
+    '__matterstack_log="$MATTERSTACK_RUN/tasks/$MATTERSTACK_TASK/attempt-$MATTERSTACK_ATTEMPT/stderr.log"; '
+    "trap 'case $? in 0) ;; *) "
     'printf "matterstack: %s: exit code %s (sh does not say at which line, bash does)\\n" "$0" "$?" '
-    '>> "$MATTERSTACK_RUN/tasks/$MATTERSTACK_TASK/attempt-$MATTERSTACK_ATTEMPT/stderr.log" ;; '
+    '2> /dev/null >> "${__matterstack_log-/dev/null}" ;; '
     "esac' EXIT ;; *) . " + shlex.quote(str(Path(__file__).with_name("strict.bash"))) + ' ;; esac; . "./$0"'
 )
 _STRICT_BASH = Path(__file__).with_name("strict.bash")

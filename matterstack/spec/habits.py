@@ -36,17 +36,15 @@ _ORDER = ("<", "<=", ">", ">=", "==", "!=")
 def warn_of_habits(campaign: Campaign, expansion: Expansion, folder: Path, builder: Builder) -> None:
     """Warn of line ends, spaces, `#!`, `cd`, nulls and comparisons that will not do what they look like."""
     _warn_of_line_ends(expansion, folder, builder)
-    first: dict[str, Instance] = {}
     groups: dict[str, list[Instance]] = {}
     for instance in expansion.instances:
-        first.setdefault(instance.group, instance)
         groups.setdefault(instance.group, []).append(instance)
     for name, spec in campaign.tasks.items():
         where = ("tasks", name, "command")
         for message in _command_habits(spec):
             builder.add(where, message, severity="warning")
-        if name in first:
-            for message in _nulls(campaign, spec, first[name]):
+        if name in groups:
+            for message in _nulls(campaign, spec, groups[name][0]):
                 builder.add(where, message, severity="warning")
             for message in _comparisons(campaign, spec, groups[name]):
                 builder.add(("tasks", name, "when"), message, severity="warning")
