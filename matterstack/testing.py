@@ -51,7 +51,7 @@ def prepare_attempt(
         "run": {"id": "contract-00000000", "name": "contract"}, "operator": "contract", "command": command,
         "shell": ["bash", "-eo", "pipefail"], "matrix": {}, "params": {}, "inputs": {},
         "outputs": {name: {"path": item.path, "file": item.file} for name, item in declared.items()},
-        "resources": {"cpus": 1}, "source": "../" * (task_id.count("/") + 3) + "source", "env": [],
+        "resources": {"cpus": 1}, "source": "../" * (task_id.count("/") + 3) + "versions/1/source", "env": [],
         "created_at": "2026-01-01T00:00:00.000000Z", "asked": {"instructions": "", **(asked or {})},
     }  # fmt: skip
     create_attempt_folder(str(folder), task, f"#!/usr/bin/env bash\n{command}\n", declared.values())

@@ -21,7 +21,8 @@ def test_a_task_of_an_older_version_goes_on_as_that_version_says(bench):
         newer = json.loads(text)
         newer["tasks"] = {"c": {**newer["tasks"]["b"], "name": "c", "command": "echo new >> WITNESS"}}
         db.execute(
-            "INSERT INTO campaign_versions SELECT 2, digest, created_at, ? FROM campaign_versions", (json.dumps(newer),)
+            "INSERT INTO campaign_versions SELECT 2, digest, created_at, ?, source, campaign_sha256, operators_sha256, site FROM campaign_versions",
+            (json.dumps(newer),),
         )
     db.close()
 

@@ -46,23 +46,24 @@ def test_a_bug_is_explained_corrected_taken_over_and_run_again(failed):
     assert explained == [
         "relax/Cu: FAILED: attempt 2 of 2: exit code 1",
         "    no potential for Cu",
-        "    command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1",
+        "    command.sh: line 3: python ../../../../versions/1/source/relax.py Cu > e/Cu: exit code 1",
         "    runs/t/tasks/relax/Cu/attempt-2/stderr.log",
-        "    if a file of the campaign is wrong, correct it:",
-        "        matterstack refresh runs/t --yes",
+        "    if campaign.yaml, or a file that it names, is wrong: correct it there, take that, and run this again:",
+        "        matterstack amend runs/t",
         "        matterstack rerun runs/t relax/Cu",
-        "    if the mistake is in campaign.yaml, which this run no longer reads: correct it there and start another run:",
-        "        matterstack run campaign.yaml --root runs/t-2",
         "report: BLOCKED: relax/Cu failed, attempt 2 of 2: exit code 1",
     ]
     (failed.folder / "relax.py").write_text(CURE)
 
-    shown = failed.cli("refresh", "runs/t")
-    assert shown.stdout.startswith("changed  relax.py  ")
+    shown = failed.cli("amend", "runs/t")
+    assert shown.stdout.splitlines()[:3] == [
+        "relax.py: changed",
+        "  relax   1 COMPLETED becomes stale (relax.py): Al; 1 FAILED becomes PENDING (relax.py): Cu",
+        "  report  1 BLOCKED becomes PENDING",
+    ]
     assert (failed.root / "source" / "relax.py").read_text() == BUG
-    assert failed.cli("refresh", "runs/t", "--yes").returncode == 0
+    assert failed.cli("amend", "runs/t", "--yes").returncode == 0
     assert (failed.root / "source" / "relax.py").read_text() == CURE
-    assert failed.cli("rerun", "runs/t", "relax/Cu").stdout.startswith("1 task and 1 below reset to PENDING; ")
     assert failed.states() == {"relax/Al": "COMPLETED", "relax/Cu": "PENDING", "report": "PENDING"}
 
     assert failed.cli("run", "runs/t").returncode == 0
@@ -74,13 +75,13 @@ def test_a_bug_is_explained_corrected_taken_over_and_run_again(failed):
     ]  # fmt: skip
     assert attempts[1]["source_digest"] != attempts[2]["source_digest"]
     assert "no potential" in (failed.attempt("relax/Cu", 2) / "stderr.log").read_text()
-    assert [event["kind"] for event in failed.journal()].count("source_changed") == 1
+    assert [event["kind"] for event in failed.journal()].count("amended") == 1
 
 
 def test_rerun_makes_consumers_stale_and_downstream_runs_them_too(failed):
-    (failed.folder / "relax.py").write_text(CURE)
-    failed.cli("refresh", "runs/t", "--yes")
-    failed.cli("rerun", "runs/t", "relax/*")
+    (failed.folder / "relax.py").write_text(CURE + "print(open('/proc/sys/kernel/random/uuid').read())\n")
+    failed.cli("amend", "runs/t", "--yes")
+    failed.cli("rerun", "runs/t", "relax/Al")
     failed.cli("run", "runs/t")
     failed.cli("rerun", "runs/t", "relax/Al")
     assert (failed.root / "results" / "e" / "Al").resolve().parent.parent.name == "attempt-2"
@@ -119,21 +120,19 @@ def test_explain_as_json_has_its_documented_form(failed):
         "id": "report", "state": "BLOCKED", "reason": "relax/Cu failed, attempt 2 of 2: exit code 1",
         "path": "tasks/relax/Cu/attempt-2/stderr.log", "command": "matterstack rerun . relax/Cu",
         "cause": {
-            "where": "command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1",
+            "where": "command.sh: line 3: python ../../../../versions/1/source/relax.py Cu > e/Cu: exit code 1",
             "lines": ["no potential for Cu"], "remarks": [],
         },
         "advice": [
-            {"text": "if a file of the campaign is wrong, correct it",
-             "commands": ["matterstack refresh . --yes", "matterstack rerun . relax/Cu"]},
-            {"text": "if the mistake is in ../../campaign.yaml, which this run no longer reads: correct it there and start "
-             "another run", "commands": [f"matterstack run ../../campaign.yaml --root {failed.root}-2"]},
+            {"text": "if ../../campaign.yaml, or a file that it names, is wrong: correct it there, take that, and run this again",
+             "commands": ["matterstack amend .", "matterstack rerun . relax/Cu"]},
         ],
     }  # fmt: skip
 
 
 def test_results_as_table_json_and_csv(failed):
     (failed.folder / "relax.py").write_text(CURE)
-    failed.cli("refresh", "runs/t", "--yes")
+    failed.cli("amend", "runs/t", "--yes")
     failed.cli("rerun", "runs/t", "relax/Al", "--downstream")
     failed.cli("run", "runs/t")
 
@@ -152,7 +151,7 @@ def test_results_as_table_json_and_csv(failed):
 
 def test_task_json_says_what_was_asked_with_digests_and_origins(failed):
     task = json.loads((failed.attempt("relax/Al") / "task.json").read_text())
-    assert task["command"] == "python ../../../../source/relax.py Al > e/Al"
+    assert task["command"] == "python ../../../../versions/1/source/relax.py Al > e/Al"
     assert (task["task"], task["attempt"], task["matrix"]) == ("relax/Al", 1, {"m": "Al"})
     assert {"MATTERSTACK_RUN", "MATTERSTACK_SOURCE", "MATTERSTACK_TASK", "MATTERSTACK_ATTEMPT"} <= set(task["env"])
 
@@ -165,7 +164,7 @@ def test_results_are_relative_links_so_a_moved_run_root_works(failed, tmp_path):
     assert (new / "results" / "e" / "Al").read_text() == "Al\n"
     (failed.folder / "relax.py").write_text(CURE)
 
-    assert failed.cli("refresh", new, "--yes", "--from", failed.folder).returncode == 0
+    assert failed.cli("amend", new, failed.folder / "campaign.yaml", "--yes").returncode == 0
     assert failed.cli("rerun", new, "relax/Cu").returncode == 0
     assert failed.cli("run", new).returncode == 0
 
@@ -178,7 +177,7 @@ def test_run_of_the_same_file_continues_and_of_another_says_what_differs(failed)
     other = failed.cli("run", "campaign.yaml")
     assert other.returncode == 2
     assert (
-        "error: runs/t is a run of another campaign: campaign.yaml differs from runs/t/campaign.yaml; " in other.stderr
+        "error: runs/t is a run of another version: campaign.yaml differs from runs/t/campaign.yaml; " in other.stderr
     )
 
 
@@ -349,7 +348,7 @@ def test_what_a_command_finds_in_its_environment(bench, monkeypatch):
 
     out = (bench.attempt("a") / "stdout.log").read_text().splitlines()
     assert out[:6] == ["v a", "set", "2", "secret-word", "a", "1"]
-    assert out[6:8] == [str(bench.root.resolve()), str(bench.root.resolve() / "source")]
+    assert out[6:8] == [str(bench.root.resolve()), str(bench.root.resolve() / "versions/1/source")]
     assert Path(out[8]).parent == Path(sys.executable).parent
     for path in bench.root.rglob("*"):
         if path.is_file() and path.name != "stdout.log":
@@ -385,7 +384,9 @@ USAGE = {  # words -> (exit code, beginning of the message)
     ("run", "campaign.yaml", "--set", "x"): (2, "error: --set x: expected NAME=VALUE"),
     ("run", "runs/t", "--set", "x=1"): (2, "error: runs/t is a run root: "),
     ("run", "campaign.yaml", "--operators", "no.yaml"): (2, "no.yaml: no such file"),
-    ("refresh", "runs/t", "--from", "nowhere"): (2, "error: --from nowhere: no such folder"),
+    ("amend", "runs/t", "nowhere.yaml"): (2, "nowhere.yaml: no such file"),
+    ("amend", "runs/t", "--to", "9"): (2, "error: --to 9: runs/t has the versions 1 to 1"),
+    ("amend", "runs/t", "--unset", "x"): (2, "error: --unset x: --set gave nothing"),
     ("statsu", "runs/t"): (2, "Usage: "),
     ("step", "--nope"): (2, "Usage: "),
 }  # fmt: skip
@@ -443,12 +444,12 @@ def test_every_reading_command_has_json(failed):
         ("results",),
         ("attempts", "relax/Cu"),
         ("logs", "relax/Cu"),
-        ("refresh",),
+        ("amend",),
         ("step", "--dry-run"),
     ):
         json.loads(failed.cli(words[0], "runs/t", *words[1:], "--json").stdout)
     log = json.loads(failed.cli("logs", "runs/t", "relax/Cu", "--json", "--attempt", 1).stdout)
-    where = "matterstack: command.sh: line 3: python ../../../../source/relax.py Cu > e/Cu: exit code 1"
+    where = "matterstack: command.sh: line 3: python ../../../../versions/1/source/relax.py Cu > e/Cu: exit code 1"
     assert log == {
         "task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": f"no potential for Cu\n{where}\n",
     }  # fmt: skip
@@ -472,7 +473,6 @@ def test_the_shell_is_told_what_a_command_takes(bench):
         "plain,respond",
         "plain,resume",
         "plain,rerun",
-        "plain,refresh",
     ]
 
 
@@ -499,37 +499,6 @@ def test_what_a_rerun_unsettles_is_an_event(bench):
     bench.cli("rerun", bench.root, "a")
     assert bench.states()["b"] == "PENDING"
     assert [event["state"] for event in bench.journal() if "b" in event.get("tasks", ())][-1] == "PENDING"
-
-
-def test_refresh_that_is_killed_between_commit_and_swap_is_finished_by_the_next_step(bench):
-    (bench.folder / "s.sh").write_text("echo old\n")
-    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
-    (bench.folder / "s.sh").write_text("echo new\n")
-    from matterstack.core.events import SourceChanged
-    from matterstack.orchestration.session import open_ledger
-    from matterstack.run_root.layout import STAGING
-    from matterstack.run_root.source import stage_source
-
-    for commits in (False, True):
-        with open_ledger(bench.root) as store:
-            staged = stage_source(bench.root, bench.folder, ["s.sh"])
-            if commits:
-                store.append([SourceChanged("d", {path: list(item) for path, item in staged.items()})], 0.0)
-        open_ledger(bench.root).close()
-        assert (bench.root / "source" / "s.sh").read_text() == ("echo new\n" if commits else "echo old\n")
-        assert not (bench.root / "source" / STAGING).exists()
-
-
-def test_a_correction_within_the_runs_source_is_seen_and_not_overwritten(bench):
-    (bench.folder / "s.sh").write_text("exit 1\n")
-    bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
-    (bench.root / "source" / "s.sh").write_text("echo mine\n")
-    done = bench.cli("refresh", bench.root, "--yes")
-    assert done.stdout.startswith("edited   s.sh")
-    assert "was edited within the run's source/" in done.stderr
-    (bench.folder / "s.sh").write_text("echo mine\n")
-    assert "copied: 1 file" in bench.cli("refresh", bench.root, "--yes").stdout
-    assert bench.cli("refresh", bench.root).stdout.startswith("source/ is as in ")
 
 
 def test_a_templated_operator_that_cannot_run_is_refused_by_init(bench):
@@ -589,7 +558,7 @@ def test_what_is_over_stays_over_when_it_is_cancelled_or_paused(bench):
     assert bench.cli("run", bench.root).returncode == 0
 
 
-def test_refresh_of_a_moved_run_root_never_takes_another_campaigns_files(bench, tmp_path):
+def test_amend_of_a_moved_run_root_never_takes_another_campaigns_files(bench, tmp_path):
     (bench.folder / "s.sh").write_text("echo right\n")
     bench.start('files: ["*.sh"]\ntasks: {a: {command: "sh ${{ source }}/s.sh"}}\n')
     deep = tmp_path / "x" / "y" / "z"
@@ -598,13 +567,13 @@ def test_refresh_of_a_moved_run_root_never_takes_another_campaigns_files(bench, 
     bench.root.rename(deep / "t")
     (bench.folder / "s.sh").write_text("echo better\n")
 
-    assert bench.cli("refresh", deep / "t", "--yes").returncode == 0
+    assert bench.cli("amend", deep / "t", "--yes").returncode == 0
 
     assert (deep / "t" / "source" / "s.sh").read_text() == "echo better\n"
     (bench.folder / "campaign.yaml").rename(bench.folder / "elsewhere.yaml")
-    lost = bench.cli("refresh", deep / "t")
+    lost = bench.cli("amend", deep / "t")
     assert lost.returncode == 2
-    assert "say where its folder is now with --from DIR" in lost.stderr
+    assert "is not there; name it" in lost.stderr
 
 
 def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
@@ -617,7 +586,7 @@ def test_init_into_an_empty_folder_that_exists_also_the_current_one(bench):
     assert bench.cli("run", ".", cwd=empty).returncode == 0
     assert bench.cli("init", file, "--root", bench.folder / "link").returncode == 2
     assert sorted(path.name for path in empty.iterdir()) == sorted(
-        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "environments", "source",
+        ["campaign.yaml", "operators.yaml", "run.json", "run.lock", "state.sqlite", "journal.jsonl", "expanded", "environments", "source", "versions",
          "tasks", "results", ".gitignore", ".gitattributes"]
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ WRITING = (
     ["resume"],
     ["cancel"],
     ["rerun", "a/1"],
-    ["refresh", "--yes"],
+    ["amend", "--yes"],
     ["doctor", "--fix"],
 )
 

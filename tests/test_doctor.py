@@ -160,9 +160,9 @@ def test_a_folder_whose_event_is_lost_counts_as_submitting_and_its_task_is_adopt
     assert bench.witnessed() == ["a"]
 
 
-def test_settings_and_a_refreshed_table_are_rebuilt_as_they_were_at_init(over):
+def test_settings_and_an_amended_table_are_rebuilt_as_they_were(over):
     (over.folder / "t.csv").write_text("id,x\nmp-7,9.9\n")
-    assert over.cli("refresh", over.root, "--yes").returncode == 0
+    assert over.cli("amend", over.root, "--yes").returncode == 0
     before = content(over.root / "state.sqlite")
     (over.root / "state.sqlite").unlink()
     repair(over.root)
@@ -235,8 +235,8 @@ DAMAGE = {
     "the journal is missing": (lambda root: (root / "journal.jsonl").unlink(), "journal journal.jsonl: is missing", True),
     "the journal is short": (lambda root: (root / "journal.jsonl").write_text("".join((root / "journal.jsonl").read_text().splitlines(keepends=True)[:-3])), "journal journal.jsonl: lacks 3 events of the ledger", True),
     "a line of the journal is spoilt": (spoil_journal, "journal journal.jsonl: ", True),
-    "a file of source/ is deleted": (lambda root: (root / "source/t.csv").unlink(), "source source/t.csv: is missing", False),
-    "a file of source/ is edited": (lambda root: (root / "source/t.csv").write_text("x"), "source source/t.csv: was edited", False),
+    "a file of source/ is deleted": (lambda root: (root / "source/t.csv").unlink(), "source versions/1/source/t.csv: is missing", False),
+    "a file of source/ is edited": (lambda root: (root / "source/t.csv").write_text("x"), "source versions/1/source/t.csv: was edited", False),
     "a folder of an unknown attempt": (lambda root: (root / "tasks/sum/attempt-2").mkdir(), "attempts tasks/sum/attempt-2: is an attempt that the ledger does not know", False),
     "an output is a folder": (lambda root: ((root / "tasks/sum/attempt-1/sum.txt").unlink(), (root / "tasks/sum/attempt-1/sum.txt").mkdir()), "outputs tasks/sum/attempt-1/sum.txt: is no longer a file", False),
     "an output is a pipe": (lambda root: ((root / "tasks/sum/attempt-1/sum.txt").unlink(), os.mkfifo(root / "tasks/sum/attempt-1/sum.txt")), "outputs tasks/sum/attempt-1/sum.txt: is no longer a file", False),
@@ -255,8 +255,8 @@ DAMAGE = {
     "the journal is a broken link": (lambda root: ((root / "journal.jsonl").unlink(), (root / "journal.jsonl").symlink_to("/nonexistent/x")), "journal journal.jsonl: is missing", True),
     "the lock is a folder": (lambda root: ((root / "run.lock").unlink(), (root / "run.lock").mkdir()), "lock run.lock: is not a regular file", True),
     "the lock is a pipe": (lambda root: ((root / "run.lock").unlink(), os.mkfifo(root / "run.lock")), "lock run.lock: is not a regular file", True),
-    "the campaign is edited": (lambda root: (root / "campaign.yaml").write_text((root / "campaign.yaml").read_text() + "# mine\n"), "files campaign.yaml: differs from the file the run was created with", False),
-    "the operators are cut": (lambda root: (root / "operators.yaml").write_text(""), "files operators.yaml: differs from the file the run was created with", False),
+    "the campaign is edited": (lambda root: (root / "campaign.yaml").write_text((root / "campaign.yaml").read_text() + "# mine\n"), "files campaign.yaml: differs from the file that the run took", False),
+    "the operators are cut": (lambda root: (root / "operators.yaml").write_text(""), "files operators.yaml: differs from the file that the run took", False),
 }  # fmt: skip
 
 
@@ -464,7 +464,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     ledger = over.root / "state.sqlite"
     newer = (*MIGRATIONS, ("ALTER TABLE run ADD COLUMN note TEXT",), ("UPDATE run SET note = 'x'",))
     with pytest.raises(
-        LedgerError, match=r"has schema 5, this MatterStack reads 7; `matterstack step .*runs/t` migrates it"
+        LedgerError, match=r"has schema 6, this MatterStack reads 8; `matterstack step .*runs/t` migrates it"
     ):
         SQLiteStateStore(ledger, read_only=True, migrations=newer)
     whole = content(ledger)
@@ -472,7 +472,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     with SQLiteStateStore(ledger, migrations=newer) as store:
         assert store.db.execute("SELECT note FROM run").fetchone() == ("x",)
 
-    assert content(over.root / "state.sqlite.v5-backup") == whole
+    assert content(over.root / "state.sqlite.v6-backup") == whole
     broken = (*newer, ("CREATE TABLE fine (x)", "THIS IS NO SQL"))
     with pytest.raises(LedgerError, match="syntax error"):
         SQLiteStateStore(ledger, migrations=broken)
@@ -525,7 +525,7 @@ def test_a_ledger_is_rebuilt_without_the_campaign_file(over):
     assert over.cli("doctor", over.root, "--fix").returncode == 1
     assert content(over.root / "state.sqlite") == before
     assert lines(examine(over.root)) == [
-        "files campaign.yaml: differs from the file the run was created with; the run is unaffected"
+        "files campaign.yaml: differs from the file that the run took; the run is unaffected"
     ]
 
 

@@ -133,7 +133,7 @@ def test_cron_mails_a_question_once(bench):
 
 def test_cron_mails_a_result_that_is_stale(bench):
     bench.start(
-        "tasks: {a: {command: 'echo 1 > a', outputs: {a: a}}, b: {inputs: {a: a}, command: 'cat ${{ inputs.a }}'}}\n"
+        "tasks: {a: {command: 'date +%N > a', outputs: {a: a}}, b: {inputs: {a: a}, command: 'cat ${{ inputs.a }}'}}\n"
     )
     bench.step_until_over()
     bench.cli("rerun", bench.root, "a")

@@ -92,12 +92,12 @@ def test_lines_of_a_person_in_gitignore_stay(bench):
     assert file.read_text().splitlines()[-2:] == ["# mine", "*.tmp"]
 
 
-def test_a_refreshed_file_that_is_large_stays_out(bench):
+def test_an_amended_file_that_is_large_stays_out(bench):
     (bench.folder / "data").write_text("1")
     bench.start("git_max_size: 10K\nfiles: [data]\ntasks: {a: {command: 'true'}}\n")
     (bench.folder / "data").write_bytes(bytes(LARGE))
-    bench.cli("refresh", bench.root, "--yes")
-    assert "/source/data" in (bench.root / ".gitignore").read_text().splitlines()
+    bench.cli("amend", bench.root, "--yes")
+    assert "/versions/2/source/data" in (bench.root / ".gitignore").read_text().splitlines()
 
 
 def test_what_the_page_says_of_git_clean_is_so(bench):

@@ -102,7 +102,7 @@ def test_a_glob_over_a_whole_group_is_one_edge_and_one_source_however_many_read_
 
 def test_of_a_group_read_as_a_whole_one_rerun_makes_its_readers_stale(bench):
     bench.start(
-        "tasks: {a: {matrix: {i: [1, 2, 3]}, command: 'echo ${{ matrix.i }} > o', outputs: {o: {file: o, path: 'o/${{ matrix.i }}'}}}, "
+        "tasks: {a: {matrix: {i: [1, 2, 3]}, command: 'date +%N > o', outputs: {o: {file: o, path: 'o/${{ matrix.i }}'}}}, "
         "b: {inputs: {all: 'o/*'}, command: 'cat ${{ inputs.all }} > p', outputs: {p: p}}}\n"
     )
     bench.step_until_over()

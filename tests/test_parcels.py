@@ -134,7 +134,7 @@ def test_inputs_that_tasks_share_are_packed_once_with_their_checksums(work):
         (sums,) = [member for member in tar.getmembers() if member.name.endswith("/SHA256SUMS")]
         listed = [line[66:] for line in tar.extractfile(sums).read().decode().splitlines()]
     assert len(names) == len(set(names))
-    assert names.count("tasks/seed/attempt-1/seed") == names.count("source/tool.sh") == 1
+    assert names.count("tasks/seed/attempt-1/seed") == names.count("versions/1/source/tool.sh") == 1
     assert sorted(listed) == sorted(set(names) - {"SHA256SUMS"})
 
 

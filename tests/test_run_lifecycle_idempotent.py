@@ -217,14 +217,11 @@ def test_a_fan_in_is_stale_when_a_task_that_it_had_to_do_without_succeeds(bench)
     bench.step_until_over()
     assert "\nstale  " not in bench.cli("status", bench.root).stdout
     (bench.folder / "s.sh").write_text("echo $1 > o\n")
-    bench.cli("refresh", bench.root, "--yes")
-    bench.cli("rerun", bench.root, "a/2")
+    bench.cli("amend", bench.root, "--yes")
     bench.step_until_over()
     assert "stale  b: made without a/2, which has succeeded since" in bench.cli("status", bench.root).stdout
-    assert bench.cli("explain", bench.root).stdout.startswith(
-        "every task is COMPLETED, 1 of them stale:\nb: COMPLETED: stale: "
-    )
-    bench.cli("rerun", bench.root, "b")
+    assert bench.cli("explain", bench.root).stdout.startswith("every task is COMPLETED, 3 of them stale:\na/1: ")
+    bench.cli("rerun", bench.root, "--stale")
     bench.step_until_over()
     assert "\nstale  " not in bench.cli("status", bench.root).stdout
     assert (bench.root / "results" / "p").read_text() == "1\n2\n3\n"

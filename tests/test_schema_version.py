@@ -42,7 +42,7 @@ def test_a_ledger_of_today_opens(ledger):
 
 
 def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, ledger):
-    change(ledger, "UPDATE schema_info SET version = 6, written_by = '0.9'", "PRAGMA user_version = 6")
+    change(ledger, "UPDATE schema_info SET version = 7, written_by = '0.9'", "PRAGMA user_version = 7")
     before = bench.digest()
 
     with pytest.raises(LedgerNewerError) as caught:
@@ -50,7 +50,7 @@ def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, le
 
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == (
-        f"{ledger} has schema 6, written by MatterStack 0.9; MatterStack 0.1.0 knows 5; use the newer MatterStack"
+        f"{ledger} has schema 7, written by MatterStack 0.9; MatterStack 0.1.0 knows 6; use the newer MatterStack"
     )
     assert bench.digest() == before
 
@@ -60,8 +60,8 @@ DAMAGE = {
     "no version at all": ["PRAGMA user_version = 0", "DELETE FROM schema_info"],
     "no table of versions": ["DROP TABLE schema_info"],
     "two versions": ["INSERT INTO schema_info VALUES (1, 'x')"],
-    "schema_info unlike user_version": ["UPDATE schema_info SET version = 6"],
-    "user_version unlike schema_info": ["PRAGMA user_version = 6"],
+    "schema_info unlike user_version": ["UPDATE schema_info SET version = 5"],
+    "user_version unlike schema_info": ["PRAGMA user_version = 5"],
     "another application id": ["PRAGMA application_id = 7"],
 }
 
@@ -135,7 +135,7 @@ def test_path_and_version_are_logged_with_v(bench, ledger):
     done = bench.cli("step", "-v", bench.root)
 
     assert f"ledger: {ledger}" in done.stderr
-    assert "ledger schema version: 5" in done.stderr
+    assert "ledger schema version: 6" in done.stderr
 
 
 # --- ledgers of every version that was ever written ------------------------------------------------------------------

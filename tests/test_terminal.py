@@ -379,7 +379,10 @@ def test_a_rerun_says_that_a_corrected_script_is_not_the_runs(bench):
     bench.start("files: [x.py]\ntasks: {a: {command: 'python3 ${{ source }}/x.py'}}\n")
     bench.step_until_over()
     (bench.folder / "x.py").write_text("print(1)\n")
-    assert "warning: x.py differs from the run's source/" in bench.cli("rerun", bench.root, "a").stderr
+    assert (
+        "1 file of the campaign folder differs from version 1 (x.py), which the run goes on with"
+        in bench.cli("rerun", bench.root, "a").stderr
+    )
 
 
 def test_what_is_blocked_by_a_failure_like_another_needs_no_more_words(bench):

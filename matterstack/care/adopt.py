@@ -16,7 +16,7 @@ from matterstack.core.reasons import Code, reason
 from matterstack.errors import RunIsCopyError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.orchestration.actions import PATIENCE_S
-from matterstack.orchestration.session import open_ledger, refuse_clone
+from matterstack.orchestration.session import author, open_ledger, refuse_clone
 from matterstack.orchestration.step import Step
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
@@ -70,6 +70,7 @@ def _adopt_ledger(root: Path, assume: str | None) -> bool:
                 "and adopt it by its journal"
             )
         _require_rest(root, store, assume)
+        store.author = author()
         store.append([_adopted(root, store, assume)], time.time())
         return True
 

@@ -15,10 +15,9 @@ from typing import Any
 
 from matterstack.care import rebuild
 from matterstack.care.record import changed_files, read_record
-from matterstack.core.events import Adopted, RunCreated, TasksAdded
+from matterstack.core.events import Adopted, Amended, RunCreated, TasksAdded
 from matterstack.core.kinds import HUMAN
 from matterstack.core.model import OutputFile
-from matterstack.core.recorded import TaskRow
 from matterstack.core.states import AttemptState, FailureClass
 from matterstack.deferred import dataclass
 from matterstack.errors import (
@@ -40,6 +39,7 @@ from matterstack.run_root.gitignore import gitignore_line, ignored
 from matterstack.run_root.layout import attempt_folder, require_run_root
 from matterstack.run_root.results import what_is_in_the_way
 from matterstack.run_root.verify import changed_digest, digest_or_none, output_problem, stamp_of
+from matterstack.run_root.versions import half_made, is_linked_to
 from matterstack.storage.expanded import read_expanded
 from matterstack.storage.integrity import integrity_problem
 from matterstack.storage.journal import Journal, parse_or_none
@@ -164,12 +164,18 @@ def _files(root: Path) -> Iterator[Finding]:
         if not set(lines.splitlines()) <= set(have):
             yield Finding("files", name, "lacks lines that git needs", _fix(root, "adds them"), fixable=True)
     for left in left_over(root):
-        yield Finding("files", left.name, "was left by a killed command", _fix(root, "removes it"), fixable=True)
+        yield Finding(
+            "files",
+            left.relative_to(root).as_posix(),
+            "was left by a killed command",
+            _fix(root, "removes it"),
+            fixable=True,
+        )
 
 
 def left_over(root: Path) -> list[Path]:
     """Return what killed commands left; nothing is in the midst of writing it while the lock is held."""
-    return [*root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{layout.LEDGER}.rebuilt*")]
+    return [*half_made(root), *root.glob(".init-*"), *root.glob(".parcel-*"), *root.glob(f".{layout.LEDGER}.rebuilt*")]
 
 
 def _file_system(root: Path) -> Iterator[Finding]:
@@ -370,31 +376,33 @@ def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 
 def _descriptions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     """Find what describes the run and is not what it was: its campaign's files, and the instances as expanded."""
-    first = parse_or_none(store.line(1) or "")
-    created = first.event if first is not None else None
-    if isinstance(created, RunCreated):
-        digests = {layout.CAMPAIGN: created.campaign_sha256, layout.OPERATORS: created.operators_sha256}
+    described = [
+        entry.event
+        for line in store.lines_of("run_created", "tasks_added", "amended")
+        if (entry := parse_or_none(line)) is not None
+    ]
+    newest = next((event for event in reversed(described) if isinstance(event, RunCreated | Amended)), None)
+    if newest is not None:
+        digests = {layout.CAMPAIGN: newest.campaign_sha256, layout.OPERATORS: newest.operators_sha256}
         for name in changed_files(root, digests):
             if os.path.isfile(root / name):
-                message = "differs from the file the run was created with; the run is unaffected"
-                yield Finding("files", name, message, "restore it from git; another campaign is another run")
-    for line in store.lines_after(0)[:2]:
-        entry = parse_or_none(line)
-        event = entry.event if entry is not None else None
-        digest = (
-            event.definition if isinstance(event, RunCreated) else event.rows if isinstance(event, TasksAdded) else ""
-        )
-        try:
-            if digest:
+                message = "differs from the file that the run took; the run is unaffected"
+                remedy = f"restore it from git; a correction goes into the campaign folder, and {Hint('amend', root)} takes it"
+                yield Finding("files", name, message, remedy)
+    for event in described:
+        names = [event.definition] if isinstance(event, RunCreated | Amended) else []
+        names += [event.rows] if isinstance(event, TasksAdded | Amended) else []
+        for digest in names:
+            try:
                 read_expanded(root, digest)
-        except RunRootError:
-            path = f"{layout.EXPANDED}/{digest}.json"
-            message = "is missing or was edited: without it a lost ledger could not be rebuilt"
-            yield Finding("files", path, message, "restore it from git or a backup")
+            except RunRootError:
+                path = f"{layout.EXPANDED}/{digest}.json"
+                message = "is missing or was edited: without it a lost ledger could not be rebuilt"
+                yield Finding("files", path, message, "restore it from git or a backup")
 
 
 def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
-    for row in store.tasks():
+    for row in store.tasks(retired=True):
         for attempt in store.attempts(row.task_id) if row.attempts else ():
             folder = attempt_folder(row.task_id, attempt.attempt)
             started = attempt.failure not in _NEVER_STARTED
@@ -423,7 +431,7 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
     left_out = ignored(root) if _is_copy(root, store) else set()  # what git was told to leave out is not missing there
     for row in store.tasks():
         folder = attempt_folder(row.task_id, row.result or 0)
-        for output in published_outputs(store, row):
+        for output in store.published_files(row.task_id):
             path = f"{folder}/{output.file}"
             if not os.path.lexists(root / path) and gitignore_line(path) in left_out:
                 continue
@@ -469,38 +477,27 @@ def _link(root: Path, path: str, output: OutputFile) -> Iterator[Finding]:
     yield Finding("results", f"results/{output.path}", message, remedy, fixable=fixable)
 
 
-def published_outputs(store: SQLiteStateStore, row: TaskRow) -> list[OutputFile]:
-    found = store.published(row.task_id)
-    if found is None:
-        return []
-    declared = store.outputs_of(row.task_id)
-    return [OutputFile(name, declared[name].path, *item[:1], None, *item[1:]) for name, item in found[1].items()]
-
-
 def _sources(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
-    stamps = store.source_files()
     left_out = ignored(root) if _is_copy(root, store) else set()
-    for path, digest in store.sources().items():
-        file = root / "source" / path
-        if not os.path.isfile(file):
-            if gitignore_line(f"source/{path}") in left_out:
-                continue
-            refresh = Hint("refresh", root, rest="--yes")
-            remedy = f"{refresh} brings it from the campaign folder, if it is there; or restore it from git"
-            yield Finding("source", f"source/{path}", "is missing", remedy)
-        elif _is_changed(file, digest, None if digests else stamps[path][2], digests=digests):
-            remedy = f"copy it to the campaign folder and {Hint('refresh', root)}, or restore it from git"
-            yield Finding("source", f"source/{path}", "was edited: attempts do not know of it", remedy)
+    newest = store.newest_version()
+    for version in store.versions():
+        source, known = store.source_of(version), store.source_files(version)
+        for path, (digest, _, stamp) in known.items():
+            file = root / source / path
+            shown = f"{source}/{path}"
+            if not os.path.isfile(file):
+                if gitignore_line(shown) not in left_out:
+                    remedy = "restore it from git or a backup"
+                    remedy += f"; {Hint('amend', root)} takes the campaign folder's" if version == newest else ""
+                    yield Finding("source", shown, "is missing", remedy)
+            elif _is_changed(file, digest, None if digests else stamp, digests=digests):
+                remedy = f"correct it in the campaign folder and {Hint('amend', root)}; restore this one from git"
+                yield Finding("source", shown, "was edited within the run: it is not what is on record", remedy)
     for path, (digest, size, stamp) in store.externals().items():
         yield from _external(path, digest, size, stamp)
-    if os.path.isdir(root / "source" / layout.STAGING):
-        yield Finding(
-            "source",
-            f"source/{layout.STAGING}",
-            "was left by a killed refresh",
-            "the next step finishes it",
-            fixable=True,
-        )
+    if newest > 1 and not is_linked_to(root, newest):
+        remedy = "the next step links it"
+        yield Finding("source", layout.SOURCE, f"is not the link to version {newest}", remedy, fixable=True)
 
 
 def _is_changed(file: Path, digest: str, stamp: str | None, *, digests: bool) -> bool:

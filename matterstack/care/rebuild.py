@@ -20,6 +20,7 @@ from matterstack.errors import JournalError, RunIsCopyError
 from matterstack.hints import Hint
 from matterstack.operators.claims import read_claim
 from matterstack.operators.registry import make_operator
+from matterstack.orchestration.session import author
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
@@ -77,6 +78,7 @@ def write_ledger(root: Path, now: float, event: Rebuilt | Adopted) -> None:
     with SQLiteStateStore(root / layout.LEDGER, journal=journal) as store:
         store.complete_journal(compare=False)
         found = [_found(root, store, *key) for key in unknown]
+        store.author = author()
         store.append([event, *found], now)
 
 
@@ -127,7 +129,7 @@ def _drop_torn_line(journal: Journal) -> None:
 
 def _unknown_folders(root: Path, store: SQLiteStateStore) -> Iterator[tuple[str, int]]:
     """Yield the attempts that have a folder and no event, in their order."""
-    for row in store.tasks():
+    for row in store.tasks(retired=True):
         attempt = row.attempts + 1
         while (root / attempt_folder(row.task_id, attempt)).is_dir():
             yield row.task_id, attempt

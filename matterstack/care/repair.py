@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from matterstack.care import rebuild
-from matterstack.care.checks import GIT_FILES, left_over, published_outputs, require_traces
+from matterstack.care.checks import GIT_FILES, left_over, require_traces
 from matterstack.care.record import read_record
 from matterstack.core.events import Rebuilt, RunCreated
 from matterstack.core.model import OutputFile
@@ -79,9 +79,17 @@ def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
         for row in store.live_attempts()
         if store.operators(row.campaign_version)[row.operator].row.on_this_machine
     }
-    large = [path for folder in (layout.TASKS, layout.SOURCE) for path in large_files(root, folder, most)]
+    large = [
+        path
+        for folder in (layout.TASKS, layout.VERSIONS, *_source_of_before_versions(root))
+        for path in large_files(root, folder, most)
+    ]
     skipped = tuple(f"{attempt_folder(*key)}/" for key in at_work)
     ignore(root, [path for path in large if not path.startswith(skipped)], at_work)
+
+
+def _source_of_before_versions(root: Path) -> list[str]:
+    return [] if (root / layout.SOURCE).is_symlink() else [layout.SOURCE]
 
 
 def _move_aside(path: Path) -> str:
@@ -139,7 +147,7 @@ def _write_record(root: Path) -> str:
         run, first = store.run(), parse_or_none(store.line(1) or "")
     created = first.event if first is not None else None
     record = {
-        "id": run.run_id, "name": run.name, "digest": run.digest, "created_at": run.created_at,
+        "id": run.run_id, "name": run.name, "digest": created.digest if isinstance(created, RunCreated) else run.digest, "created_at": run.created_at,
         "version": created.version if isinstance(created, RunCreated) else None,
         "set": created.set if isinstance(created, RunCreated) else {},
     }  # fmt: skip
@@ -150,7 +158,7 @@ def _write_record(root: Path) -> str:
 
 def relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:
     for row in store.tasks():
-        outputs = published_outputs(store, row)
+        outputs = store.published_files(row.task_id)
         for output in outputs:
             link = root / "results" / output.path.rstrip("/")
             target = f"{attempt_folder(row.task_id, row.result or 0)}/{output.file.rstrip('/')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from matterstack.cli.options import common, run_argument
+from matterstack.cli.options import common, run_argument, why_option
 from matterstack.errors import ExitCode
 
 
@@ -15,6 +15,7 @@ from matterstack.errors import ExitCode
     type=click.Choice(["lost", "keep"]),
     help="What became of attempts alive at the old home; at home, `lost` gives up what cannot be seen from here.",
 )
+@why_option
 @common
 def adopt(run: str, assume: str | None) -> int:
     """Make a copy or clone of a run root its home, once the old home has stopped; or give up attempts that are gone."""

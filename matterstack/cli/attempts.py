@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def attempts(run: str, task: str, show: int | None, as_json: bool) -> int:
                 str(item["attempt"]), coloured(item["state"]), cell(item["class"]), cell(item["exit_code"]),
                 (item["started_at"] or item["created_at"])[:19].replace("T", " "), took,
                 f"{usage['cpu_s']:.1f} s" if "cpu_s" in usage else "", peak_text(usage.get("max_rss")),
-                item["source_digest"][:8], cell(item["reason"]),
+                str(item["version"]), cell(item["reason"]),
             ]
         )  # fmt: skip
-    header = ["attempt", "state", "class", "exit", "started (UTC)", "took", "cpu", "memory", "source", "reason"]
+    header = ["attempt", "state", "class", "exit", "started (UTC)", "took", "cpu", "memory", "version", "reason"]
     click.echo(table(header, rows, right=(0, 3, 6, 7)))
     return ExitCode.FINE
 
@@ -71,7 +72,8 @@ def _show(run: str, task_id: str, found: dict[str, Any], *, as_json: bool) -> in
 
     def line(name: str, value: object) -> None:
         if value not in (None, "", [], {}):
-            click.echo(f"{name + ':':<20}{harmless(str(value))}")
+            shown = (" " * 20).join(harmless(text) + "\n" for text in str(value).splitlines())
+            click.echo(f"{name + ':':<20}{shown}", nl=False)
 
     click.echo(f"{task_id}, attempt {found['attempt']}: {coloured(found['state'])}")
     line("reason", found["reason"])
@@ -80,11 +82,16 @@ def _show(run: str, task_id: str, found: dict[str, Any], *, as_json: bool) -> in
         for file in item.get("files", ()):
             digest = f" (sha256 {str(file['sha256'])[:12]}…)" if file.get("sha256") else ""
             line(f"input {name}", f"{file.get('path')}{digest}")
-    line("source/", found["source_digest"] and f"sha256 {found['source_digest'][:12]}…")
+    line("version", f"{found['version']} of the campaign, its files in {Path(run) / found['source']}")
+    line("work", task.get("work"))
     answer = found["response"] or {}
     line("answered by", answer and f"{answer.get('by')} at {answer.get('at')}")
     line("comment", answer.get("comment"))
     line("answer", answer and dump_json(answer.get("data")))
+    command = task.get("command")
+    if command:
+        text = command if isinstance(command, str) else shlex.join(map(str, command))
+        line("command", text)
     for name, value in (found["environment"] or {}).items():
         line(name.replace("_", " "), ":".join(map(str, value)) if isinstance(value, list) else value)
     return ExitCode.FINE

@@ -35,20 +35,41 @@ def tell_stale(run: str | Path) -> None:
 
 def tell_sources(run: str | Path) -> None:
     """Say that files of the campaign folder are no longer those of the run."""
-    from matterstack.orchestration.actions import refresh
+    from matterstack.orchestration.amend import differing_files
     from matterstack.spec.files import glob_files
 
     try:
-        found = refresh(run, glob_files, take=False)
-    except MatterStackError:  # the folder is not here
+        version, changed = differing_files(run, glob_files)
+    except (MatterStackError, OSError):  # the folder is not here
         return
-    changed = [change.path for change in found.changes if change.kind != "gone"]
     if changed:
         names = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         differ = "differs" if len(changed) == 1 else "differ"
         echo_remark(
-            f"warning: {names} {differ} from the run's source/; the run goes on with its own "
-            f"({Hint('refresh', run)} shows and copies the new ones)"
+            f"warning: {plural(len(changed), 'file')} of the campaign folder {differ} from version {version} ({names}), which the "
+            f"run goes on with; {Hint('amend', run)} shows what they mean"
+        )
+
+
+_MOST_STATTED = 300  # source files, at each step; `status` and `doctor` look at all
+
+
+def tell_edited(run: str | Path, most: int = _MOST_STATTED) -> None:
+    """Say that files were edited within the run, where nothing reads them."""
+    from matterstack.views.edited import edited_files
+    from matterstack.views.reading import reading
+
+    try:
+        with reading(run) as (path, store):
+            found = edited_files(path, store, most)
+    except MatterStackError:  # told by the command itself
+        return
+    if found:
+        names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        tell(
+            f"{names} {'was' if len(found) == 1 else 'were'} edited within {run}, where the edit is not used: a correction goes "
+            f"into the campaign folder, and {Hint('amend', run)} takes it; restore this from git",
+            "warning",
         )
 
 

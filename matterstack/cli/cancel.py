@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from matterstack.cli.options import common, echo_remark, run_argument, tasks_argument
+from matterstack.cli.options import common, echo_remark, run_argument, tasks_argument, why_option
 from matterstack.errors import ExitCode
 
 
 @click.command()
 @run_argument
 @tasks_argument
+@why_option
 @common
 def cancel(run: str, tasks: tuple[str, ...]) -> int:
     """End a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""

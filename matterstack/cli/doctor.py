@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument
+from matterstack.cli.options import common, json_option, run_argument, why_option
 from matterstack.errors import ExitCode
 
 
@@ -12,6 +12,7 @@ from matterstack.errors import ExitCode
 @run_argument
 @click.option("--fix", is_flag=True, help="Repair what can be repaired without a person.")
 @click.option("--digests", is_flag=True, help="Also read all results and sources and compare their digests.")
+@why_option
 @json_option
 @common
 def doctor(run: str, fix: bool, digests: bool, as_json: bool) -> int:

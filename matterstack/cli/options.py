@@ -207,6 +207,20 @@ def tasks_argument(function: Command) -> Command:
     return click.argument("tasks", nargs=-1, metavar="[TASK]...", shell_complete=completing.tasks)(function)
 
 
+def why_option(function: Command) -> Command:
+    """Add --why, which is recorded with what the command changes; `history` shows it."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            from matterstack.orchestration.session import WHY
+
+            WHY.set(" ".join(value.split())[:500])
+
+    return click.option(
+        "--why", metavar="TEXT", expose_value=False, callback=remember, help="Why, for the record (`history`)."
+    )(function)
+
+
 def what_changed(tasks: tuple[str, ...], count: int) -> str:
     """Return `the run is` or `3 tasks are`, the beginning of a sentence."""
     return "the run is" if not tasks else "1 task is" if count == 1 else f"{count} tasks are"

@@ -7,7 +7,7 @@ import shlex
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, tell, why_option
 from matterstack.errors import ExitCode, UsageError
 from matterstack.hints import Hint
 
@@ -24,6 +24,7 @@ def parcel() -> None:
 @click.option("--array", is_flag=True, help="Make its run.sh a Slurm array script.")
 @click.option("--again", is_flag=True, help="Also what was handed over before, if that parcel is lost.")
 @click.option("--by", default="", metavar="NAME", help="Who takes it (default: the user).")
+@why_option
 @common
 def export(run: str, tasks: tuple[str, ...], output: str, array: bool, again: bool, by: str) -> int:
     """Seal waiting tasks of kind manual into one file that runs where MatterStack is not."""

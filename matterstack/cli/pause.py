@@ -6,13 +6,14 @@ import shlex
 
 import click
 
-from matterstack.cli.options import common, quoted_tasks, run_argument, tasks_argument, what_changed
+from matterstack.cli.options import common, quoted_tasks, run_argument, tasks_argument, what_changed, why_option
 from matterstack.errors import ExitCode
 
 
 @click.command()
 @run_argument
 @tasks_argument
+@why_option
 @common
 def pause(run: str, tasks: tuple[str, ...]) -> int:
     """Start nothing more of a run, or of some tasks; what runs goes on."""

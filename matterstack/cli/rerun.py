@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matterstack.cli.options import common, echo_remark, json_option, run_argument, tasks_argument
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, tasks_argument, why_option
 from matterstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _MOST_NAMES = 10
 @click.option("--dry-run", is_flag=True, help="Show what would be reset; nothing is changed.")
 @click.option("--undo", is_flag=True, help="Take the last rerun back, as long as nothing of it has started.")
 @click.option("--yes", is_flag=True, help=f"Do not ask, also for more than {_ASKED_ABOVE} tasks.")
+@why_option
 @json_option
 @common
 def rerun(

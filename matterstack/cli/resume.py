@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from matterstack.cli.options import common, run_argument, tasks_argument, what_changed
+from matterstack.cli.options import common, run_argument, tasks_argument, what_changed, why_option
 from matterstack.errors import ExitCode
 from matterstack.hints import Hint
 
@@ -14,6 +14,7 @@ from matterstack.hints import Hint
 @click.command()
 @run_argument
 @tasks_argument
+@why_option
 @common
 def resume(run: str, tasks: tuple[str, ...]) -> int:
     """Undo pause."""

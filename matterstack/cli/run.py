@@ -79,6 +79,7 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
     from matterstack.cli.render import plural
     from matterstack.orchestration.init import initialize_run
     from matterstack.spec.load import differences, parse_overrides
+    from matterstack.views.reading import reading
 
     loaded = load_campaign(target, operators=operators, params=parse_overrides(settings))
     for warning in loaded.warnings:
@@ -88,11 +89,15 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
         made = initialize_run(loaded, path)
         echo_remark(f"{made}: {plural(len(loaded.instances), 'task')}")
         return made
-    different = differences(loaded, path)
+    with reading(path) as (_, store):
+        different = differences(loaded, path, store.run().digest, store.sources())
     if different:
+        given = "".join(f" --set {shlex.quote(setting)}" for setting in settings)
+        given += f" --operators {shlex.quote(operators)}" if operators else ""
         raise UsageError(
-            f"{path} is a run of another campaign: {different}; `matterstack run {shlex.quote(str(path))}` continues it "
-            "as it is, --root DIR starts a new one"
+            f"{path} is a run of another version: {different}; `matterstack amend {shlex.quote(str(path))} "
+            f"{shlex.quote(str(target))}{given}` shows what that means, `matterstack run {shlex.quote(str(path))}` continues "
+            "it as it is, --root DIR starts a new one"
         )
     tell_sources(path)
     return path

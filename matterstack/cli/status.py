@@ -26,6 +26,7 @@ _LONGEST_LINE = 200
 @common
 def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
     """Show the state of runs."""
+    from matterstack.cli.attention import tell_edited
     from matterstack.cli.render import print_json
     from matterstack.views.status import open_run, summarise
 
@@ -41,6 +42,8 @@ def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
         if index:
             click.echo()
         _show_status(view)
+    for root in roots:
+        tell_edited(root, 1 << 30)
     return ExitCode.FINE
 
 

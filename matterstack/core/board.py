@@ -238,7 +238,7 @@ def counts_of(buckets: Mapping[Bucket, int]) -> dict[TaskState, int]:
     counts = dict.fromkeys(TaskState, 0)
     for (state, *_), count in buckets.items():
         counts[state] += count
-    return {state: count for state, count in counts.items() if count}
+    return {state: count for state, count in counts.items() if count and state is not TaskState.RETIRED}
 
 
 def startable(buckets: Mapping[Bucket, int]) -> int:

@@ -38,6 +38,11 @@ class Event:
         return out
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of its fields."""
+        return tuple(item.name for item in fields(cls))
+
+    @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Undo `to_json`. Raises KeyError, TypeError or ValueError for what no event of this kind writes."""
         return cls(**{name: _value(name, value) for name, value in data.items()})
@@ -89,6 +94,8 @@ class RunCreated(Event):
     inode: int
     set: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)  # path -> [sha256, bytes, stamp]
+    source: str = "source"  # where these files are, below the run root
+    site: str = ""  # path of the file given with --operators, relative to the run root
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,30 @@ class TasksAdded(Event):
     campaign_version: int
     rows: str
     count: int
+
+
+@dataclass(frozen=True)
+class Amended(Event):
+    """A new version of the campaign. What becomes of tasks follows in events of its commit.
+
+    ``rows`` names the file of expanded/ that says how instances differ from those before, a JSON list each line:
+    ["put", position, row] of one that is new or another, ["move", task, position], and ["retire", task, position].
+    """
+
+    kind = "amended"
+    version: int
+    digest: str  # of campaign, operators and settings
+    definition: str  # as in `RunCreated`
+    rows: str
+    campaign_path: str
+    campaign_sha256: str
+    operators_sha256: str
+    source: str
+    source_digest: str
+    set: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    site: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)  # what became of how many instances, for people
 
 
 @dataclass(frozen=True)
@@ -360,7 +391,7 @@ class ParcelReturned(Event):
 KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
-        RunCreated, TasksAdded, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
+        RunCreated, TasksAdded, Amended, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
         Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
         ParcelReturned,
     )

@@ -19,7 +19,6 @@ class Kind:
     asked_file: str = "instructions.md"  # what to read, in the attempt's folder
     needs_token: bool = False  # each request has a token of its own
     can_default: bool = False  # `on_deadline: default` is possible
-    corrected_by_refresh: bool = False  # a corrected file of the campaign may help a failure
     plug_in: bool = False  # not one of ours
 
     @property
@@ -33,9 +32,9 @@ class Kind:
         return self.asks or self.plug_in
 
 
-LOCAL = Kind("local", runs_command=True, on_this_machine=True, corrected_by_refresh=True)
-SLURM = Kind("slurm", runs_command=True, runnable=False, corrected_by_refresh=True)
-MANUAL = Kind("manual", runs_command=True, whom="a closed cluster", elsewhere=True, corrected_by_refresh=True)
+LOCAL = Kind("local", runs_command=True, on_this_machine=True)
+SLURM = Kind("slurm", runs_command=True, runnable=False)
+MANUAL = Kind("manual", runs_command=True, whom="a closed cluster", elsewhere=True)
 HUMAN = Kind("human", whom="a person", answers=True, can_default=True)
 EXPERIMENT = Kind(
     "experiment", whom="a laboratory", answers=True, asked_file="experiment_request.json", needs_token=True
@@ -46,4 +45,4 @@ RUNNABLE = tuple(kind.name for kind in BUILT_IN.values() if kind.runnable)
 
 def kind_of(name: str) -> Kind:
     """Return the row of a kind; of one that a plug-in brings, a row made for it."""
-    return BUILT_IN.get(name) or Kind(name, answers=True, can_default=True, corrected_by_refresh=True, plug_in=True)
+    return BUILT_IN.get(name) or Kind(name, answers=True, can_default=True, plug_in=True)

@@ -93,6 +93,7 @@ class TaskSpec:
     allow_dependency_failure: DependencyRule | None = None
     allow_skipped: bool = False
     background: str = ""  # what becomes of processes that the command leaves: "" ends them, "wait", "leave"
+    uses: tuple[str, ...] = ()  # files of the campaign that its command does not name and that determine its result
     needs: tuple[str, ...] = ()
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     outputs: Mapping[str, OutputSpec] = field(default_factory=dict)
@@ -188,6 +189,7 @@ class Instance:
     inputs: Mapping[str, ResolvedInput]
     outputs: Mapping[str, ResolvedOutput]
     edges: tuple[Edge, ...]
+    work: str = ""  # digest of what determines its result (`template.work`), of one that the ledger has
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ class LoadedCampaign:
     overrides: Mapping[str, Any]  # of --set
     digest: str  # of file, operators and overrides
     operators_json: Mapping[str, str]  # name -> JSON text, as written
+    site_text: str | None  # of operators_file
     externals: Mapping[str, bool]  # absolute path of a file that is not copied -> whether its digest is recorded
     warnings: tuple[Problem, ...]
     summary: Mapping[str, Any]
@@ -465,7 +468,7 @@ def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
     values = dict(data)
     if isinstance(values.get("command"), list):
         values["command"] = tuple(values["command"])
-    for key in ("setup", "needs", "retries_written"):
+    for key in ("setup", "needs", "uses", "retries_written"):
         values[key] = tuple(values.get(key, ()))
     values["inputs"] = {name: InputSpec(**item) for name, item in values.get("inputs", {}).items()}
     values["outputs"] = {name: OutputSpec(**item) for name, item in values.get("outputs", {}).items()}

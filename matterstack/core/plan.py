@@ -230,6 +230,8 @@ class Decider:
                 continue
             facts = self._facts(row, task, found[0])
             attempt, change = reconcile(facts, found[0], found[1], self.now)
+            if task.state is TaskState.RETIRED:
+                change = None  # its attempt goes on to its end; nothing follows from it
             if attempt is not None:
                 changes += self._record(row, task, attempt, change, found[0])
         return changes
@@ -290,7 +292,8 @@ class Decider:
             self._over.add(row.key)
             completed = attempt.state is AttemptState.COMPLETED
             outputs = attempt.evidence.outputs if attempt.evidence is not None else ()
-            self.plan.publications.append(Publication(*row.key, outputs, completed))
+            shown = completed and task.state is not TaskState.RETIRED
+            self.plan.publications.append(Publication(*row.key, outputs, shown))
             self.plan.ended.append(self._ended(attempt, change.state if change else task.state, seen, task))
         return [becomes] if becomes is not None else []
 

@@ -104,7 +104,7 @@ class Upstream:
 
 def is_troubled(task: TaskStanding) -> bool:
     """Return whether a task ended and did not complete."""
-    return task.state.is_settled and task.state is not TaskState.COMPLETED
+    return task.state.is_settled and task.state not in (TaskState.COMPLETED, TaskState.RETIRED)
 
 
 def rank_of_trouble(task: TaskStanding) -> tuple[bool, bool, int]:

@@ -80,6 +80,20 @@ class AttemptRow:
         return self.task_id, self.attempt
 
 
+@dataclass(frozen=True)
+class AsAsked:
+    """What an amendment compares of a task, as the ledger has it."""
+
+    matrix: str  # JSON, as the next two
+    inputs: str
+    outputs: str
+    work: str  # digest of the task as it is now
+    attempt_work: str  # and of what the attempt that it stands on was asked to do
+    asked: tuple[int, dict[str, str]] | None  # an attempt, and the parts of its work, if the task has another since
+    before: list[object] | None  # what it was before it was RETIRED, or rerun: [state, reason, soft, cause, tries, …]
+    edges: frozenset[tuple[str, str]]  # (upstream, entry)
+
+
 Bucket = tuple[TaskState, bool, bool, bool, bool]  # state, soft, paused, a retry is due later, nobody has looked at it
 
 

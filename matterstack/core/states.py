@@ -50,6 +50,7 @@ class TaskState(StrEnum):
     BLOCKED = "BLOCKED"
     SKIPPED = "SKIPPED"
     CANCELLED = "CANCELLED"
+    RETIRED = "RETIRED"  # gone from the campaign by an amendment: not counted, not waited for
 
     @property
     def is_settled(self) -> bool:
@@ -57,7 +58,16 @@ class TaskState(StrEnum):
         return self in SETTLED
 
 
-SETTLED = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.BLOCKED, TaskState.SKIPPED, TaskState.CANCELLED})
+SETTLED = frozenset(
+    {
+        TaskState.COMPLETED,
+        TaskState.FAILED,
+        TaskState.BLOCKED,
+        TaskState.SKIPPED,
+        TaskState.CANCELLED,
+        TaskState.RETIRED,
+    }
+)
 ACTIVE = frozenset({TaskState.SUBMITTED, TaskState.RUNNING, TaskState.WAITING})
 
 TASK_STATE_OF_ATTEMPT: dict[AttemptState, TaskState] = {

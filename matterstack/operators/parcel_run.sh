@@ -100,7 +100,7 @@ run_one() (
         PYTHONUNBUFFERED=${PYTHONUNBUFFERED:-1}
         [ -z "${BASH_ENV+set}" ] || { MATTERSTACK_BASH_ENV=$BASH_ENV; export MATTERSTACK_BASH_ENV; }
         BASH_ENV=$here/strict.bash
-        MATTERSTACK_RUN=$here; MATTERSTACK_SOURCE=$here/source; MATTERSTACK_TASK=$ms_task; MATTERSTACK_ATTEMPT=$ms_attempt
+        MATTERSTACK_RUN=$here; MATTERSTACK_SOURCE=$here/$ms_source; MATTERSTACK_TASK=$ms_task; MATTERSTACK_ATTEMPT=$ms_attempt
         export PYTHONUNBUFFERED BASH_ENV MATTERSTACK_RUN MATTERSTACK_SOURCE MATTERSTACK_TASK MATTERSTACK_ATTEMPT
         set -- timeout -k 10 "${ms_limit:-0}" $ms_shell command.sh
         . ./parcel-env.sh

@@ -1,11 +1,10 @@
-"""What people do to a run: pause, resume, cancel, rerun, refresh. Each is events through the same door as a step's.
+"""What people do to a run: pause, resume, cancel, rerun. Each is events through the same door as a step's.
 
 Each waits up to 30 s for the lock, which a loop gives up between its steps.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,32 +18,24 @@ from matterstack.core.events import (
     RerunUndone,
     Resumed,
     RetriesReset,
-    SourceChanged,
     TasksChanged,
     Uncancelled,
     Wished,
 )
 from matterstack.core.model import TaskChange
 from matterstack.core.reasons import Code, reason
-from matterstack.core.recorded import RunRow, TaskRow
+from matterstack.core.recorded import TaskRow
 from matterstack.core.selection import select_tasks
 from matterstack.core.states import ACTIVE, TaskState
 from matterstack.deferred import changed, dataclass
-from matterstack.errors import MatterStackError, RunRootError, UsageError
+from matterstack.errors import UsageError
 from matterstack.hints import Hint
-from matterstack.orchestration.session import open_ledger, open_to_write
+from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step
-from matterstack.run_root import layout
-from matterstack.run_root.files import digest_of_listing, sha256_of
-from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import require_run_root
-from matterstack.run_root.source import finish_staged_source, stage_source
-from matterstack.run_root.verify import digest_or_none
 from matterstack.storage.state_store import SQLiteStateStore
 
 PATIENCE_S = 30.0
-
-FindFiles = Callable[[Path, str], list[str]]
 
 
 def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) -> int:
@@ -53,7 +44,7 @@ def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) ->
     Raises UsageError for a run that is over.
     """
     path = require_run_root(Path(root))
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         board = Board(store)
         state = state_of_run(board.run, board.buckets())
         chosen = select_tasks(store.task_ids(), patterns) if patterns else []
@@ -79,7 +70,7 @@ class CancelReport:
 def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
     """Cancel a run, or tasks of it: what waits never starts, what runs is ended (TERM, KILL 10 s later)."""
     path = require_run_root(Path(root))
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         rows = store.tasks(select_tasks(store.task_ids(), patterns) if patterns else None)
         waiting = [row for row in rows if row.state in (TaskState.PENDING, TaskState.READY)]
         live = [row for row in rows if row.state in ACTIVE]
@@ -98,7 +89,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
         made = decider.change_tasks(waiting, [TaskChange(row.task_id, TaskState.CANCELLED, why) for row in waiting])
         decider.settle(made, unlooked=False)
         store.append([*events, *decider.plan.events], step.now)
-        alive = _carry_out_wishes(step, store, live)
+        alive = carry_out_wishes(step, store, live)
         names = [row.task_id for row in live]
         return CancelReport(
             [row.task_id for row in waiting],
@@ -109,7 +100,7 @@ def cancel(root: str | Path, patterns: Sequence[str]) -> CancelReport:
         )
 
 
-def _carry_out_wishes(step: Step, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
+def carry_out_wishes(step: Step, store: SQLiteStateStore, live: Iterable[TaskRow]) -> set[str]:
     """End attempts that carry a wish and record their ends; return the tasks whose attempts are still alive."""
     wanted = {row.task_id for row in live}
     if not wanted:
@@ -197,7 +188,7 @@ def rerun(
         raise UsageError(
             "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
         )
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         chosen = patterns(store) if callable(patterns) else select_tasks(store.task_ids(), patterns)
         reset = Reset.of(store, chosen, downstream=downstream)
         found = reset.report(set())
@@ -217,7 +208,7 @@ def rerun(
             events.append(RetriesReset(tried))
         events += [Uncancelled()] if store.run().cancelled else []
         store.append(events, step.now)
-        return reset.report(_carry_out_wishes(step, store, reset.live))
+        return reset.report(carry_out_wishes(step, store, reset.live))
 
 
 def undo_rerun(root: str | Path) -> list[str]:
@@ -226,7 +217,7 @@ def undo_rerun(root: str | Path) -> list[str]:
     Raises UsageError if there is none, or if one of them has started since.
     """
     path = require_run_root(Path(root))
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         kept = store.reruns()
         if not kept:
             raise UsageError(f"{path}: no rerun to undo; a rerun can be undone only until one of its tasks has started")
@@ -250,98 +241,3 @@ def _restore(store: SQLiteStateStore, tasks: Sequence[str]) -> None:
     if cancelled and not store.run().cancelled:
         events.append(Cancelled())
     store.append(events, time.time())
-
-
-@dataclass(frozen=True)
-class SourceChange:
-    path: str
-    kind: str  # "changed", "new", "gone" (from the campaign folder; the run keeps it), "edited" (within the run)
-    before: str | None
-    after: str | None
-
-
-@dataclass(frozen=True)
-class Refreshed:
-    changes: tuple[SourceChange, ...]
-    folder: Path  # of the campaign
-    campaign_changed: bool
-    taken: bool
-    digest: str  # of source/ afterwards
-
-
-def refresh(root: str | Path, find: FindFiles, *, take: bool, folder: Path | None = None) -> Refreshed:
-    """Compare source/ with the campaign folder, and with ``take`` bring changed and new files in.
-
-    ``find`` gives the files of a folder that a glob of `files` matches. ``folder`` is where the campaign folder is
-    now, by default where it was at init. Later attempts use the new
-    files and carry the new digest; nothing is rerun automatically. Raises UsageError if the folder is not there.
-    """
-    path = require_run_root(Path(root))
-    if not take:
-        with open_ledger(path, read_only=True) as store:
-            return _compare(path, store, folder, find)
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
-        found = _compare(path, store, folder, find)
-        wanted = [change for change in found.changes if change.kind in ("changed", "new")]
-        if not wanted:
-            return found
-        return _take(path, store, found, wanted)
-
-
-def _compare(root: Path, store: SQLiteStateStore, folder: Path | None, find: FindFiles) -> Refreshed:
-    run = store.run()
-    home = folder if folder is not None else _find_home(root, run)
-    recorded = store.sources()
-    matched = {file for pattern in store.newest_campaign().files for file in find(home, pattern)}
-    changes = []
-    for file in sorted(set(recorded) | matched):
-        try:
-            after = sha256_of(home / file)
-        except FileNotFoundError:
-            changes.append(SourceChange(file, "gone", recorded.get(file), None))
-            continue
-        except OSError as error:
-            raise RunRootError(f"{home / file}: cannot be read: {error.strerror}") from None
-        ours = digest_or_none(root / "source" / file)
-        if file in recorded and ours not in (None, recorded[file], after):
-            # Somebody corrected the copy within the run: that is a person's work, and is not overwritten.
-            changes.append(SourceChange(file, "edited", recorded[file], ours))
-        elif after != recorded.get(file) or ours != after:
-            kind = "changed" if file in recorded else "new"
-            changes.append(SourceChange(file, kind, recorded.get(file), after))
-    return Refreshed(tuple(changes), home, _campaign_changed(root, home), False, run.source_digest)
-
-
-def _find_home(root: Path, run: RunRow) -> Path:
-    """Return the campaign folder: where it is from the run root, or where it was when the run was made."""
-    candidates = [root.resolve() / run.campaign_path, Path(run.home_path) / run.campaign_path]
-    for file in map(os.path.normpath, candidates):
-        if Path(file).is_file():
-            return Path(file).parent
-    raise UsageError(
-        f"the campaign file {os.path.normpath(candidates[0])} is not there; say where its folder is now with --from DIR"
-    )
-
-
-def _campaign_changed(root: Path, home: Path) -> bool:
-    """Return whether no file of the campaign folder is the run's campaign any more."""
-    ours = (root / layout.CAMPAIGN).read_bytes()
-    candidates = [file for pattern in ("*.yaml", "*.yml", "*.json") for file in home.glob(pattern)]
-    return bool(candidates) and not any(file.is_file() and file.read_bytes() == ours for file in candidates)
-
-
-def _take(root: Path, store: SQLiteStateStore, found: Refreshed, wanted: list[SourceChange]) -> Refreshed:
-    # Stage, commit, swap: a kill before the commit leaves the old files, one after it is finished at the next opening.
-    try:
-        staged = stage_source(root, found.folder, [change.path for change in wanted])
-        sources = {**store.source_files(), **staged}
-        digest = digest_of_listing({file: sha for file, (sha, *_) in sources.items()})
-        taken = {change.path: list(sources[change.path]) for change in wanted}
-        store.append([SourceChanged(digest, taken)], time.time())
-        finish_staged_source(root, {file: sha for file, (sha, *_) in sources.items()})
-        ignore(root, large_files(root, layout.SOURCE, store.newest_campaign().git_max_size))
-    except OSError as error:
-        if isinstance(error, MatterStackError):
-            raise
-        raise RunRootError(f"{error.filename or root / 'source'}: cannot be written: {error.strerror}") from None
-    return Refreshed(found.changes, found.folder, found.campaign_changed, True, digest)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput
+from matterstack.core.model import Evidence, Observation, OutputFile, Rejection, ResolvedOutput, outputs_from_json
 from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.core.states import FailureClass
 from matterstack.errors import STAYS, TRANSIENT
@@ -252,8 +252,18 @@ class RunFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(traceback, encoding="utf-8", errors="backslashreplace")
 
-    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]) -> Reason:
-        """Point results/ to the outputs of an attempt; return which could not be linked and why."""
+    def declared(self, key: Key) -> Mapping[str, ResolvedOutput] | None:
+        """Return the outputs that an attempt was asked for, None if its task.json does not say."""
+        try:
+            return outputs_from_json(json.loads(read_regular(f"{self.folder(key)}/{TASK}"))["outputs"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[str]) -> Reason:
+        """Point results/ to the outputs of an attempt; return which could not be linked and why.
+
+        ``declared`` are the paths below results/ that it could have had.
+        """
         for output in outputs:
             make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)

@@ -18,16 +18,19 @@ from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.environment import describe
+from matterstack.orchestration.session import author
 from matterstack.run_root import layout
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
 from matterstack.run_root.gitignore import ignore, large_files
-from matterstack.run_root.source import copy_source, record_externals
+from matterstack.run_root.source import record_externals
+from matterstack.run_root.versions import link_version, write_version
 from matterstack.storage.apply import rows_of
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
 from matterstack.storage.state_store import LONGEST_PATH_OF_SQLITE, SQLiteStateStore
+from matterstack.template.work import Works, digests_of, members_of
 from matterstack.version import __version__
 
 log = logging.getLogger("matterstack")
@@ -125,7 +128,7 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
 
 
 _OF_INIT = (
-    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, layout.EXPANDED, layout.ENVIRONMENTS, "source", "tasks", "results", ".gitignore",
+    layout.CAMPAIGN, layout.OPERATORS, layout.LEDGER, layout.JOURNAL, layout.EXPANDED, layout.ENVIRONMENTS, layout.VERSIONS, layout.SOURCE, "tasks", "results", ".gitignore",
     ".gitattributes",
 )  # fmt: skip
 
@@ -169,15 +172,16 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
 def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     now = time.time()
     run_id = f"{loaded.campaign.name}-{os.urandom(4).hex()}"
-    for name in ("source", "tasks", "results"):
+    for name in (layout.TASKS, layout.RESULTS):
         (folder / name).mkdir()
-    write_beside(folder / layout.CAMPAIGN, loaded.text)
-    operators = "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
-    write_beside(folder / layout.OPERATORS, operators)
     write_beside(folder / ".gitignore", layout.GITIGNORE)
     write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
-    sources = copy_source(loaded.folder, loaded.files, folder / "source")
-    ignore(folder, large_files(folder, layout.SOURCE, loaded.campaign.git_max_size))
+    sources = write_version(
+        folder, 1, campaign=loaded.text, operators=operators_text(loaded), site=loaded.site_text,
+        settings=loaded.overrides, folder=loaded.folder, files=loaded.files, synced=False,
+    )  # fmt: skip
+    link_version(folder, 1)
+    ignore(folder, large_files(folder, layout.VERSIONS, loaded.campaign.git_max_size))
     source_digest = digest_of_listing({path: digest for path, (digest, *_) in sources.items()})
     record = {
         "id": run_id, "name": loaded.campaign.name, "digest": loaded.digest, "created_at": to_text(now),
@@ -188,23 +192,40 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     definition = write_expanded(folder, dump_json(to_json(loaded.campaign), exact=True))
     conditional = {name for name, task in loaded.campaign.tasks.items() if task.when is not None}
     first = initial_changes(loaded.instances, conditional)
-    rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first)))
+    externals = record_externals(loaded.externals)
+    works = Works(loaded.campaign, digests_of({**sources, **externals}), members_of(loaded.instances))
+    rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first, works.digest)))
     sync_files(folder)  # what the ledger will speak of must be there after a power cut
     with SQLiteStateStore(folder / layout.LEDGER, create=True, journal=Journal(folder / layout.JOURNAL)) as store:
         host, path = place_of(root)
         created = RunCreated(
             run=run_id, name=loaded.campaign.name, digest=loaded.digest, version=__version__, definition=definition,
-            created_at=to_text(now), campaign_path=_relative_path(loaded, root),
+            created_at=to_text(now), campaign_path=relative_path(loaded, root),
             campaign_sha256=sha256_of(folder / layout.CAMPAIGN), operators_sha256=sha256_of(folder / layout.OPERATORS),
             source_digest=source_digest, new_home=os.urandom(4).hex(), host=host, path=path,
             inode=store.path.stat().st_ino, set=json.loads(dump_json(loaded.overrides)),
-            sources={name: list(item) for name, item in {**sources, **record_externals(loaded.externals)}.items()},
+            sources={name: list(item) for name, item in {**sources, **externals}.items()},
+            source=f"{layout.version_folder(1)}/{layout.SOURCE}", site=site_path(loaded, root),
         )  # fmt: skip
+        store.author = author()
         store.append([created, TasksAdded(1, rows, len(loaded.instances))], now)
     sync(folder)
 
 
-def _relative_path(loaded: LoadedCampaign, root: Path) -> str:
+def operators_text(loaded: LoadedCampaign) -> str:
+    """Return the text of a version's operators.yaml: those of the campaign and the site, each as it was written."""
+    return "".join(f"{name}: {text}\n" for name, text in loaded.operators_json.items())
+
+
+def site_path(loaded: LoadedCampaign, root: Path) -> str:
+    """Return the path of the file given with --operators, relative to the run root; "" without one."""
+    if loaded.operators_file is None:
+        return ""
+    return os.fsencode(os.path.relpath(loaded.operators_file.resolve(), root.resolve())).decode(errors="replace")
+
+
+def relative_path(loaded: LoadedCampaign, root: Path) -> str:
+    """Return the path of the campaign file, relative to the run root. Raises UsageError for one that is not UTF-8."""
     path = os.path.relpath(loaded.folder.resolve() / loaded.file.name, root.resolve())
     try:
         path.encode()

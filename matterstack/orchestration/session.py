@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,25 @@ from matterstack.hints import Hint
 from matterstack.run_root import layout
 from matterstack.run_root.files import place_of
 from matterstack.run_root.layout import attempt_folder
-from matterstack.run_root.results import publish
+from matterstack.run_root.results import publish, withdraw
 from matterstack.run_root.verify import output_problem
+from matterstack.run_root.versions import is_linked_to, link_version
 from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
 from matterstack.storage.run_lock import boot_id, run_lock
 from matterstack.storage.state_store import SQLiteStateStore
 
 log = logging.getLogger("matterstack")
 
+WHY: ContextVar[str] = ContextVar("why", default="")  # what a person gave as the reason of the command that runs
+
 _BEFORE_A_REBOOT_S = 900.0  # whose results may not have reached the disk
 
 
 @contextmanager
-def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateStore]:
+def open_to_write(root: Path, *, wait_s: float = 0.0, by_person: bool = False) -> Iterator[SQLiteStateStore]:
     """Hold the run's lock and yield its ledger.
+
+    Of a command ``by_person`` it is recorded who gave it, and why, with all that it changes.
 
     Raises RunLockedError if the lock is not free within ``wait_s``, RunIsCopyError for a copy or clone of a run
     (the files of a copy may be read, only `adopt` makes it one that writes), LedgerError, RunRootError.
@@ -40,6 +46,8 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
         run_lock(root, wait_s=wait_s, check=partial(refuse_clone, root)) as lock,
         open_ledger(root, trusted=lock.before.get("journal")) as store,
     ):
+        if by_person:
+            store.author = author()
         boot = lock.before.get("boot")
         if not boot and boot_id():  # a power cut may take what the last holder wrote as well
             _check_what_a_reboot_may_have_lost(root, store, store.last_end(), f"{root / layout.LOCK} is not whole")
@@ -52,6 +60,17 @@ def open_to_write(root: Path, *, wait_s: float = 0.0) -> Iterator[SQLiteStateSto
             # A journal that is still the same when the lock is taken next needs no look at all of its lines.
             assert store.journal is not None
             lock.note["journal"] = store.journal.stamp()
+
+
+def author() -> tuple[str, str]:
+    """Return the person who runs this process, as user@host, and the reason that was given for it."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # an account without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}", WHY.get()
 
 
 def _check_what_a_reboot_may_have_lost(root: Path, store: SQLiteStateStore, last: float, why: str) -> None:
@@ -101,10 +120,7 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
         translated = set_aside_version_1(journal.path, store.run().run_id)
         added = store.complete_journal(compare=not trusted or journal.stamp() != trusted)
         journal.rotate()
-        if (root / "source" / layout.STAGING).is_dir():
-            from matterstack.run_root.source import finish_staged_source  # a refresh was killed
-
-            finish_staged_source(root, store.sources())
+        finish_version(root, store)
         if translated:
             log.warning("%s: translated; the previous journal is saved as %s", journal.path, KEPT_JOURNAL)
         elif added:
@@ -116,6 +132,16 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
         store.close()
         raise
     return store
+
+
+def finish_version(root: Path, store: SQLiteStateStore) -> None:
+    """Bring the links in the run root to the newest version of the campaign: after `amend`, or one that was killed."""
+    version = store.newest_version()
+    if version < 2 or is_linked_to(root, version):
+        return
+    for task_id in store.retired():
+        withdraw(root, task_id, store.left_paths(task_id))
+    link_version(root, version)
 
 
 def _require_home(root: Path, store: SQLiteStateStore) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from matterstack.core.board import Board, startable
 from matterstack.core.events import AttemptChanged, AttemptMade, Event, Key, LinksChanged, Withdrawn
-from matterstack.core.model import Evidence, Launch, Observation, OutputFile, Rejection, Sighting, Submission
+from matterstack.core.model import Evidence, Launch, Observation, Rejection, ResolvedOutput, Sighting, Submission
 from matterstack.core.plan import (
     ENDED,
     Ahead,
@@ -293,13 +293,21 @@ class Step:
                 continue
             good = found.sighting is Sighting.ENDED and found.is_good
             ours = not self.store.operators(row.campaign_version)[row.operator].row.asks
-            outputs = self.store.outputs_of(row.task_id) if good else {}
+            outputs = self._declared(row) if good else {}
             item = self.files.evidence(row.key, found, outputs, self.now, ours=ours)
             if isinstance(item, Evidence) and found.response is not None:
                 item = changed(item, response=found.response)
             evidence[row.key] = item
             self._breathe()
         return evidence
+
+    def _declared(self, row: AttemptRow) -> Mapping[str, ResolvedOutput]:
+        """Return the outputs that an attempt was asked for: of one from before an amendment, its task.json has them."""
+        if self.store.newest_version() > 1 and not self.store.is_as_asked(row):
+            found = self.files.declared(row.key)
+            if found is not None:
+                return found
+        return self.store.outputs_of(row.task_id)
 
     # --- commits ---
 
@@ -338,10 +346,13 @@ class Step:
     def _publish(self, item: Publication, plan: Plan, most: int) -> Reason:
         """Set the links of an attempt that ended; look for its files above ``most`` bytes, for git."""
         self._breathe()
-        key, declared = (item.task_id, item.attempt), self.store.outputs_of(item.task_id)
+        key = (item.task_id, item.attempt)
         why = Reason()
         if item.completed:
-            why = self.files.publish(key, item.outputs, declared.values())
+            declared = {output.path for output in self.store.outputs_of(item.task_id).values()}
+            if self.store.newest_version() > 1:
+                declared |= set(self.store.left_paths(item.task_id))
+            why = self.files.publish(key, item.outputs, declared)
             if why:
                 plan.notices.append(Notice(item.task_id, reason(Code.RETRIED_LATER, because=why)))
         self.files.note_large(key, most)
@@ -362,12 +373,7 @@ class Step:
             published = self.store.published(row.task_id)
             if row.task_id in but or published is None or published[0] != row.attempt:
                 continue
-            declared = self.store.outputs_of(row.task_id)
-            outputs = [
-                OutputFile(n, declared[n].path, file, None, sha, stamp)
-                for n, (file, sha, stamp) in published[1].items()
-            ]
-            why = self.files.publish(row.key, outputs, ())
+            why = self.files.publish(row.key, self.store.published_files(row.task_id), ())
             if why != row.unlinked:
                 yield LinksChanged(*row.key, why)
 

@@ -123,7 +123,7 @@ class RunWorkshop:
         if not named & unsettled:
             given, _ = self._given(task)
             instance = self.store.instance(task.task_id)
-            condition = meets_condition(campaign, instance, task.attempts + 1, self._facts(), given)
+            condition = meets_condition(campaign, instance, task.attempts + 1, self._facts(task), given)
         return replace(waiting, named=named, condition=condition, condition_text=spec.when)
 
     def _given(self, task: TaskRow) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]:
@@ -139,10 +139,10 @@ class RunWorkshop:
         found = self.store.operators(self.store.newest_version() if version is None else version)
         return found[operator].row.on_this_machine
 
-    def _facts(self) -> RunFacts:
+    def _facts(self, task: TaskRow) -> RunFacts:
         from matterstack.template.attempt import RunFacts
 
-        return RunFacts(self.run.run_id, self.run.name)
+        return RunFacts(self.run.run_id, self.run.name, self.store.source_of(task.campaign_version))
 
     # --- attempts ---
 
@@ -210,7 +210,8 @@ class RunWorkshop:
         instance = self.store.instance(row.task_id)
         campaign = self.store.campaign(row.campaign_version)
         attempt = row.attempts + 1
-        inputs = InputFinder(self.store, self.board, self.files, instance, source_path(row.task_id))
+        source = self.store.source_of(row.campaign_version)
+        inputs = InputFinder(self.store, self.board, self.files, instance, row.campaign_version)
         values = {name: inputs.resolve(item) for name, item in instance.inputs.items()}
         spec = self.spec(row)
         for name in expanded_inputs(spec, operator.spec):
@@ -219,9 +220,9 @@ class RunWorkshop:
                 check_fits(name, sum(len(os.fsencode(path)) + 1 for path in paths))
         failures = self.board.counted_failures(row.task_id, row.tries)
         given, origins = self._given(row)
-        check_condition(campaign, instance, attempt, self._facts(), given)  # one that cannot be evaluated fails here
-        rendered = render_attempt(campaign, instance, attempt, self._facts(), values, failures, given)
-        env = self._env(rendered, row.task_id, attempt, elsewhere=operator.spec.row.elsewhere)
+        check_condition(campaign, instance, attempt, self._facts(row), given)  # one that cannot be evaluated fails here
+        rendered = render_attempt(campaign, instance, attempt, self._facts(row), values, failures, given)
+        env = self._env(rendered, row.task_id, attempt, source, elsewhere=operator.spec.row.elsewhere)
         task_json = {
             "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
             "run": {"id": self.run.run_id, "name": self.run.name}, "operator": row.operator,
@@ -230,7 +231,8 @@ class RunWorkshop:
             "inputs": {name: {"path": values[name], "files": inputs.files[name]} for name in instance.inputs},
             "outputs": {name: to_json(item) for name, item in instance.outputs.items()},
             "resources": rendered.resources.as_written,
-            "source": source_path(row.task_id), "source_digest": self.run.source_digest,
+            "work": instance.work, "version": row.campaign_version, "source": source_path(row.task_id, source),
+            "source_digest": self.run.source_digest,
             "env": sorted(env), "created_at": to_text(self.now),
         }  # fmt: skip
         if origins:
@@ -277,7 +279,7 @@ class RunWorkshop:
             asked["env"], asked["env_from"] = dict(rendered.env), dict(rendered.env_from)
         return asked
 
-    def _env(self, rendered: Rendered, task_id: str, attempt: int, *, elsewhere: bool) -> dict[str, str]:
+    def _env(self, rendered: Rendered, task_id: str, attempt: int, source: str, *, elsewhere: bool) -> dict[str, str]:
         env = dict(rendered.env)
         for name, origin in rendered.env_from.items():
             if elsewhere:
@@ -290,7 +292,7 @@ class RunWorkshop:
         return {
             **env,
             "MATTERSTACK_RUN": root,
-            "MATTERSTACK_SOURCE": f"{root}/source",
+            "MATTERSTACK_SOURCE": f"{root}/{source}",
             "MATTERSTACK_TASK": task_id,
             "MATTERSTACK_ATTEMPT": str(attempt),
         }
@@ -305,10 +307,12 @@ def _in_short(group: str, read: Mapping[str, int]) -> dict[str, int]:
 class InputFinder:
     """Finds the files behind an instance's inputs: of the attempts that made them, never a link in results/."""
 
-    def __init__(self, store: Queries, board: Board, files: RunFiles, instance: Instance, source: str) -> None:
+    def __init__(self, store: Queries, board: Board, files: RunFiles, instance: Instance, version: int) -> None:
+        from matterstack.template.attempt import path_up
+
         self.board = board
         self.disk = files
-        self.up = source.removesuffix("source")
+        self.up = path_up(instance.task_id)
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, Path] = {}
         self.stamps: dict[str, str | None] = {}  # by path, as in `files`
@@ -321,7 +325,8 @@ class InputFinder:
             name for name, item in standings.items() if item.state is TaskState.COMPLETED
         )
         own = [source for source in sources if source.task is None]
-        self._sources = {**store.source_files(), **store.externals()} if own else {}
+        self._source = store.source_of(version) if own else ""
+        self._sources = {**store.source_files(version), **store.externals(version)} if own else {}
 
     def resolve(self, item: ResolvedInput) -> str | list[str] | None:
         """Return the path, the list of paths, or None for the file of a failed task; remember digests and origins.
@@ -333,7 +338,7 @@ class InputFinder:
             if source.task is None:
                 digest, _, stamp = self._sources.get(source.path, (None, 0, None))
                 where = {"path": source.path, "external": True} if source.is_external else {}
-                where = where or {"path": f"{self.up}source/{source.path}"}
+                where = where or {"path": f"{self.up}{self._source}/{source.path}"}
                 files.append({**where, "sha256": digest or None})
                 self.stamps[str(where["path"])] = stamp
             else:

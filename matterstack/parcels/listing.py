@@ -14,7 +14,7 @@ from matterstack.views.reading import reading
 def list_parcels(root: str | Path) -> list[dict[str, Any]]:
     """Return the parcels of a run, oldest first: id, by, at, file, and its tasks with their states."""
     with reading(root) as (_, store):
-        states = {row.task_id: row for row in store.tasks()}
+        states = {row.task_id: row for row in store.tasks(retired=True)}
         found: dict[str, dict[str, Any]] = {}
         for row in store.parcelled():
             for parcel in _parcels_of(row):

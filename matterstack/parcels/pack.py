@@ -84,7 +84,7 @@ def export_parcel(
             text.encode()
         except UnicodeEncodeError:
             raise UsageError(f"{text!r} is not UTF-8; use another name") from None
-    with open_to_write(path, wait_s=PATIENCE_S) as store:
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         rows = _chosen(path, store, patterns, again=again)
         run = store.run()
         name = f"{run.name}-parcel-{parcel}"
@@ -234,8 +234,9 @@ def _fill(
     made.text("tasks.txt", "".join(f"{folder}\n" for folder in folders))
     made.text("parcel.json", dump_json_lines(info))
     made.text("README.txt", _readme(info, tasks, array=array))
-    for path in store.sources():
-        made.path(root, f"source/{path}")
+    for version in {row.campaign_version for row in rows}:
+        for path in store.sources(version):
+            made.path(root, f"{store.source_of(version)}/{path}")
     for (row, task), folder in zip(tasks, folders, strict=True):
         made.text(f"{folder}/{_OF_THE_PARCEL}", _task_for_the_driver(row, task, store, folder))
         made.text(f"{folder}/{_ENVIRONMENT}", _environment(task))
@@ -279,6 +280,7 @@ def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLite
     lines = [
         f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
         f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}",
+        f"ms_source={shlex.quote(store.source_of(row.campaign_version))}",
         f"ms_cpus={int(task['resources'].get('cpus', 1))}", f"ms_background={spec.background}",
         f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def import_parcel(root: str | Path, file: str | Path, *, most: int | None = None
     except _DAMAGED:
         raise UsageError(f"{file} is not a parcel, or is damaged") from None
     try:
-        with tar, open_to_write(path, wait_s=PATIENCE_S) as store:
+        with tar, open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
             return _Import(path, store, tar, str(file), most).take()
     except _DAMAGED as error:
         raise UsageError(f"{file} is damaged: {printable(error, 100)}") from None

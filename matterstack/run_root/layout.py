@@ -12,9 +12,13 @@ JOURNAL = "journal.jsonl"
 SEGMENTS = "journal"  # folder of its older parts
 CAMPAIGN = "campaign.yaml"
 OPERATORS = "operators.yaml"
+SETTINGS = "set.json"  # what --set gave, of a version
+SITE = "site.yaml"  # the file given with --operators, of a version
 RUN = "run.json"
 LOCK = "run.lock"
 SOURCE, TASKS, RESULTS = "source", "tasks", "results"  # folders
+VERSIONS = "versions"  # folder: one for each version of the campaign, never changed
+OF_VERSION = (CAMPAIGN, OPERATORS, SOURCE)  # links in the run root to those of the newest version
 ENVIRONMENTS = "environments"  # where and with what attempts ran; `environments.py`
 AFTER_SETUP = ".environment"  # in an attempt's folder: PATH, environments and modules after `setup`
 ENVIRONMENT = "environment"  # the key of run.json and task.json that names one
@@ -40,7 +44,7 @@ METRICS = "metrics.json"
 GITIGNORE = "/state.sqlite*\n/run.lock\n/.parcel-*\n/tasks/**/.exit.json\n"  # the last are there for a moment
 GITATTRIBUTES = (
     "journal.jsonl text eol=lf\n/journal/*.jsonl text eol=lf\n/campaign.yaml -text\n/operators.yaml -text\n/run.json -text\n"
-    "/tasks/** -text\n/source/** -text\n/results/** -text\n"
+    "/tasks/** -text\n/source/** -text\n/versions/** -text\n/results/** -text\n"
 )
 
 
@@ -64,5 +68,9 @@ def attempt_folder(task_id: str, attempt: int) -> str:
     return f"tasks/{task_id}/attempt-{attempt}"
 
 
-STAGING = ".refresh"  # in source/: corrected files whose commit is under way
+def version_folder(version: int) -> str:
+    """Return the path of the folder of a version of the campaign, below the run root."""
+    return f"{VERSIONS}/{version}"
+
+
 KEPT_TABLES = ".tables"  # in source/: tables as they were at init, which say what the instances are

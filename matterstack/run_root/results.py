@@ -8,19 +8,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from matterstack.core.model import OutputFile, ResolvedOutput
+from matterstack.core.model import OutputFile
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.run_root.layout import attempt_folder
 
 
-def publish(
-    root: Path, task_id: str, attempt: int, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]
-) -> Reason:
+def publish(root: Path, task_id: str, attempt: int, outputs: Sequence[OutputFile], declared: Iterable[str]) -> Reason:
     """Point results/ to the outputs of a successful attempt; return which could not be linked and why.
 
-    A link of an older attempt to an optional output that this one did not write is removed.
+    A link of an older attempt to what was ``declared``, a path below results/, and that this one did not write is removed.
     """
-    absent = {item.path for item in declared} - {item.path for item in outputs}
+    absent = {path.rstrip("/") for path in declared} - {item.path.rstrip("/") for item in outputs}
     failed = [{"path": path, "why": why, "old": True} for path in absent if (why := _unlink(root, task_id, path))]
     failed += [
         {"path": output.path.rstrip("/"), "why": why}
@@ -28,6 +26,12 @@ def publish(
         if (why := _link(root, attempt_folder(task_id, attempt), output))
     ]
     return reason(Code.LINKS, links=failed) if failed else NO_REASON
+
+
+def withdraw(root: Path, task_id: str, paths: Iterable[str]) -> None:
+    """Remove the links of results/ to the outputs of a task, as far as that is possible."""
+    for path in paths:
+        _unlink(root, task_id, path)
 
 
 def _link(root: Path, folder: str, output: OutputFile) -> str:

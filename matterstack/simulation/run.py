@@ -161,7 +161,7 @@ class SimulatedFiles(RunFiles):
     def write_defect(self, key: Key, traceback: str) -> None:
         self.world.folders.setdefault(key, Folder(whole=False)).defect = traceback
 
-    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[ResolvedOutput]) -> Reason:
+    def publish(self, key: Key, outputs: Sequence[OutputFile], declared: Iterable[str]) -> Reason:
         failed = []
         for output in outputs:
             try:

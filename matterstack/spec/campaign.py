@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -70,11 +70,13 @@ class Builder:
         operators: Document | None,
         overrides: Mapping[str, Any],
         doubts: Doubts | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         """Work on a document that was mended; ``doubts`` say what cannot be judged since."""
         self.document = document
         self.operators_document = operators
         self.overrides = overrides
+        self.kept = kept  # of these, what was set before
         self.problems: list[Problem] = []
         self._refused: set[Path] = set()
         self._told: set[Problem] = set()
@@ -143,6 +145,7 @@ class Builder:
             first, *keys = name.split(".")
             if first not in params and not (self.doubts.params or first in self.doubts.param_names):
                 known = f"it has {', '.join(params)}" if params else "it has none"
+                known += f"; it was set before: --unset {name} drops that" if name in self.kept else ""
                 self.add(("params",), f"--set {name}: no such parameter{did_you_mean(first, params)}; {known}")
             params[first] = self._with_key(name, params.get(first), keys, value) if keys else value
         return params
@@ -275,6 +278,7 @@ class Builder:
             allow_dependency_failure=_dependency_rule(value("allow_dependency_failure", False)),
             allow_skipped=value("allow_skipped", False),
             background=value("background", ""),
+            uses=tuple(value("uses", ())),
             needs=tuple(data.get("needs", ())),
             inputs={key: _input_spec(item) for key, item in data.get("inputs", {}).items()},
             outputs={

@@ -17,6 +17,7 @@ from matterstack.errors import TemplateError, ValueRefused
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion, is_pattern
 from matterstack.template.attempt import (
+    FIRST_SOURCE,
     RunFacts,
     asked_resources,
     check_fits,
@@ -133,7 +134,7 @@ def _warn_of_long_lists(
     campaign: Campaign, instance: Instance, by_group: Mapping[str, Sequence[Instance]], builder: Builder
 ) -> None:
     """Warn of inputs with more paths than a command takes; the paths of outputs are estimated."""
-    operator, source = campaign.operators[instance.operator], source_path(instance.task_id)
+    operator, source = campaign.operators[instance.operator], source_path(instance.task_id, FIRST_SOURCE)
     for name in sorted(expanded_inputs(campaign.tasks[instance.group].for_operator(operator), operator)):
         item = instance.inputs.get(name)
         if item is None or not item.is_list:
@@ -205,7 +206,7 @@ def _check_early(campaign: Campaign, instance: Instance, answer_keys: set[str], 
 
 def _check_whole(campaign: Campaign, instance: Instance, builder: Builder) -> bool:
     try:
-        render_attempt(campaign, instance, 1, RunFacts("run", "run"), _sample_inputs(instance), [])
+        render_attempt(campaign, instance, 1, RunFacts("run", "run", FIRST_SOURCE), _sample_inputs(instance), [])
     except (TemplateError, ValueError) as error:
         _report(instance, "", error, builder)
         return False
@@ -249,7 +250,7 @@ def _check_when(spec: TaskSpec, early: Mapping[str, Any]) -> None:
 
 def _sample_inputs(instance: Instance) -> dict[str, Any]:
     def path(name: str) -> str:
-        return instance.inputs[name].as_name or f"{source_path(instance.task_id)}/{name}"
+        return instance.inputs[name].as_name or f"{source_path(instance.task_id, FIRST_SOURCE)}/{name}"
 
     return {name: [path(name)] if item.is_list else path(name) for name, item in instance.inputs.items()}
 

@@ -710,6 +710,14 @@ class Expander:
                 own = ("tasks", spec.name, "setup", index - inherited)
                 self._check_source_path(own if index >= inherited else ("defaults", "setup", index), text, folders)
             self._warn_of_bare_paths(spec, texts)
+            self._check_uses(spec)
+
+    def _check_uses(self, spec: TaskSpec) -> None:
+        for index, pattern in enumerate(spec.uses):
+            if not self.builder.doubts.files and not any(names_task(pattern, path) for path in self.files):
+                near = did_you_mean(pattern, self.files)
+                message = f"'{pattern}' matches no file that `files` brings{near}; name it there too"
+                self.builder.add(("tasks", spec.name, "uses", index), message)
 
     def _check_source_path(self, where: Where, text: Any, folders: set[str]) -> None:
         for path in _source_paths(text) if isinstance(text, str) and not self.builder.doubts.files else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def load_campaign(
     *,
     operators: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    kept: Collection[str] = (),
     installed_kinds: Iterable[str] = RUNNABLE,
     to_run: bool = False,
     folder: Path | None = None,
@@ -62,7 +63,8 @@ def load_campaign(
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
-    ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params.
+    ``operators`` is an operators.yaml that replaces operators by name; ``overrides`` replace params,
+    those of ``kept`` since they were set before.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
     checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
     that count, by default all. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
@@ -79,7 +81,7 @@ def load_campaign(
     if of_site:  # then all that its operators decide is open
         site, doubts.operators = None, doubts.operators | {"*"}
     overrides = dict(overrides or {})
-    builder = Builder(document, site, overrides, doubts)
+    builder = Builder(document, site, overrides, doubts, kept)
     for source in (document, site):
         told = {(problem.line, problem.column) for problem in source.problems} if source is not None else set()
         problems = [problem for problem in problems if (problem.line, problem.column) not in told]
@@ -110,6 +112,7 @@ def load_campaign(
         operators_file=Path(operators) if operators is not None else None,
         overrides=overrides,
         digest=_digest(document, site, overrides),
+        site_text=site.text if site is not None else None,
         operators_json={**_operators_json(document), **(_operators_json(site) if site is not None else {})},
         warnings=tuple(_sorted([*builder.problems, *document.warnings])),
         externals=expansion.externals,
@@ -117,24 +120,52 @@ def load_campaign(
     )
 
 
-def differences(loaded: LoadedCampaign, root: Path) -> str:
-    """Return what of a campaign differs from the run in ``root``, "" if it is the same one.
+def differences(loaded: LoadedCampaign, root: Path, digest: str, sources: Mapping[str, str]) -> str:
+    """Return what of a campaign differs from the newest version of the run in ``root``, "" if it is the same one.
 
-    Raises UsageError if ``root`` cannot be read as a run root.
+    ``digest`` and ``sources`` are that version's. Files other than tables do not count. Raises UsageError if ``root`` cannot
+    be read as a run root.
     """
+    tables = {
+        str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
+    }
+    other = sorted(path for path in tables if sha256_of_file(loaded.folder / path) != sources.get(path))
+    if digest == loaded.digest:
+        return f"{other[0]} differs from that of the run" if other else ""
     try:
-        record = load_json((root / "run.json").read_text(encoding="utf-8"))
         old = plain(load_document(root / "campaign.yaml").root)
-    except (OSError, ValueError, RecursionError) as error:
+        before = load_json(_settings_of(root).read_text(encoding="utf-8"))
+        before = before.get("set") or {} if "set" in before and "id" in before else before
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise UsageError(f"{root} cannot be read as a run root: {error}") from None
-    if record.get("digest") == loaded.digest:
-        return ""
     if plain(load_document(loaded.file).root) != old:
         return f"{loaded.file} differs from {root / 'campaign.yaml'}"
-    before, now = dump_json(record.get("set") or {}), dump_json(loaded.overrides)
-    if before != now:
-        return f"--set was {before} and is {now}"
+    was, now = dump_json(before), dump_json(loaded.overrides)
+    if was != now:
+        return f"--set was {was} and is {now}"
     return f"the operators differ from {root / 'operators.yaml'}"
+
+
+def _settings_of(root: Path) -> Path:
+    """Return the file that says what --set gave; in a run of before versions that is run.json."""
+    link = root / "campaign.yaml"
+    return link.resolve().parent / "set.json" if link.is_symlink() else root / "run.json"
+
+
+def sha256_of_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def operators_differ(root: Path) -> bool:
+    """Return whether the operators of a run, of before versions, are not those that its campaign file has."""
+    try:
+        own = _operators_json(load_document(root / "campaign.yaml"))
+        return own != _operators_json(load_document(root / "operators.yaml"))
+    except CampaignError:
+        return True
 
 
 def _errors(problems: list[Problem]) -> list[Problem]:

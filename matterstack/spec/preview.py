@@ -12,12 +12,13 @@ from matterstack.core.suggestions import did_you_mean
 from matterstack.errors import CampaignError, Problem, TemplateError, UsageError
 from matterstack.spec.expand import answer_names
 from matterstack.template.attempt import (
+    FIRST_SOURCE,
     RunFacts,
     early_scope,
     params_for_scripts,
+    path_up,
     render_attempt,
     resolve_retries,
-    source_path,
 )
 
 _UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `init` draws
@@ -65,7 +66,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
         out |= {"env": dict(spec.env), "resources": dict(spec.resources), "instructions": None}
         return out
     unknown = [f"inputs.{name}" for name, item in instance.inputs.items() if _is_open(item)]
-    run = RunFacts(f"{campaign.name}-{_UNKNOWN_ID}", campaign.name)
+    run = RunFacts(f"{campaign.name}-{_UNKNOWN_ID}", campaign.name, FIRST_SOURCE)
     try:
         rendered = render_attempt(campaign, instance, 1, run, inputs, [])
         retries = resolve_retries(spec, early)
@@ -74,7 +75,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
         raise CampaignError([problem]) from None
     root = (Path("runs") / campaign.name).resolve()
     env: dict[str, Any] = {**rendered.env, **{name: {"from_env": origin} for name, origin in rendered.env_from.items()}}
-    env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / "source")}
+    env |= {"MATTERSTACK_RUN": str(root), "MATTERSTACK_SOURCE": str(root / FIRST_SOURCE)}
     env |= {"MATTERSTACK_TASK": instance.task_id, "MATTERSTACK_ATTEMPT": "1"}
     out |= {"command": rendered.command, "script": rendered.script, "shell": list(rendered.argv[:-1])}
     out |= {"env": env, "resources": dict(rendered.resources.as_written)}
@@ -90,11 +91,11 @@ def _is_open(item: ResolvedInput) -> bool:
 
 
 def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mapping[str, Any]]) -> str | list[str]:
-    up = source_path(instance.task_id).removesuffix("source")
+    up = path_up(instance.task_id)
     paths = []
     for source in item.sources:
         if source.task is None:
-            paths.append(source.path if source.is_external else f"{up}source/{source.path}")
+            paths.append(source.path if source.is_external else f"{up}{FIRST_SOURCE}/{source.path}")
             continue
         inside = f"/{source.path}" if source.path else ""
         tasks = [name for name in outputs if name.startswith(f"{source.task}/")] if source.whole else [source.task]

@@ -49,33 +49,122 @@ def _run_created(db: sqlite3.Connection, entry: Entry, event: e.RunCreated, read
         (event.run, event.name, event.digest, event.created_at, entry.epoch, event.campaign_path, event.source_digest,
          event.new_home, event.inode, event.host, event.path),
     )  # fmt: skip
+    _put_version(db, 1, event, event.created_at, read)
+    _put_sources(db, 1, event.sources)
+
+
+def _put_version(
+    db: sqlite3.Connection, version: int, event: e.RunCreated | e.Amended, created_at: str, read: Read
+) -> None:
     db.execute(
-        "INSERT INTO campaign_versions VALUES (1, ?, ?, ?)", (event.digest, event.created_at, read(event.definition))
-    )
-    _put_sources(db, event.sources)
+        "INSERT INTO campaign_versions (version, digest, created_at, definition, source, site, campaign_sha256, "
+        "operators_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (version, event.digest, created_at, read(event.definition), event.source, event.site, event.campaign_sha256,
+         event.operators_sha256),
+    )  # fmt: skip
 
 
 def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read: Read) -> None:
     position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
     rows = [json.loads(line) for line in read(event.rows).splitlines()]
     db.executemany(
-        "INSERT INTO tasks (position, campaign_version, task_id, group_name, label, matrix, operator, priority, inputs, "
-        "outputs, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        ((number, event.campaign_version, *row[:10]) for number, row in enumerate(rows, start=position)),
+        f"{_NEW_TASK} ?, ?)",
+        (
+            (number, event.campaign_version, *row[:8], _work_of(row), *row[8:10])
+            for number, row in enumerate(rows, position)
+        ),
     )
+    _put_edges(db, rows)
+
+
+_NEW_TASK = (
+    "INSERT INTO tasks (position, campaign_version, task_id, group_name, label, matrix, operator, priority, inputs, outputs, "
+    "work, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+)
+
+
+def _work_of(row: list[Any]) -> str:
+    return row[11] if len(row) > 11 else ""  # a run of before has none
+
+
+def _put_edges(db: sqlite3.Connection, rows: Iterable[list[Any]]) -> None:
     db.executemany(
         "INSERT INTO edges VALUES (?, ?, ?)", ((upstream, row[0], how) for row in rows for upstream, how in row[10])
     )
 
 
-def rows_of(instances: Iterable[Instance], first: Iterable[TaskChange]) -> Iterator[str]:
-    """Yield the lines of a file that `TasksAdded` names: an instance with its first state, as a JSON list."""
+def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read) -> None:
+    _put_version(db, event.version, event, to_text(entry.at), read)
+    db.execute(
+        "UPDATE campaign_versions SET source = 'versions/1/source' WHERE source = 'source'"
+    )  # of before versions
+    _put_sources(db, event.version, event.sources)
+    db.execute(
+        "UPDATE run SET digest = ?, campaign_path = ?, source_digest = ?",
+        (event.digest, event.campaign_path, event.source_digest),
+    )
+    put: list[tuple[int, list[Any], Any]] = []
+    moved: list[tuple[int, str]] = []
+    retired: list[str] = []
+    for line in read(event.rows).splitlines():
+        what, *rest = json.loads(line)
+        if what == "put":
+            put.append((rest[0], rest[1], rest[2:]))
+        else:
+            moved.append((rest[1], rest[0]))
+            retired += [rest[0]] if what == "retire" else []
+    # What is gone keeps the version in which it was last.
+    db.execute(
+        "UPDATE tasks SET campaign_version = ? WHERE state <> 'RETIRED' AND task_id NOT IN (SELECT value FROM json_each(?))",
+        (event.version, json.dumps(retired)),
+    )
+    _update(db, "UPDATE tasks SET position = ? WHERE task_id = ?", moved)
+    given = json.dumps([*(row[0] for _, row, _ in put), *retired])
+    db.execute("DELETE FROM edges WHERE downstream IN (SELECT value FROM json_each(?))", (given,))
+    known = {
+        row[0]
+        for row in db.execute("SELECT task_id FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))", (given,))
+    }
+    _update(
+        db,
+        "UPDATE tasks SET position = ?, campaign_version = ?, group_name = ?, label = ?, matrix = ?, operator = ?, "
+        "priority = ?, inputs = ?, outputs = ?, work = ?, asked = ?, changed = ? WHERE task_id = ?",
+        (
+            (number, event.version, *row[1:8], row[11], *(_json_or_none(item) for item in marks), row[0])
+            for number, row, marks in put
+            if row[0] in known
+        ),
+    )
+    db.executemany(
+        f"{_NEW_TASK} ?, ?)",
+        ((number, event.version, *row[:8], row[11], *row[8:10]) for number, row, _ in put if row[0] not in known),
+    )
+    _put_edges(db, (row for _, row, _ in put))
+
+
+def _json_or_none(value: Any) -> str | None:
+    return None if value is None else encode_json(value)
+
+
+def row_of(item: Instance, change: TaskChange, work: str = "") -> list[Any]:
+    """Return an instance with its first state, and the digest of its work, as the files that events name have it."""
+    return [
+        item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
+        encode_json(inputs_to_json(item.inputs)), encode_json(to_json(item.outputs)), str(change.state), change.watch,
+        [[edge.upstream, edge.entry] for edge in item.edges], work,
+    ]  # fmt: skip
+
+
+def rows_of(
+    instances: Iterable[Instance],
+    first: Iterable[TaskChange],
+    works: Callable[[list[Any], Instance], str] | None = None,
+) -> Iterator[str]:
+    """Yield the lines of a file that `TasksAdded` names, a JSON list each: `row_of` of each instance."""
     for item, change in zip(instances, first, strict=True):
-        row = [
-            item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
-            encode_json(inputs_to_json(item.inputs)), encode_json(to_json(item.outputs)), str(change.state), change.watch,
-            [[edge.upstream, edge.entry] for edge in item.edges],
-        ]  # fmt: skip
+        row = row_of(item, change)
+        if works is not None:
+            row[-1] = works(row, item)
         yield encode_json(row)
 
 
@@ -93,12 +182,12 @@ def _cancelled(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read)
 
 def _source_changed(db: sqlite3.Connection, entry: Entry, event: e.SourceChanged, read: Read) -> None:
     db.execute("UPDATE run SET source_digest = ?", (event.source_digest,))
-    _put_sources(db, event.sources)
+    _put_sources(db, 1, event.sources)
 
 
-def _put_sources(db: sqlite3.Connection, sources: Any) -> None:
-    rows = ((path, digest, size, *stamp, None)[:4] for path, (digest, size, *stamp) in sources.items())
-    db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?, ?)", rows)
+def _put_sources(db: sqlite3.Connection, version: int, sources: Any) -> None:
+    rows = ((version, path, digest, size, *stamp, None)[:5] for path, (digest, size, *stamp) in sources.items())
+    db.executemany("INSERT OR REPLACE INTO source_files VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _moved(db: sqlite3.Connection, entry: Entry, event: e.Moved | e.Adopted | e.Rebuilt, read: Read) -> None:
@@ -125,9 +214,7 @@ def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, 
 
 _SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"
 # What a task was before a rerun is kept while it waits for its turn; it can no longer be undone when it is anything else.
-_CHANGE_TASK = (
-    f"UPDATE tasks SET {_SET}, before = CASE WHEN ? IN ('PENDING', 'READY') THEN before END WHERE task_id = ?"
-)
+_CHANGE_TASK = f"UPDATE tasks SET {_SET}, before = CASE WHEN ? IN ('PENDING', 'READY', 'RETIRED') THEN before END WHERE task_id = ?"
 _KEEP_BEFORE = (
     "UPDATE tasks SET before = json_array(state, reason, soft, cause, tries, (SELECT cancelled FROM run), ?, ?, retry_at) "
     "WHERE task_id = ?"
@@ -182,7 +269,7 @@ def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, re
         db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
     db.execute(
         "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
-        "time_s, gpus, source_digest) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ? FROM tasks "
+        "time_s, gpus, source_digest, work) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ?, work FROM tasks "
         "WHERE task_id = ?",
         (event.task, event.attempt, event.operator, event.handle, entry.at, event.cpus, event.memory,
          event.time_s, event.gpus, event.source_digest, event.task),
@@ -297,6 +384,7 @@ def _put_terms(db: sqlite3.Connection, key: e.Key, terms: dict[str, Any], why: R
 _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.RunCreated.kind: _run_created,
     e.TasksAdded.kind: _tasks_added,
+    e.Amended.kind: _amended,
     e.Paused.kind: _paused,
     e.Resumed.kind: _paused,
     e.Cancelled.kind: _cancelled,

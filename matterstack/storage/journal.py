@@ -28,7 +28,7 @@ from matterstack.hints import Hint
 from matterstack.run_root.files import open_regular, read_regular, sha256_of_text, sync, write_new
 from matterstack.run_root.layout import SEGMENTS
 
-_ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind")
+_ENVELOPE = ("seq", "at", "epoch", "home", "prev", "kind", "who")
 KEPT_JOURNAL = "journal.v1.jsonl"
 BEGINNING = "0" * 32  # stands for the digest of the line before the first
 
@@ -43,6 +43,8 @@ class Entry:
     home: str
     prev: str
     event: Event
+    who: str = ""  # of a command of a person, as user@host
+    why: str = ""  # and the reason that was given
 
     def line(self) -> str:
         """Return the line of the journal, without its newline."""
@@ -50,6 +52,10 @@ class Entry:
             "seq": self.seq, "at": to_text(self.at), "epoch": self.epoch, "home": self.home, "prev": self.prev,
             "kind": self.event.kind, **self.event.to_json(),
         }  # fmt: skip
+        if self.who:
+            data["who"] = self.who
+        if self.why and "why" not in data:
+            data["why"] = self.why
         return encode_json(data)
 
 
@@ -68,8 +74,10 @@ def parse(line: str) -> Entry:
         kind = KINDS.get(data["kind"])
         if kind is None:
             raise ValueError(f"is an event of the unknown kind {str(data['kind'])[:60]!r}; use a newer MatterStack")
-        event = kind.from_json({key: value for key, value in data.items() if key not in _ENVELOPE})
-        return Entry(data["seq"], at, data["epoch"], data["home"], data["prev"], event)
+        own = {key: value for key, value in data.items() if key not in _ENVELOPE}
+        why = own.pop("why", "") if "why" not in kind.names() else ""
+        event = kind.from_json(own)
+        return Entry(data["seq"], at, data["epoch"], data["home"], data["prev"], event, data.get("who", ""), why)
     except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
         raise ValueError("is not an event") from None
 

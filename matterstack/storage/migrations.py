@@ -100,6 +100,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tasks ADD COLUMN before TEXT",
         "CREATE INDEX tasks_rerun ON tasks (position) WHERE before IS NOT NULL",
     ),
+    (
+        # Campaigns that change: where the files of a version are below the run root (before versions: source/ itself).
+        "ALTER TABLE campaign_versions ADD COLUMN source TEXT NOT NULL DEFAULT 'source'",
+        "ALTER TABLE campaign_versions ADD COLUMN campaign_sha256 TEXT NOT NULL DEFAULT ''",  # of the files as given
+        "ALTER TABLE campaign_versions ADD COLUMN operators_sha256 TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE campaign_versions ADD COLUMN site TEXT NOT NULL DEFAULT ''",  # path of the file of --operators
+        # Digests of what determines a result (`template.work`): of a task as it is now, and of what an attempt was asked to do.
+        # "" where that was not recorded.
+        "ALTER TABLE tasks ADD COLUMN work TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE attempts ADD COLUMN work TEXT NOT NULL DEFAULT ''",
+        # Of a task whose work was changed since: JSON [attempt, {part: digest}], and the names of what changed, as a list.
+        "ALTER TABLE tasks ADD COLUMN asked TEXT",
+        "ALTER TABLE tasks ADD COLUMN changed TEXT",
+        "CREATE INDEX tasks_changed ON tasks (position) WHERE changed IS NOT NULL",
+        """CREATE TABLE version_files (
+            version INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, stamp TEXT,
+            PRIMARY KEY (version, path)) WITHOUT ROWID""",
+        "INSERT INTO version_files SELECT 1, path, sha256, size, stamp FROM source_files",
+        "DROP TABLE source_files",
+        "ALTER TABLE version_files RENAME TO source_files",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -19,7 +19,7 @@ from matterstack.core.model import (
     operators_from_json,
 )
 from matterstack.core.readiness import GroupSummary, TaskStanding
-from matterstack.core.recorded import AttemptRow, Bucket, RunRow, TaskRow
+from matterstack.core.recorded import AsAsked, AttemptRow, Bucket, RunRow, TaskRow
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.times import from_text
 from matterstack.core.values import load_json
@@ -43,10 +43,27 @@ if TYPE_CHECKING:
 CLOCK_SKEW_S = 60.0  # between machines that write to one run root
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _MOST_KEPT = 1000  # instances
-_SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE"
+_SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE version = ? AND"
 _STANDING = "task_id, position, state, soft, cause"
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
+# The attempt whose outcome a task has: of one that comes back after it was RETIRED, the newest.
+_STANDS_ON = "CASE t.state WHEN 'COMPLETED' THEN t.result ELSE t.attempts END"
 _ATTEMPT_IN_USE = "CASE t.state WHEN 'COMPLETED' THEN t.result ELSE t.attempts END"
+
+
+_A_FILE_DIFFERS = (
+    "EXISTS (SELECT 1 FROM outputs o LEFT JOIN outputs n ON n.task_id = o.task_id AND n.attempt = {now} "
+    "AND n.name = o.name WHERE o.task_id = u.task_id AND o.attempt = {was} AND (n.sha256 IS NULL OR n.sha256 <> o.sha256))"
+)
+# Whether the newest result of a task is another than the one that was read: an equal one makes nothing stale.
+_OTHER_RESULT = (
+    f"({_A_FILE_DIFFERS.format(was='i.upstream_attempt', now='u.result')} "
+    f"OR {_A_FILE_DIFFERS.format(was='u.result', now='i.upstream_attempt')} "
+    "OR EXISTS (SELECT 1 FROM attempts o JOIN attempts n ON n.task_id = o.task_id AND n.attempt = u.result "
+    "WHERE o.task_id = u.task_id AND o.attempt = i.upstream_attempt AND (o.metrics IS NOT n.metrics "
+    "OR o.response IS NOT NULL OR n.response IS NOT NULL OR o.state <> 'COMPLETED')) "
+    "OR NOT EXISTS (SELECT 1 FROM outputs o WHERE o.task_id = u.task_id AND o.attempt = u.result))"
+)
 
 
 class Queries:
@@ -56,6 +73,7 @@ class Queries:
     _campaigns: dict[int, Campaign]
     _instances: dict[str, Instance]
     _operators: dict[int, Mapping[str, OperatorSpec]]
+    _source_of: dict[int, str]
 
     def guard(self) -> AbstractContextManager[None]:
         """Turn what SQLite raises into errors of ours."""
@@ -128,17 +146,63 @@ class Queries:
     def newest_campaign(self) -> Campaign:
         return self.campaign(self.newest_version())
 
-    def sources(self) -> dict[str, str]:
-        """Return {path below source/: sha256}."""
-        return {path: digest for path, (digest, *_) in self.source_files().items()}
+    def versions(self) -> list[int]:
+        return [row[0] for row in self._all("SELECT version FROM campaign_versions ORDER BY version")]
 
-    def source_files(self) -> dict[str, tuple[str, int, str | None]]:
-        """Return {path below source/: (sha256, bytes, stamp)}."""
-        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path NOT LIKE '/%'")}
+    def digests_of(self, version: int) -> tuple[str, str]:
+        """Return the sha256 of campaign.yaml and operators.yaml of a version; "" where that is not recorded."""
+        row = self._one("SELECT campaign_sha256, operators_sha256 FROM campaign_versions WHERE version = ?", version)
+        return (str(row[0]), str(row[1])) if row is not None else ("", "")
 
-    def externals(self) -> dict[str, tuple[str, int, str | None]]:
+    def site_of(self, version: int) -> str:
+        """Return the path of the file given with --operators, relative to the run root; "" without one."""
+        row = self._one("SELECT site FROM campaign_versions WHERE version = ?", version)
+        return str(row[0]) if row is not None else ""
+
+    def tasks_as_asked(self) -> list[tuple[TaskRow, AttemptRow | None, AsAsked]]:
+        """Return all tasks, each with the attempt that it stands on, and with what is compared in an amendment."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS}, matrix, inputs, outputs, work, asked, before FROM tasks ORDER BY position"
+        )
+        found = self._all(
+            f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS.split(', '))}, a.work FROM tasks t JOIN attempts a "
+            f"ON a.task_id = t.task_id AND a.attempt = {_STANDS_ON}"
+        )
+        attempts = {row[0]: (attempt, row[-1]) for row in found for attempt in self._decoded(attempt_row, [row[:-1]])}
+        edges: dict[str, list[tuple[str, str]]] = {}
+        for upstream, downstream, entry in self._all("SELECT upstream, downstream, entry FROM edges"):
+            edges.setdefault(downstream, []).append((upstream, entry))
+        out = []
+        for raw, row in zip(rows, self._decoded(task_row, (row[:-6] for row in rows)), strict=True):
+            attempt, work = attempts.get(row.task_id, (None, ""))
+            asked, before = (decode(json.loads, text) if text else None for text in raw[-2:])
+            matrix, inputs_, outputs_, now = raw[-6:-2]
+            own = frozenset(edges.get(row.task_id, ()))
+            as_asked = AsAsked(matrix, inputs_, outputs_, now, work, asked, before, own)
+            out.append((row, attempt, as_asked))
+        return out
+
+    def source_of(self, version: int) -> str:
+        """Return where the files of a version of the campaign are, below the run root."""
+        if version not in self._source_of:
+            row = self._one("SELECT source FROM campaign_versions WHERE version = ?", version)
+            with self.guard():
+                self._source_of[version] = decode(str, row[0] if row is not None else None)
+        return self._source_of[version]
+
+    def sources(self, version: int | None = None) -> dict[str, str]:
+        """Return {path in the campaign folder: sha256} of a version, by default the newest."""
+        return {path: digest for path, (digest, *_) in self.source_files(version).items()}
+
+    def source_files(self, version: int | None = None) -> dict[str, tuple[str, int, str | None]]:
+        """Return {path in the campaign folder: (sha256, bytes, stamp)} of a version, by default the newest."""
+        number = self.newest_version() if version is None else version
+        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path NOT LIKE '/%'", number)}
+
+    def externals(self, version: int | None = None) -> dict[str, tuple[str, int, str | None]]:
         """Return {absolute path of a file outside of the run: (sha256, or "" if it is not recorded; bytes; stamp)}."""
-        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path LIKE '/%'")}
+        number = self.newest_version() if version is None else version
+        return {row[0]: (row[1], row[2], row[3]) for row in self._all(f"{_SOURCES} path LIKE '/%'", number)}
 
     # --- tasks ---
 
@@ -154,10 +218,11 @@ class Queries:
             for row, state in zip(rows, self._decoded(lambda row: decode(TaskState, row[0]), rows), strict=True)
         }
 
-    def tasks(self, task_ids: Iterable[str] | None = None) -> list[TaskRow]:
-        """Return tasks in the order of the campaign, all or the named ones."""
+    def tasks(self, task_ids: Iterable[str] | None = None, *, retired: bool = False) -> list[TaskRow]:
+        """Return tasks in the order of the campaign, the named ones or all, those that are RETIRED only if ``retired``."""
         if task_ids is None:
-            rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks ORDER BY position")
+            but = "" if retired else "WHERE state <> 'RETIRED'"
+            rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks {but} ORDER BY position")
         else:
             rows = self._all(
                 f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY position",
@@ -166,16 +231,22 @@ class Queries:
         return self._decoded(task_row, rows)
 
     def groups(self) -> list[tuple[str, TaskState, bool, int]]:
-        """Return (group, state, whether its tasks were paused by name, number of tasks), groups in campaign order."""
+        """Return (group, state, whether its tasks were paused by name, number of tasks), groups in campaign order.
+
+        Those that are RETIRED are left out.
+        """
         # The index has all of it but `paused`, which is looked for only where something is.
         paused = "paused" if any(bucket[2] for bucket in self.buckets()) else "0"
         rows = self._all(
             f"SELECT group_name, state, {paused} AS p, COUNT(*), MIN(rowid) FROM tasks GROUP BY group_name, state, p"
         )
         first: dict[str, int] = {}
+        amended = self.newest_version() > 1
         for row in rows:
             first[row[0]] = min(row[4], first.get(row[0], row[4]))
-        rows.sort(key=lambda row: first[row[0]])
+        if amended:  # then the order of the rows is no longer that of the file
+            first |= dict(self._all("SELECT group_name, MIN(position) FROM tasks GROUP BY group_name"))
+        rows = sorted((row for row in rows if row[1] != "RETIRED"), key=lambda row: first[row[0]])
         return self._decoded(lambda row: (row[0], decode(TaskState, row[1]), bool(row[2]), row[3]), rows)
 
     def paused_tasks(self) -> list[str]:
@@ -189,8 +260,13 @@ class Queries:
         rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks WHERE state = ? ORDER BY position LIMIT ?", state, most)
         return self._decoded(task_row, rows if most else ())
 
-    def task_ids(self) -> list[str]:
-        return [row[0] for row in self._all("SELECT task_id FROM tasks ORDER BY position")]
+    def task_ids(self, *, retired: bool = False) -> list[str]:
+        """Return the ids of all tasks in the order of the campaign, those that are RETIRED only if they are wanted."""
+        but = "" if retired else "WHERE state <> 'RETIRED'"
+        return [row[0] for row in self._all(f"SELECT task_id FROM tasks {but} ORDER BY position")]
+
+    def retired(self) -> list[str]:
+        return [row[0] for row in self._all("SELECT task_id FROM tasks WHERE state = 'RETIRED' ORDER BY position")]
 
     def instance(self, task_id: str) -> Instance:
         """Return a task as it was expanded; without its edges. Kept for a while: it never changes."""
@@ -200,13 +276,13 @@ class Queries:
         if len(self._instances) >= _MOST_KEPT:
             self._instances.clear()
         row = self._one(
-            "SELECT group_name, label, matrix, operator, priority, inputs, outputs FROM tasks WHERE task_id = ?",
+            "SELECT group_name, label, matrix, operator, priority, inputs, outputs, work FROM tasks WHERE task_id = ?",
             task_id,
         )
         assert row is not None
         with self.guard():
             matrix, given, made = decode(load_json, row[2]), inputs(row[5]), outputs(row[6])
-        self._instances[task_id] = Instance(task_id, row[0], row[1], matrix, row[3], row[4], given, made, ())
+        self._instances[task_id] = Instance(task_id, row[0], row[1], matrix, row[3], row[4], given, made, (), row[7])
         return self._instances[task_id]
 
     def outputs_of(self, task_id: str) -> Mapping[str, ResolvedOutput]:
@@ -296,7 +372,10 @@ class Queries:
     def group(self, name: str, without: Iterable[str]) -> GroupSummary:
         """Return a group in sum; the first troubled and the last unsettled task are looked for ``without`` some."""
         left_out = json.dumps(list(without))
-        rows = self._all("SELECT state, soft, COUNT(*) FROM tasks WHERE group_name = ? GROUP BY state, soft", name)
+        rows = self._all(
+            "SELECT state, soft, COUNT(*) FROM tasks WHERE group_name = ? AND state <> 'RETIRED' GROUP BY state, soft",
+            name,
+        )
         troubled = self._one(
             f"SELECT {_STANDING} FROM tasks WHERE group_name = ? AND state IN ('FAILED', 'BLOCKED', 'CANCELLED', "
             "'SKIPPED') AND task_id NOT IN (SELECT value FROM json_each(?)) "
@@ -443,6 +522,24 @@ class Queries:
         )
         return row[0], {name: (file, sha256, stamp) for name, file, sha256, stamp in rows}
 
+    def published_files(self, task_id: str) -> list[OutputFile]:
+        """Return the outputs of a task's newest successful attempt, as they were declared then."""
+        rows = self._all(
+            "SELECT o.name, o.path, o.file, o.size, o.sha256, o.stamp FROM outputs o JOIN tasks t ON t.task_id = o.task_id "
+            "AND t.result = o.attempt WHERE o.task_id = ?",
+            task_id,
+        )
+        return [OutputFile(*row) for row in rows]
+
+    def left_paths(self, task_id: str) -> list[str]:
+        """Return the paths below results/ that outputs of a task have, or had in an older version of the campaign."""
+        return [row[0] for row in self._all("SELECT DISTINCT path FROM outputs WHERE task_id = ?", task_id)]
+
+    def is_as_asked(self, row: AttemptRow) -> bool:
+        """Return whether a task is still declared as it was when an attempt of it was made."""
+        found = self._one("SELECT campaign_version FROM tasks WHERE task_id = ?", row.task_id)
+        return found is not None and found[0] == row.campaign_version
+
     def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]:
         """Return what `published` gives of each of these tasks that has it."""
         return self._published("t.task_id IN (SELECT value FROM json_each(?))", json.dumps(list(task_ids)))
@@ -509,6 +606,16 @@ class Queries:
         )
         return [row[0] for row in rows]
 
+    def lines_of(self, *kinds: str) -> list[str]:
+        """Return the lines of all events of these kinds."""
+        return [
+            row[0]
+            for row in self._all(
+                "SELECT line FROM events WHERE json_extract(line, '$.kind') IN (SELECT value FROM json_each(?)) ORDER BY seq",
+                json.dumps(kinds),
+            )
+        ]
+
     def last_event_at(self) -> float:
         """Return the time of the newest event."""
         row = self._one("SELECT line FROM events ORDER BY seq DESC LIMIT 1")
@@ -525,7 +632,7 @@ class Queries:
 
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""
-        row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ?", group)
+        row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ? AND state <> 'RETIRED'", group)
         return int(row[0]) if row is not None else 0
 
     def published_since(self, since: float) -> list[tuple[str, int, list[OutputFile]]]:
@@ -550,17 +657,25 @@ class Queries:
         rows = self._all(
             "SELECT i.task_id, i.upstream, i.upstream_attempt, u.result, t.state FROM tasks u "
             "CROSS JOIN attempt_inputs i ON i.upstream = u.task_id AND u.result > i.upstream_attempt "
-            f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} WHERE u.result > 1"
+            f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} "
+            f"WHERE u.result > 1 AND {_OTHER_RESULT}"
         )
         # A group that is named was read whole: all of its instances, of this attempt where none is named for one of them.
         rows += self._all(
             "SELECT i.task_id, u.task_id, i.upstream_attempt, u.result, t.state FROM tasks u "
             "CROSS JOIN attempt_inputs i ON i.upstream = u.group_name AND u.result > i.upstream_attempt "
             f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} "
-            "WHERE u.result > 1 AND u.group_name <> u.task_id AND NOT EXISTS (SELECT 1 FROM attempt_inputs o "
+            f"WHERE u.result > 1 AND {_OTHER_RESULT} AND u.group_name <> u.task_id AND NOT EXISTS (SELECT 1 FROM attempt_inputs o "
             "WHERE o.task_id = i.task_id AND o.attempt = i.attempt AND o.upstream = u.task_id)"
         )
         out = {
+            task_id: f"changed since it was made: {', '.join(json.loads(names))}"
+            for task_id, names in self._all(
+                f"SELECT t.task_id, t.changed FROM tasks t WHERE t.changed IS NOT NULL AND {_IN_USE} "
+                f"AND json_extract(t.asked, '$[0]') = {_ATTEMPT_IN_USE} ORDER BY t.position"
+            )
+        }
+        out |= {
             task_id: f"{'made from' if state == 'COMPLETED' else 'has read'} attempt {read} of {upstream}, "
             f"which has a newer one ({newest})"
             for task_id, upstream, read, newest, state in rows
@@ -582,6 +697,14 @@ class Queries:
             verb = "made" if state == "COMPLETED" else "began"
             out.setdefault(task_id, f"{verb} without {upstream}, which has succeeded since")
         return out
+
+    def live_of_old_form(self) -> list[str]:
+        """Return the tasks whose live attempts were started before an amendment changed their work."""
+        rows = self._all(
+            "SELECT t.task_id FROM tasks t WHERE t.changed IS NOT NULL AND t.state IN ('SUBMITTED', 'RUNNING', 'WAITING') "
+            "AND json_extract(t.asked, '$[0]') = t.attempts ORDER BY t.position"
+        )
+        return [row[0] for row in rows]
 
     def _may_go_on_without(self) -> bool:
         """Return whether a version of the campaign lets tasks go on without some of their inputs."""

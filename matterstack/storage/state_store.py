@@ -136,6 +136,7 @@ class SQLiteStateStore(Queries):
         self.read_only = read_only
         self.journal = journal
         self.moved: Moved | None = None  # recorded by the next commit
+        self.author: tuple[str, str] = ("", "")  # who changes it, user@host, and why; empty for a step
         self.epoch = None  # of this process's last commit or of opening; None in an empty ledger
         self._raised = False
         self._before: tuple[int | None, bool, Moved | None] = (None, False, None)  # the open transaction
@@ -144,6 +145,7 @@ class SQLiteStateStore(Queries):
         self._campaigns: dict[int, Campaign] = {}
         self._instances: dict[str, Instance] = {}
         self._operators: dict[int, Mapping[str, OperatorSpec]] = {}
+        self._source_of: dict[int, str] = {}
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 
     @classmethod
@@ -413,7 +415,7 @@ class SQLiteStateStore(Queries):
             if isinstance(event, RunCreated):
                 home_id = event.new_home
             seq += 1
-            entry = Entry(seq, rounded(at), epoch, home_id, prev, event)
+            entry = Entry(seq, rounded(at), epoch, home_id, prev, event, *self.author)
             line = entry.line()
             self._apply(entry, line)
             prev = digest_of(line)

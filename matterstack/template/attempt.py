@@ -23,6 +23,7 @@ from matterstack.template.language import evaluate, is_template, list_file, list
 
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "sh": ("sh", "-e")}
 COMMAND_FILE = "command.sh"
+FIRST_SOURCE = "versions/1/source"  # where the files of a run's first version are, below its root
 
 # Answers and metrics by root and task: {"response": {task: data}, "metrics": {task: values}}; ABSENT of a task that
 # has none, because it was skipped or failed.
@@ -33,6 +34,7 @@ LateValues = Mapping[str, Mapping[str, Any]]
 class RunFacts:
     run_id: str
     run_name: str
+    source: str  # where the files of the attempt's version of the campaign are, below the run root
 
 
 _ROOM_FOR_ENVIRONMENT = 128 * 1024  # bytes of what a command takes that its variables and other words may need
@@ -83,9 +85,14 @@ def _axes(campaign: Campaign) -> frozenset[str]:
     )
 
 
-def source_path(task_id: str) -> str:
-    """Return the path of ``source/`` relative to an attempt's folder."""
-    return "../" * (task_id.count("/") + 3) + "source"
+def path_up(task_id: str) -> str:
+    """Return the path from an attempt's folder to the run root, with a slash at its end."""
+    return "../" * (task_id.count("/") + 3)
+
+
+def source_path(task_id: str, source: str) -> str:
+    """Return the path from an attempt's folder to ``source``, which is below the run root."""
+    return path_up(task_id) + source
 
 
 def render_attempt(
@@ -113,7 +120,7 @@ def render_attempt(
         **early,
         "inputs": inputs,
         "outputs": {name: output.file.rstrip("/") for name, output in instance.outputs.items()},
-        "source": source_path(instance.task_id),
+        "source": source_path(instance.task_id, run.source),
         "resources": resources.as_written,
         "operator": {"params": operator.params},
         "run": {"id": run.run_id, "name": run.run_name},
@@ -216,7 +223,7 @@ def check_condition(campaign: Campaign, instance: Instance, attempt: int, run: R
     early = early_scope(campaign, instance, attempt, late)
     scope: dict[str, Any] = {
         **early,
-        "source": source_path(instance.task_id),
+        "source": source_path(instance.task_id, run.source),
         "operator": {"params": operator.params},
         "run": {"id": run.run_id, "name": run.run_name},
     }

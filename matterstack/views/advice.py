@@ -40,25 +40,15 @@ _AGAIN = {
 
 
 def advice_for(
-    attempt: AttemptRow | None,
-    rerun: Hint,
-    run: str | Path,
-    *,
-    campaign: str,
-    another_run: str,
-    has_source: bool,
-    runs_command: bool,
-    soft: bool,
+    attempt: AttemptRow | None, rerun: Hint, run: str | Path, *, campaign: str, runs_command: bool, soft: bool
 ) -> tuple[Advice, ...]:
     """Return what to do about a task that failed.
 
-    ``campaign`` is the file to correct, ``another_run`` the options that make another run of it. ``has_source`` says whether
-    the run has files of the campaign folder that a correction may concern, ``soft`` that the failure is allowed.
+    ``campaign`` is the file to correct, ``soft`` says that the failure is allowed.
     """
     failure = attempt.failure if attempt is not None else None
     again = Advice("run it again", (rerun,))
-    text = f"if the mistake is in {campaign}, which this run no longer reads: correct it there and start another run"
-    another = Advice(text, (Hint("run", campaign, None, another_run),))
+    amend = Hint("amend", run)
     if soft:
         return (Advice("its failure is allowed; to run it again all the same", (rerun,)),)
     if failure in _AGAIN:
@@ -67,21 +57,21 @@ def advice_for(
         return (Advice("restore the file, then run it again", (rerun,)),)
     if failure in _MORE:
         key, more = _MORE[failure]
-        text = f"it needs {more}, or `retries: {{max: 1, {failure}: {{{key}: x2}}}}`, in {campaign}: start another run"
-        chance = Advice("if it was chance, or a corrected script needs less", (rerun,))
-        return (Advice(text, another.commands), chance)
+        text = f"it needs {more}, or `retries: {{max: 1, {failure}: {{{key}: x2}}}}`: write that into {campaign}, and take it"
+        return (Advice(text, (amend,)), Advice("if it was chance", (rerun,)))
     if failure is FailureClass.LEFT_RUNNING:
-        text = f"end the command with `wait`, or set `background: wait` or `leave`, in {campaign}: start another run"
-        return (Advice(text, another.commands),)
+        text = f"end the command with `wait`, or set `background: wait` or `leave`, in {campaign}, and take that"
+        return (Advice(text, (amend,)),)
     if failure is FailureClass.TEMPLATE:
-        return (Advice(f"correct {campaign} and start another run", another.commands), Advice(
+        return (Advice(f"correct {campaign}, and take that", (amend,)), Advice(
             "if a task above gives other values once it runs again", (rerun,)))  # fmt: skip
     if failure is FailureClass.REJECTED:
         if not runs_command:
             return (Advice("ask again", (rerun,)),)
-        return (Advice("set or remove here what is named, then run it again", (rerun,)), another)
-    refresh = Advice("if a file of the campaign is wrong, correct it", (Hint("refresh", run, rest="--yes"), rerun))
+        corrected = Advice(f"or correct {campaign}, and take that", (amend,))
+        return (Advice("set or remove here what is named, then run it again", (rerun,)), corrected)
+    text = f"if {campaign}, or a file that it names, is wrong: correct it there, take that, and run this again"
+    corrected = Advice(text, (amend, rerun))
     if attempt is not None and attempt.exit_code in (126, 127):
-        found = Advice("if the program can be found now", (rerun,))
-        return (found, *((refresh,) if has_source else ()), another)
-    return (refresh, another) if has_source else (again, another)
+        return (Advice("if the program can be found now", (rerun,)), corrected)
+    return (corrected,) if runs_command else (again, corrected)

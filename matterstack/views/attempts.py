@@ -23,8 +23,11 @@ from matterstack.views.reading import reading
 def attempts(root: str | Path, task: str) -> tuple[str, list[dict[str, Any]]]:
     """Return a task's id and its attempts, oldest first, as `attempts --json` prints them."""
     with reading(root) as (path, store):
-        task_id = one_task(store.task_ids(), task)
-        return task_id, [_attempt_json(path, row) for row in store.attempts(task_id)]
+        task_id = one_task(store.task_ids(retired=True), task)
+        return task_id, [
+            {**_attempt_json(path, row), "source": store.source_of(row.campaign_version)}
+            for row in store.attempts(task_id)
+        ]
 
 
 def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def _attempt_json(root: Path, row: AttemptRow) -> dict[str, Any]:
         "cpus": row.cpus,
         "memory": row.memory,
         "time_limit_s": row.time_s,
+        "version": row.campaign_version,
         "source_digest": row.source_digest,
         "folder": attempt_folder(row.task_id, row.attempt),
         "response": json.loads(row.response) if row.response else None,
@@ -66,7 +70,7 @@ def _environment(root: Path, folder: str) -> dict[str, Any] | None:
 def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
     """Return (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
     with reading(root) as (path, store):
-        task_id = one_task(store.task_ids(), task)
+        task_id = one_task(store.task_ids(retired=True), task)
         rows = store.attempts(task_id)
         if not rows:
             raise UsageError(f"{task_id} has no attempt yet; {Hint('explain', path, task_id)} says why")

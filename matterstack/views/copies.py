@@ -102,10 +102,10 @@ def _results(
         found = store.published(row.task_id) if chosen is None or row.task_id in chosen else None
         if found is None:
             continue
-        declared = store.outputs_of(row.task_id)
+        paths = {item.name: item.path for item in store.published_files(row.task_id)}
         for output, (file, *recorded) in found[1].items():
             origin = root / attempt_folder(row.task_id, found[0]) / file.rstrip("/")
-            path = declared[output].path.rstrip("/")
+            path = paths[output].rstrip("/")
             if not file.endswith("/") or not origin.is_dir():
                 yield row.task_id, found[0], output, path, origin, recorded[0]
                 continue

@@ -22,7 +22,7 @@ from matterstack.core.selection import select_tasks
 from matterstack.core.slots import Slots, Use
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import to_text
-from matterstack.core.values import dump_json, format_duration, format_memory
+from matterstack.core.values import format_duration, format_memory
 from matterstack.deferred import dataclass
 from matterstack.errors import OperatorError, UsageError
 from matterstack.hints import Hint
@@ -31,8 +31,7 @@ from matterstack.operators.registry import make_operator
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.workshop import RunWorkshop
-from matterstack.run_root.files import read_regular
-from matterstack.run_root.layout import COMMAND, EXIT, RUN, STDOUT, TASK, attempt_folder
+from matterstack.run_root.layout import EXIT, STDOUT, attempt_folder
 from matterstack.storage.queries import CLOCK_SKEW_S
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
@@ -173,8 +172,14 @@ class _Explainer:
             TaskState.PENDING: self._pending,
             TaskState.READY: self._ready,
             TaskState.COMPLETED: self._completed,
+            TaskState.RETIRED: self._retired,
         }
         return handlers.get(row.state, self._live)(row)
+
+    def _retired(self, row: TaskRow) -> Explanation:
+        live = any(attempt.task_id == row.task_id for attempt in self.live)
+        why = "gone from the campaign by an amendment" + ("; what runs goes on to its end" if live else "")
+        return Explanation(row.task_id, row.state, why, hint=self._hint("attempts", row.task_id))
 
     # --- what ended ---
 
@@ -198,43 +203,13 @@ class _Explainer:
         kind = self._spec(row).row
         campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
         return advice_for(
-            self._last(row.task_id), again, self.shown_root, campaign=campaign, has_source=self._uses_source(row),
-            another_run=self.another_run, runs_command=kind.runs_command, soft=row.soft,
+            self._last(row.task_id), again, self.shown_root, campaign=campaign, runs_command=kind.runs_command,
+            soft=row.soft,
         )  # fmt: skip
-
-    @cached_property
-    def another_run(self) -> str:
-        """Return the options with which another run of the campaign is made as this one was, in a run root that is free."""
-        try:
-            record = json.loads(read_regular(self.root / RUN))
-            settings = record.get("set") or {}
-        except (OSError, ValueError, AttributeError):
-            settings = {}
-        words = [f"--set {Hint.quote(f'{name}={dump_json(value)}')}" for name, value in settings.items()]
-        return " ".join([*words, f"--root {Hint.quote(self._free_root())}"])
-
-    def _free_root(self) -> str:
-        name = (
-            self.shown_root.rstrip("/")
-            if self.root.name and self.shown_root not in (".", "..")
-            else str(self.root.resolve())
-        )
-        numbered = (f"{name}-{number}" for number in range(2, 1000))
-        return next((path for path in numbered if not os.path.lexists(path)), f"{name}-new")
 
     @cached_property
     def as_of(self) -> float | None:
         return as_of(self.root, self.store)
-
-    def _uses_source(self, row: TaskRow) -> bool:
-        """Return whether what a task last ran names a file of the campaign folder, which `refresh` can correct."""
-        folder = self.root / attempt_folder(row.task_id, row.attempts)
-        try:
-            command, task = (read_regular(folder / name, 1 << 20) for name in (COMMAND, TASK))
-            inputs = json.dumps(json.loads(task).get("inputs"))
-        except (OSError, ValueError, AttributeError):
-            return bool(self.store.sources())
-        return "source/" in inputs or b"source/" in command or b"MATTERSTACK_SOURCE" in command
 
     def _below(self, row: TaskRow) -> Explanation:
         cause = self._row(row.cause)

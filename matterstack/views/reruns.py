@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from matterstack.core.below import below
 from matterstack.core.selection import one_task, select_tasks
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.suggestions import did_you_mean
@@ -51,7 +52,7 @@ class Selection:
         if self.failed:
             found.append(("has failed", lambda: [r.task_id for r in store.first_in(TaskState.FAILED, 1 << 30)]))
         if self.stale:
-            found.append(("is stale", lambda: list(store.stale())))
+            found.append(("is stale", lambda: _stale_and_below(store)))
         if self.failure:
             failure, code = _class_of(self.failure)
             found.append((f"has failed as {self.failure}", lambda: store.failed_as(failure, code)))
@@ -62,6 +63,14 @@ class Selection:
                 raise UsageError(f"{task_id} is {row.state}: --like names a task that has FAILED")
             found.append((f"has failed as {task_id} did", lambda: group_like(store.root, store, task_id)))
         return found
+
+
+def _stale_and_below(store: SQLiteStateStore) -> list[str]:
+    """Return what is stale, what runs in a form of before an amendment, and all that has used their results."""
+    stale = [*store.stale(), *store.live_of_old_form()]
+    wanted = set(stale) | (below(store.all_edges(), stale) if stale else set())
+    used = (TaskState.COMPLETED, TaskState.FAILED)
+    return [row.task_id for row in store.tasks(wanted) if row.task_id in set(stale) or row.state in used]
 
 
 def preview_rerun(root: str | Path, select: Selection, *, downstream: bool = False) -> RerunReport:

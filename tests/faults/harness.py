@@ -331,7 +331,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "withdraw": (("cancel", "runs/t", "ask", "film", "work"), ("asked",)),
     "pause": (("pause", "runs/t"), ("ended",)),
     "resume": (("resume", "runs/t"), ("paused",)),
-    "refresh": (("refresh", "runs/t", "--yes"), ("edited",)),
+    "amend": (("amend", "runs/t", "--yes"), ("edited",)),
     "doctor": (("doctor", "runs/t", "--fix"), ("lost",)),
     "worker": (("worker", "a/1"), ("fresh",)),
     "worker-limit": (("worker", "late"), ("fresh",)),
@@ -381,7 +381,7 @@ def after(command: str, site: Site) -> None:
             [sys.executable, "-m", "matterstack", *words], cwd=site.folder, capture_output=True, check=False, timeout=60
         )
     site.finish()
-    if command == "refresh":
+    if command == "amend":
         assert (site.root / "source" / "data.txt").read_text() == "new\n"
     if command == "cancel":
         site.check(states={**STATES, "sum": "CANCELLED"})

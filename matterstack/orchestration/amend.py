@@ -1,0 +1,765 @@
+"""A new version of a campaign for a run that has begun: what becomes of each instance, shown first, then taken at once.
+
+An instance is compared with what the attempt that it stands on was asked to do (`template.work`), never with the version
+before. All that changes is one commit; the files of the version are written whole before it, the links in the run root set
+after it, by whoever opens the ledger next if this process is killed in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.below import below
+from matterstack.core.events import Amended, AttemptChanged, Event, RetriesReset, TasksChanged, Uncancelled, Wished
+from matterstack.core.model import Instance, LoadedCampaign, TaskChange, TaskSpec, inputs_from_json, to_json
+from matterstack.core.reasons import NO_REASON, Reason, reason_from_json
+from matterstack.core.recorded import AsAsked, AttemptRow, TaskRow
+from matterstack.core.resources import parse_resources, rule_for
+from matterstack.core.states import ACTIVE, RETRIED, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
+from matterstack.core.times import to_text
+from matterstack.core.values import dump_json, encode_json, load_json, parse_time
+from matterstack.deferred import dataclass
+from matterstack.errors import MatterStackError, RunRootError, TemplateError, UsageError
+from matterstack.hints import Hint
+from matterstack.operators.answers import decode
+from matterstack.orchestration.actions import PATIENCE_S, carry_out_wishes
+from matterstack.orchestration.init import operators_text, relative_path, require_short_paths, site_path
+from matterstack.orchestration.session import finish_version, is_a_copy, open_ledger, open_to_write, refuse_clone
+from matterstack.orchestration.step import Step
+from matterstack.run_root import layout
+from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sha256_of_text
+from matterstack.run_root.gitignore import ignore, large_files
+from matterstack.run_root.layout import require_run_root, version_folder
+from matterstack.run_root.source import record_externals
+from matterstack.run_root.versions import keep_first, write_version
+from matterstack.storage.apply import row_of
+from matterstack.storage.expanded import write_expanded
+from matterstack.storage.queries import Queries
+from matterstack.storage.run_lock import read_holder
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.template.attempt import asked_resources, early_scope, resolve_early, resolve_retries
+from matterstack.template.work import Works, differences, digests_of, members_of
+
+_MORE_HELPS = {FailureClass.TIMEOUT: "time limit", FailureClass.OUT_OF_MEMORY: "memory"}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one instance. ``kind`` is one of FATES; ``detail`` says why, for people."""
+
+    task_id: str
+    group: str
+    kind: str
+    state: TaskState  # in which it is before
+    detail: str = ""
+
+
+FATES = {  # kind -> what `amend` says of so many instances
+    "new": "new",
+    "back": "come back",
+    "retired": "retired",
+    "restarts": "become PENDING",
+    "below": "become PENDING",
+    "asked_again": "asked again",
+    "goes_on": "go on as they were started, and will be stale",
+    "stale": "become stale",
+    "fresh": "no longer stale",
+    "next": "not started yet, take the new form",
+    "softer": "count otherwise",
+}
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """A new version of a campaign, and all that it means for a run."""
+
+    version: int  # the new one
+    loaded: LoadedCampaign
+    files: Mapping[str, str]  # of the campaign folder -> sha256
+    externals: Mapping[str, Any]
+    changed_keys: tuple[
+        tuple[str, Any, Any], ...
+    ]  # of the campaign, as (path, before, now); None for what is not there
+    changed_files: Mapping[str, str]  # path -> "changed", "new" or "gone"
+    unnamed_files: tuple[str, ...]  # of these, that no command names
+    settings: tuple[Mapping[str, Any], Mapping[str, Any]]  # of --set, before and now
+    fates: tuple[Fate, ...]
+    stay: Mapping[str, Mapping[TaskState, int]]  # group -> state -> instances of which nothing changes
+    lines: tuple[str, ...]  # of the file that `Amended.rows` names
+    events: tuple[Event, ...]  # that follow `Amended`
+    live_gone: tuple[str, ...]  # tasks that go on although they are retired
+    digest: str  # of all files that it was made from
+
+    @property
+    def is_nothing(self) -> bool:
+        """Return whether the run is of just this campaign already."""
+        return not (self.changed_keys or self.changed_files or self.fates or self.lines) and (
+            self.settings[0] == self.settings[1]
+        )
+
+
+@dataclass()
+class _Comparison:
+    fates: list[Fate] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    changes: dict[str, TaskChange] = field(default_factory=dict)
+    rows: dict[str, TaskRow] = field(default_factory=dict)
+    retired: list[str] = field(default_factory=list)
+    reset: list[str] = field(default_factory=list)
+    ask_again: list[tuple[str, int]] = field(default_factory=list)
+    end: list[tuple[str, int]] = field(default_factory=list)
+    live_gone: list[str] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)  # below these, readiness is decided anew
+    restarted: set[str] = field(default_factory=set)  # below these, what had failed starts again too
+    handles: list[AttemptChanged] = field(default_factory=list)
+    stay: dict[str, dict[TaskState, int]] = field(default_factory=dict)
+
+
+def plan_amendment(
+    store: SQLiteStateStore, loaded: LoadedCampaign, root: Path, *, cancel_gone: bool = False
+) -> Amendment:
+    """Return what a campaign means for a run that has begun; nothing is written.
+
+    Raises UsageError for what cannot be amended: another name, an operator that is gone and has live attempts.
+    """
+    before = store.newest_campaign()
+    if loaded.campaign.name != before.name:
+        raise UsageError(
+            f"{loaded.file}: its name is {loaded.campaign.name}, the run's is {before.name}; a name cannot be amended: "
+            f"{Hint('run', loaded.file, rest='--root DIR')} starts another run"
+        )
+    require_short_paths(loaded, root)
+    version = store.newest_version()
+    files = _digests(loaded)
+    externals = record_externals(loaded.externals)
+    was = store.sources(version)
+    works = Works(loaded.campaign, {**files, **digests_of(externals)}, members_of(loaded.instances))
+    found = _compare(store, loaded, works, cancel_gone=cancel_gone)
+    _require_operators(store, loaded, found)
+    changed = {path: "changed" for path in files if path in was and was[path] != files[path]}
+    changed |= {path: "new" for path in files if path not in was}
+    changed |= {path: "gone" for path in was if path not in files}
+    named = works.files_named() | {s.path for item in loaded.instances for i in item.inputs.values() for s in i.sources}
+    named |= {
+        str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
+    }
+    unnamed = tuple(path for path, how in changed.items() if how == "changed" and not _is_named(path, named))
+    keys = tuple(_changed_keys(to_json(before), to_json(loaded.campaign)))
+    settings = (_settings(root, version), json.loads(dump_json(loaded.overrides)))
+    listing = digest_of_listing(dict(files))
+    parts = [loaded.digest, sha256_of_text(loaded.text), listing, encode_json(sorted(digests_of(externals).items()))]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    events = tuple(_events(store, found))
+    return Amendment(
+        version + 1, loaded, files, externals, keys, dict(sorted(changed.items())), unnamed, settings, tuple(found.fates),
+        found.stay, tuple(found.lines), events, tuple(found.live_gone), digest,
+    )  # fmt: skip
+
+
+def _digests(loaded: LoadedCampaign) -> dict[str, str]:
+    try:
+        return {path: sha256_of(loaded.folder / path) for path in loaded.files}
+    except OSError as error:
+        raise RunRootError(f"{error.filename}: cannot be read: {error.strerror}; the run needs a copy of it") from None
+
+
+def _is_named(path: str, named: set[str]) -> bool:
+    return path in named or any(path.startswith(f"{name}/") for name in named if name)
+
+
+def _settings(root: Path, version: int) -> dict[str, Any]:
+    """Return what --set gave for a version."""
+    try:
+        found = load_json((root / version_folder(version) / layout.SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        try:
+            found = load_json((root / layout.RUN).read_text(encoding="utf-8")).get("set")
+        except (OSError, ValueError, AttributeError):
+            found = {}
+    return json.loads(dump_json(found)) if isinstance(found, dict) else {}
+
+
+_MOST_LISTED = 40  # keys that differ
+
+
+def _changed_keys(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs between two campaigns, by the dotted path of the smallest value that does."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        if before != now:
+            yield path, before, now
+        return
+    for key in dict.fromkeys([*before, *now]):
+        if key in ("for_people", "name") and path.startswith("tasks."):
+            continue  # the same once more
+        inside = path if key in ("asked", "rules") else f"{path}.{key}" if path else str(key)
+        yield from _changed_keys(before.get(key), now.get(key), inside)
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, cancel_gone: bool) -> _Comparison:
+    out = _Comparison()
+    olds = {row.task_id: (row, attempt, asked) for row, attempt, asked in store.tasks_as_asked()}
+    older = _Older(store, [row for row, _, _ in olds.values()])
+    for position, item in enumerate(loaded.instances):
+        row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+        row[-1] = works.digest(row, item)
+        old = olds.pop(item.task_id, None)
+        if old is None:
+            out.lines.append(encode_json(["put", position, row, None, None]))
+            out.fates.append(Fate(item.task_id, item.group, "new", TaskState.PENDING))
+            out.touched.add(item.task_id)
+        else:
+            _Judge(out, old, item, row, position, loaded, works, older).judge()
+    for number, (gone, attempt, _) in enumerate(olds.values(), start=len(loaded.instances)):
+        if gone.state is not TaskState.RETIRED:
+            _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
+        elif gone.position != number:
+            out.lines.append(encode_json(["move", gone.task_id, number]))
+    _look_below(out, loaded, older)
+    return out
+
+
+class _Older:
+    """What tasks were asked to do before this amendment, by their version."""
+
+    def __init__(self, store: Queries, rows: Sequence[TaskRow]) -> None:
+        self.store = store
+        self.rows = rows
+        self._works: dict[int, Works] = {}
+        self._members: dict[str, list[str]] = {}
+        for row in rows:
+            if row.state is not TaskState.RETIRED:
+                self._members.setdefault(row.group, []).append(row.task_id)
+
+    def spec(self, row: TaskRow) -> TaskSpec:
+        return self.store.campaign(row.campaign_version).tasks[row.group]
+
+    def parts(self, row: TaskRow, asked: AsAsked) -> dict[str, str]:
+        """Return the parts of a task's work as it is now."""
+        version = row.campaign_version
+        if version not in self._works:
+            files = {**self.store.sources(version), **digests_of(self.store.externals(version))}
+            self._works[version] = Works(self.store.campaign(version), files, self._members)
+        matrix, inputs = load_json(asked.matrix), inputs_from_json(json.loads(asked.inputs))
+        return self._works[version].parts(
+            Instance(row.task_id, row.group, row.label, matrix, row.operator, row.priority, inputs, {}, ())
+        )
+
+
+class _Judge:
+    """Decides what becomes of one instance that the run has already."""
+
+    def __init__(
+        self,
+        out: _Comparison,
+        old: tuple[TaskRow, AttemptRow | None, AsAsked],
+        item: Instance,
+        row: list[Any],
+        position: int,
+        loaded: LoadedCampaign,
+        works: Works,
+        older: _Older,
+    ) -> None:
+        self.out = out
+        self.task, self.attempt, self.asked = old
+        self.item = item
+        self.row = row
+        self.position = position
+        self.loaded = loaded
+        self.works = works
+        self.older = older
+
+    def judge(self) -> None:
+        task, asked, row = self.task, self.asked, self.row
+        back = task.state is TaskState.RETIRED
+        state = self._state_of_one_that_is_back() if back else task.state
+        same_text = [task.group, task.label, asked.matrix, task.operator, task.priority, asked.inputs, asked.outputs]
+        edges = {(upstream, entry) for upstream, entry in row[10]}
+        same = same_text == row[1:8] and edges == asked.edges
+        names: list[str] = []
+        marks: tuple[Any, Any] = (None, None)
+        moved_work = asked.work != row[-1]
+        was_marked = asked.asked is not None
+        if self.attempt is not None and (moved_work or was_marked or back) and asked.attempt_work != row[-1]:
+            before = self._parts_of_the_attempt()
+            names = differences(before, self.works.parts(self.item), self.works.named_columns(self.item.group))
+            if names:
+                marks = ([self.attempt.attempt, before], names)
+        elif self.attempt is None and moved_work and asked.work:
+            names = differences(
+                self.older.parts(task, asked), self.works.parts(self.item), self.works.named_columns(self.item.group)
+            )
+        if not same or moved_work or back or (marks[0] is not None) != was_marked:
+            self.out.lines.append(encode_json(["put", self.position, row, *marks]))
+        elif task.position != self.position:
+            self.out.lines.append(encode_json(["move", task.task_id, self.position]))
+        if not same and edges != asked.edges:
+            self.out.touched.add(task.task_id)
+        new = names if moved_work or back else []  # what had changed before has been told
+        self._decide(state, new, back=back, fresh=was_marked and not names)
+
+    def _parts_of_the_attempt(self) -> Mapping[str, str]:
+        """Return the parts of what the attempt was asked to do; where they are not kept, the task still is that."""
+        kept = self.asked.asked
+        if kept is not None and self.attempt is not None and kept[0] == self.attempt.attempt:
+            return kept[1]
+        return self.older.parts(self.task, self.asked)
+
+    def _state_of_one_that_is_back(self) -> TaskState:
+        """Return what a RETIRED task is again: what its attempt says, else what it was."""
+        kept = self.asked.before
+        was = TaskState(str(kept[0])) if kept else TaskState.PENDING
+        attempt = self.attempt
+        if attempt is not None and attempt.state.is_live:
+            state = TASK_STATE_OF_ATTEMPT[attempt.state]
+        elif (
+            attempt is not None and attempt.state is AttemptState.COMPLETED and was in (*ACTIVE, TaskState.COMPLETED)
+        ) or (was is TaskState.COMPLETED and self.task.result is not None):
+            state = TaskState.COMPLETED
+        elif was in (TaskState.FAILED, TaskState.CANCELLED):
+            state = was
+        elif attempt is not None and attempt.state is AttemptState.FAILED and was in ACTIVE:
+            state = TaskState.FAILED
+        else:
+            state = TaskState.PENDING
+        why = reason_from_json(json.loads(str(kept[1]))) if kept and kept[1] and state is was else NO_REASON
+        if state is TaskState.FAILED and not why and attempt is not None:
+            why = attempt.reason
+        soft = state is TaskState.FAILED and self._spec.allow_failure
+        self._change(state, why, soft=soft)
+        self.out.touched.add(self.task.task_id)
+        return state
+
+    @property
+    def _spec(self) -> TaskSpec:
+        operator = self.loaded.campaign.operators[self.item.operator]
+        return self.loaded.campaign.tasks[self.item.group].for_operator(operator)
+
+    def _change(self, state: TaskState, why: Reason = NO_REASON, *, soft: bool = False) -> None:
+        self.out.rows[self.task.task_id] = self.task
+        self.out.changes[self.task.task_id] = TaskChange(self.task.task_id, state, why, soft=soft)
+
+    def _fate(self, kind: str, state: TaskState, detail: str = "") -> None:
+        self.out.fates.append(Fate(self.task.task_id, self.item.group, kind, state, detail))
+
+    def _decide(self, state: TaskState, names: list[str], *, back: bool, fresh: bool) -> None:
+        task, out = self.task, self.out
+        detail = ", ".join(names)
+        if state in ACTIVE and names:
+            assert self.attempt is not None
+            kind = self.loaded.campaign.operators.get(self.attempt.operator, self._old_operator).row
+            if kind.asks and not kind.elsewhere:
+                out.ask_again.append(self.attempt.key)
+                out.touched.add(task.task_id)
+                self._fate("asked_again", state, detail)
+            else:
+                self._fate("goes_on", state, detail)
+        elif state in ACTIVE:
+            self._new_deadline(state)
+        elif state is TaskState.COMPLETED:
+            if names:
+                self._fate("stale", state, detail)
+            elif fresh:
+                self._fate("fresh", state)
+            elif back:
+                self._fate("back", state)
+            else:
+                self._stays(state)
+        elif state is TaskState.CANCELLED:
+            self._stays(state)
+        elif state in (TaskState.PENDING, TaskState.READY):
+            if back:
+                self._fate("back", state)
+            elif names:
+                self._fate("next", state, detail)
+            else:
+                self._stays(state)
+        elif names:
+            self._restart(state, detail, also_below=True)
+        elif state is TaskState.FAILED and (why := self._helped_by()):
+            self._restart(state, why, also_below=False)
+        elif state is TaskState.FAILED and self._spec.allow_failure != task.soft and not back:
+            self._change(TaskState.FAILED, task.reason, soft=self._spec.allow_failure)
+            out.touched.add(task.task_id)
+            self._fate("softer", state, "allow_failure")
+        elif back:
+            self._fate("back", state)
+        elif state in (TaskState.BLOCKED, TaskState.SKIPPED) and self._rules() != self._rules_before():
+            self._restart(state, "other rules", also_below=False)
+        else:
+            self._stays(state)
+
+    @property
+    def _old_operator(self) -> Any:
+        assert self.attempt is not None
+        return self.older.store.operators(self.attempt.campaign_version)[self.attempt.operator]
+
+    def _stays(self, state: TaskState) -> None:
+        found = self.out.stay.setdefault(self.item.group, {})
+        found[state] = found.get(state, 0) + 1
+
+    def _restart(self, state: TaskState, detail: str, *, also_below: bool) -> None:
+        self._change(TaskState.PENDING)
+        if self.task.tries:
+            self.out.reset.append(self.task.task_id)
+        self.out.touched.add(self.task.task_id)
+        if also_below:
+            self.out.restarted.add(self.task.task_id)
+        self._fate("restarts", state, detail)
+
+    def _rules(self) -> tuple[Any, ...]:
+        spec = self.loaded.campaign.tasks[self.item.group]
+        return spec.allow_dependency_failure, spec.allow_skipped, spec.allow_failure
+
+    def _rules_before(self) -> tuple[Any, ...]:
+        spec = self.older.spec(self.task)
+        return spec.allow_dependency_failure, spec.allow_skipped, spec.allow_failure
+
+    # --- handling ---
+
+    def _helped_by(self) -> str:
+        """Return which change of how a task is carried out lets it try again after its failure, "" if none does."""
+        attempt = self.attempt
+        if attempt is None or attempt.failure is None:
+            return ""
+        if attempt.operator != self.item.operator:
+            return f"operator {attempt.operator} -> {self.item.operator}"
+        operator = self.loaded.campaign.operators[self.item.operator]
+        spec, failure = self._spec, attempt.failure
+        scope = early_scope(self.loaded.campaign, self.item, self.task.attempts + 1)
+        try:
+            if failure in _MORE_HELPS:
+                now = parse_resources(asked_resources(spec, operator, scope))
+                had, has = (
+                    (attempt.time_s, now.time_s) if failure is FailureClass.TIMEOUT else (attempt.memory, now.memory)
+                )
+                if had is not None and (has is None or has > had):
+                    return f"{_MORE_HELPS[failure]}"
+            if failure is FailureClass.DEADLINE and self._deadline() != self._deadline_before():
+                return "deadline"
+            retries = resolve_retries(spec, scope)
+        except (TemplateError, ValueError):  # of answers or metrics: not known before the attempt
+            return ""
+        never = rule_for(retries, failure, attempt.exit_code) == "never"
+        return "retries" if failure in RETRIED and 0 < self.task.tries <= retries.max and not never else ""
+
+    def _deadline(self) -> Any:
+        return self._spec.asked.get("deadline"), self._spec.asked.get("on_deadline")
+
+    def _deadline_before(self) -> Any:
+        asked = self.older.spec(self.task).asked
+        return asked.get("deadline"), asked.get("on_deadline")
+
+    def _new_deadline(self, state: TaskState) -> None:
+        """Let another deadline hold at once for a question that waits; withdraw it if others are to answer."""
+        attempt = self.attempt
+        assert attempt is not None
+        kind = self._old_operator.row
+        if not kind.asks or kind.elsewhere or state is not TaskState.WAITING:
+            self._stays(state)
+            return
+        if self._spec.asked.get("responders") != self.older.spec(self.task).asked.get("responders"):
+            self.out.ask_again.append(attempt.key)
+            self.out.touched.add(self.task.task_id)
+            self._fate("asked_again", state, "responders")
+            return
+        self._stays(state)
+        if self._deadline() == self._deadline_before():
+            return
+        terms = decode(attempt.handle)
+        scope = early_scope(self.loaded.campaign, self.item, attempt.attempt)
+        try:
+            written = resolve_early(self._spec.asked.get("deadline"), self._spec, scope)
+            at = None if written is None else to_text(attempt.created_at + parse_time(written))
+        except (TemplateError, ValueError):
+            return
+        terms = {key: value for key, value in terms.items() if key not in ("deadline_at", "on_deadline")}
+        if at is not None:
+            terms |= {"deadline_at": at, "on_deadline": self._spec.asked.get("on_deadline", "fail")}
+        change = AttemptChanged(*attempt.key, attempt.state, reason=attempt.reason, handle=encode_json(terms))
+        self.out.handles.append(change)
+
+
+def _retire(
+    store: Queries, out: _Comparison, row: TaskRow, attempt: AttemptRow | None, position: int, *, cancel_gone: bool
+) -> None:
+    out.lines.append(encode_json(["retire", row.task_id, position]))
+    out.retired.append(row.task_id)
+    out.touched.add(row.task_id)
+    detail = ""
+    if row.state in ACTIVE and attempt is not None:
+        kind = store.operators(attempt.campaign_version)[attempt.operator].row
+        if cancel_gone or (kind.asks and not kind.elsewhere):
+            out.end.append(attempt.key)
+            detail = "ended"
+        else:
+            out.live_gone.append(row.task_id)
+            detail = "goes on to its end"
+    out.fates.append(Fate(row.task_id, row.group, "retired", row.state, detail))
+
+
+def _look_below(out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None:
+    """Decide anew what waits, or is blocked, below all that changed."""
+    if not out.touched:
+        return
+    edges = [(edge.upstream, item.task_id) for item in loaded.instances for edge in item.edges]
+    edges += [(item.task_id, item.group) for item in loaded.instances if item.group != item.task_id]
+    edges += [(task_id, task_id.partition("/")[0]) for task_id in out.retired if "/" in task_id]
+    concerned = below(edges, out.touched) | out.touched
+    failed_too = below(edges, out.restarted) if out.restarted else set()
+    there = {item.task_id for item in loaded.instances}
+    for row in older.rows:
+        if row.task_id not in there or row.task_id not in concerned or row.task_id in out.changes:
+            continue
+        if row.state in (TaskState.PENDING, TaskState.READY):
+            if row.retry_at is None:
+                out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
+            continue
+        opened = row.state in (TaskState.BLOCKED, TaskState.SKIPPED)
+        if opened or (row.state is TaskState.FAILED and row.task_id in failed_too):
+            out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
+            if row.tries:
+                out.reset.append(row.task_id)
+            stays = out.stay.get(row.group, {})
+            if stays.get(row.state):
+                stays[row.state] -= 1
+            out.fates.append(Fate(row.task_id, row.group, "below", row.state))
+
+
+def _require_operators(store: SQLiteStateStore, loaded: LoadedCampaign, found: _Comparison) -> None:
+    ending = {*found.end, *found.ask_again}
+    for row in store.live_attempts():
+        if row.operator not in loaded.campaign.operators and row.key not in ending:
+            live = [item for item in store.live_attempts() if item.operator == row.operator]
+            hint = Hint("cancel", store.root, row.task_id)
+            raise UsageError(
+                f"operator '{row.operator}' is gone from {loaded.file}, and {len(live)} of its attempts "
+                f"{'is' if len(live) == 1 else 'are'} live ({row.task_id}); keep it until they have ended, or {hint}"
+            )
+
+
+def _events(store: SQLiteStateStore, found: _Comparison) -> Iterator[Event]:
+    """Yield what follows `Amended` in its commit."""
+    if found.retired:
+        yield TasksChanged(tuple(found.retired), TaskState.RETIRED, rerun=True)
+    alike: dict[Any, list[TaskChange]] = {}
+    for task_id, change in found.changes.items():
+        row = found.rows[task_id]
+        if (row.state, row.reason, row.soft, row.watch, row.cause) == (
+            change.state,
+            change.reason,
+            change.soft,
+            None,
+            None,
+        ):
+            continue
+        key = (
+            change.state,
+            encode_json(str(sorted(change.reason.values.items(), key=str))),
+            change.reason.code,
+            change.soft,
+        )
+        alike.setdefault(key, []).append(change)
+    for changes in alike.values():
+        first = changes[0]
+        yield TasksChanged(tuple(c.task_id for c in changes), first.state, first.reason, first.soft)
+    if found.reset:
+        yield RetriesReset(tuple(found.reset))
+    yield from found.handles
+    if found.ask_again:
+        yield Wished(tuple(found.ask_again), "rerun")
+    if found.end:
+        yield Wished(tuple(found.end), "cancel")
+    if store.run().cancelled and any(fate.kind in ("new", "restarts", "back") for fate in found.fates):
+        yield Uncancelled()
+
+
+# --- taking ---------------------------------------------------------------------------------------------------------
+
+
+def show_amendment(root: str | Path, loaded: LoadedCampaign, *, cancel_gone: bool = False) -> Amendment:
+    """Return what `amend` would do. Raises RunIsCopyError for a copy of a run, and what `plan_amendment` raises."""
+    path = _home(root)
+    with open_ledger(path, read_only=True) as store:
+        if not store.is_at_home(*place_of(path)):
+            raise is_a_copy(path)
+        return plan_amendment(store, loaded, path, cancel_gone=cancel_gone)
+
+
+def _home(root: str | Path) -> Path:
+    """Return a run root. Raises RunIsCopyError for a copy without a ledger."""
+    path = require_run_root(Path(root))
+    if not os.path.lexists(path / layout.LEDGER):
+        refuse_clone(path, read_holder(path))
+    return path
+
+
+class PlanOutdated(UsageError):
+    """Files have changed since the plan that was agreed to."""
+
+
+def amend(
+    root: str | Path,
+    loaded: LoadedCampaign,
+    *,
+    cancel_gone: bool = False,
+    plan: str | None = None,
+    is_of_the_run: bool = False,
+) -> tuple[Amendment, set[str]]:
+    """Take a new version of a campaign; return it, and the tasks that could not be ended from here.
+
+    ``is_of_the_run`` says that the files are those of an older version: where the campaign comes from stays on record. With
+    ``plan`` only files of that digest are taken. Works while a loop runs the campaign. Raises PlanOutdated,
+    RunLockedError, and what `plan_amendment` raises.
+    """
+    path = require_run_root(Path(root))
+    with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
+        found = plan_amendment(store, loaded, path, cancel_gone=cancel_gone)
+        if plan is not None and (len(plan) < 8 or not found.digest.startswith(plan)):
+            raise PlanOutdated(
+                f"--plan {plan}: the files give {found.digest} now, so they, or the run, have changed since that was shown; "
+                f"{Hint('amend', path)} shows what they mean"
+            )
+        if found.is_nothing:
+            return found, set()
+        try:
+            amended = _write(path, store, found, is_of_the_run=is_of_the_run)
+        except OSError as error:
+            if isinstance(error, MatterStackError):
+                raise
+            raise RunRootError(f"{error.filename or path}: {error.strerror}; nothing was changed") from None
+        step = Step(path, store)
+        store.append([amended, *found.events], step.now)
+        finish_version(path, store)
+        wished = {key for event in found.events if isinstance(event, Wished) for key in event.attempts}
+        live = store.tasks({task_id for task_id, _ in wished}) if wished else []
+        return found, carry_out_wishes(step, store, live)
+
+
+def _write(root: Path, store: SQLiteStateStore, found: Amendment, *, is_of_the_run: bool) -> Amended:
+    """Write all that the ledger will speak of."""
+    loaded, before = found.loaded, found.version - 1
+    operators = operators_text(loaded)
+    if store.source_of(before) == layout.SOURCE:  # of before versions
+        keep_first(root, _settings(root, before))
+    there = root / version_folder(before) / layout.SOURCE
+    older = {path: (there / path, digest) for path, digest in store.sources(before).items()}
+    sources = write_version(
+        root, found.version, campaign=loaded.text, operators=operators, site=loaded.site_text, settings=loaded.overrides,
+        folder=loaded.folder, files=found.files, before=older,
+    )  # fmt: skip
+    ignore(root, large_files(root, version_folder(found.version), loaded.campaign.git_max_size))
+    counts: dict[str, int] = {}
+    for fate in found.fates:
+        counts[fate.kind] = counts.get(fate.kind, 0) + 1
+    return Amended(
+        version=found.version, digest=loaded.digest,
+        definition=write_expanded(root, dump_json(to_json(loaded.campaign), exact=True)),
+        rows=write_expanded(root, "".join(f"{line}\n" for line in found.lines)),
+        campaign_path=store.run().campaign_path if is_of_the_run else relative_path(loaded, root), campaign_sha256=sha256_of_text(loaded.text),
+        operators_sha256=sha256_of_text(operators), source=f"{version_folder(found.version)}/{layout.SOURCE}",
+        source_digest=digest_of_listing({path: digest for path, (digest, *_) in sources.items()}),
+        set=json.loads(dump_json(loaded.overrides)),
+        sources={name: list(item) for name, item in {**sources, **found.externals}.items()},
+        site=store.site_of(before) if is_of_the_run else site_path(loaded, root), counts=counts,
+    )  # fmt: skip
+
+
+# --- what is recorded -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Where the campaign of a run came from, and what was given with it."""
+
+    version: int
+    file: Path
+    settings: Mapping[str, Any]
+    operators: Path | None  # file of --operators: the user's if it is still there, else the run's copy
+
+
+def recorded(root: str | Path, version: int | None = None) -> Recorded:
+    """Return what a run, or a ``version`` of it, was made from. Raises UsageError for a version that it does not have."""
+    path = _home(root)
+    with open_ledger(path, read_only=True) as store:
+        newest = store.newest_version()
+        if version is not None and not 1 <= version <= newest:
+            raise UsageError(f"--to {version}: {path} has the versions 1 to {newest}")
+        run, number = store.run(), version or newest
+        file = _there(path, run.home_path, run.campaign_path)
+        site = _there(path, run.home_path, store.site_of(number)) if store.site_of(number) else None
+        kept = path / version_folder(number) / layout.SITE
+        if version is not None or site is None or not site.is_file():
+            site = kept if kept.is_file() else None
+    return Recorded(number, file, _settings(path, number), site)
+
+
+Find = Callable[[Path, str], Iterable[str]]  # the files of a folder that a glob of `files` matches
+
+
+def differing_files(root: str | Path, find: Find) -> tuple[int, list[str]]:
+    """Return the newest version of a run, and the files of the campaign folder that are not those of that version.
+
+    Raises UsageError if the campaign file is not there.
+    """
+    path = require_run_root(Path(root))
+    with open_ledger(path, read_only=True) as store:
+        version, was, patterns = store.newest_version(), store.sources(), store.newest_campaign().files
+    file = recorded(path).file
+    if not file.is_file():
+        raise UsageError(f"the campaign file {file} is not there")
+    kept = path / layout.CAMPAIGN
+    out = [] if _same(kept, sha256_of(file)) else [file.name]
+    for name in sorted({*was, *(found for pattern in patterns for found in find(file.parent, pattern))}):
+        if not _same(file.parent / name, was.get(name, "")):
+            out.append(name)
+    return version, out
+
+
+def _same(path: Path, digest: str) -> bool:
+    try:
+        return sha256_of(path) == digest
+    except OSError:
+        return False
+
+
+def check_out(root: str | Path, target: Path, version: int | None = None) -> int:
+    """Write a version, by default the newest, as a campaign folder that can be worked on; return its number.
+
+    Raises UsageError if the folder is there and not empty, RunRootError.
+    """
+    path = require_run_root(Path(root))
+    found = recorded(path, version)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--checkout {target}: is there already, and is not an empty folder")
+    home = path / version_folder(found.version)
+    home = home if home.is_dir() else path  # of before versions
+    try:
+        shutil.copytree(home / layout.SOURCE, target, dirs_exist_ok=True)
+        shutil.copyfile(home / layout.CAMPAIGN, target / found.file.name)
+        if (home / layout.SITE).is_file():
+            shutil.copyfile(home / layout.SITE, target / layout.SITE)
+        for file in target.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(file.stat().st_mode | stat.S_IWUSR)
+    except OSError as error:
+        raise RunRootError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
+    return found.version
+
+
+def _there(root: Path, home: str, relative: str) -> Path:
+    """Return a path that is relative to the run root, or to where that was when the run was made."""
+    candidates = [os.path.normpath(root.resolve() / relative), os.path.normpath(Path(home) / relative)]
+    shown = next((path for path in candidates if os.path.isfile(path)), candidates[0])
+    near = os.path.relpath(shown)
+    return Path(near if not near.startswith("../..") else shown)

@@ -1,0 +1,30 @@
+"""Files of the newest version of a campaign that somebody edited within the run, where nothing reads the edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matterstack.run_root import layout
+from matterstack.run_root.files import sha256_of
+from matterstack.run_root.verify import changed_digest
+from matterstack.storage.queries import Queries
+
+
+def edited_files(root: Path, store: Queries, most: int) -> list[str]:
+    """Return what of campaign.yaml, operators.yaml and, if they are at most ``most``, the source files was edited."""
+    version = store.newest_version()
+    found = []
+    for name, digest in zip((layout.CAMPAIGN, layout.OPERATORS), store.digests_of(version), strict=True):
+        try:
+            if digest and sha256_of(root / name) != digest:
+                found.append(name)
+        except OSError:  # missing: `doctor` tells
+            continue
+    sources = store.source_files(version)
+    for path, (digest, _, stamp) in sources.items() if len(sources) <= most else ():
+        try:
+            if stamp is not None and changed_digest(root / store.source_of(version) / path, digest, stamp) is not None:
+                found.append(f"{layout.SOURCE}/{path}")
+        except OSError:
+            continue
+    return found
