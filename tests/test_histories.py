@@ -9,9 +9,9 @@ import pytest
 from tests.histories import HISTORIES, beginnings
 
 
-def test_there_are_histories_of_version_1_of_kills_of_gates_and_of_an_adoption():
+def test_there_are_histories_of_version_1_of_kills_of_gates_of_an_adoption_and_of_amendments():
     names = " ".join(path.name for path in HISTORIES)
-    assert all(word in names for word in ("version-1", "killed", "gate", "adoption"))
+    assert all(word in names for word in ("version-1", "killed", "gate", "adoption", "amended"))
 
 
 @pytest.mark.simulation

@@ -14,7 +14,7 @@ from matterstack.storage.journal import BEGINNING, digest_of, is_version_1
 from tests.histories import HERE, beginnings
 
 _OF_VERSION_1 = (layout.CAMPAIGN, layout.OPERATORS, layout.RUN, "source")
-_NOBODY = {"host": "node1", "path": "/home/ada/runs/r", "campaign_path": "../../campaign.yaml"}
+_NOBODY = {"host": "node1", "path": "/home/ada/runs/r", "campaign_path": "../../campaign.yaml", "who": "ada@node1"}
 _OF_A_MACHINE = ("machine", "boot", "pid_ns", "host")
 
 
