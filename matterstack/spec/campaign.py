@@ -22,6 +22,7 @@ from matterstack.core.resources import parse_retries, retry_problems
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
+from matterstack.spec.axes import OF_MATRIX, files_axes
 from matterstack.spec.loader import Document
 from matterstack.spec.mend import Doubts
 from matterstack.template.language import conditional_parts, is_template, parse, references, uses_raw, whole
@@ -325,7 +326,7 @@ class Builder:
                 continue
             key = str(where[0])
             full = (*path, *where)
-            if key == "matrix" and where[1] in ("table", "include", "exclude"):
+            if key == "matrix" and (where[1] in ("table", "include", "exclude", "zip") or where[2:] == ("files",)):
                 self.add(full, "templates cannot be used here")
                 continue
             form = "command_text" if key == "command" and isinstance(spec.command, str) else key
@@ -344,11 +345,11 @@ class Builder:
             return
         early = key in ("matrix", "label", "needs", "operator", "inputs", "outputs", "priority")
         params = {**self.root.get("params", {}), **self.overrides, **({} if early else spec.params)}
-        axes = set(spec.matrix or ()) - {"include", "exclude"}
+        axes = set(spec.matrix or ()) - OF_MATRIX
         known: dict[str, Iterable[str] | None] = {
             "params": params,
             "matrix": None if spec.matrix is not None and (not axes or "table" in axes) else axes,
-            "inputs": spec.inputs,
+            "inputs": [*spec.inputs, *files_axes(spec.matrix)],
             "outputs": spec.outputs,
             "task": ("name",)
             if key == "label"
@@ -453,7 +454,7 @@ class Builder:
 
     def _below_a_root(self, name: str, roots: Iterable[str], spec: TaskSpec | None) -> str:
         """Return the suggestion to write a name with the root that it is below, such as `matrix.mol` for `mol`."""
-        axes = set(spec.matrix or ()) - {"include", "exclude", "table"} if spec is not None else set()
+        axes = set(spec.matrix or ()) - OF_MATRIX - {"table"} if spec is not None else set()
         below: dict[str, Iterable[str]] = {
             "matrix": axes, "params": {**self.root.get("params", {}), **(spec.params if spec is not None else {})},
             "inputs": spec.inputs if spec is not None else (), "outputs": spec.outputs if spec is not None else (),

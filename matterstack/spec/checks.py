@@ -361,7 +361,10 @@ def _patterns(campaign: Campaign, instances: Iterable[Instance]) -> list[tuple[s
     found: dict[str, tuple[str, str, str]] = {}
     for instance in instances:
         for name, item in instance.inputs.items():
-            written = campaign.tasks[instance.group].inputs[name].pattern
+            spec = campaign.tasks[instance.group].inputs.get(name)
+            if spec is None:
+                continue  # the file of an axis
+            written = spec.pattern
             if is_pattern(written) or any(source.task is None and not source.is_external for source in item.sources):
                 pattern = render_pattern(written, early_scope(campaign, instance), escape=item.is_list)
                 found.setdefault(pattern, (instance.group, name, pattern))

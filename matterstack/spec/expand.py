@@ -34,6 +34,7 @@ from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
 from matterstack.deferred import dataclass
 from matterstack.errors import CampaignError, TemplateError
+from matterstack.spec.axes import OF_MATRIX, in_lockstep, range_values
 from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files
 from matterstack.spec.paths import PathTree, path_problem
@@ -129,6 +130,7 @@ class Expander:
         self.externals: dict[str, bool] = {}  # absolute path -> whether its digest is recorded
         self.matches: dict[tuple[str, str], Match] = {}
         self.labels: dict[str, str] = {}
+        self.files_of_axes: dict[tuple[str, str], dict[str, str]] = {}  # (task, axis) -> its values -> their files
         self._suggestions = 0
         self._shared: dict[str, tuple[list[Source], set[str]]] = {}  # pattern -> what it matches, and of which tasks
         self._globbed: dict[str, list[str]] = {}
@@ -185,11 +187,21 @@ class Expander:
     def _rows(self, spec: TaskSpec, where: Where) -> list[dict[str, Any]]:
         assert spec.matrix is not None
         axes: list[list[dict[str, Any]]] = []
-        for name, values in spec.matrix.items():
-            if name == "table":
-                axes.append(self._table(str(values), (*where, "table")))
-            elif name not in ("include", "exclude"):
-                axes.append([{name: value} for value in self._axis(name, values, (*where, name), spec.label)])
+        tables = [self._table(str(spec.matrix["table"]), (*where, "table"))] if "table" in spec.matrix else []
+        named = [
+            (name, self._axis(spec, name, values, (*where, name)))
+            for name, values in spec.matrix.items()
+            if name != "table" and name not in OF_MATRIX
+        ]
+        try:
+            axes = in_lockstep(named, spec.matrix.get("zip", ()))
+        except ValueError as error:
+            if all(values for _, values in named):  # else that is told already
+                self.builder.add((*where, "zip"), str(error))
+            return []
+        if tables:
+            place = [name for name in spec.matrix if name not in OF_MATRIX].index("table")
+            axes[place:place] = tables
         total = 1
         for axis in axes:
             total *= len(axis)
@@ -209,24 +221,60 @@ class Expander:
         rows = self._exclude(rows, spec.matrix.get("exclude", []), (*where, "exclude"))
         return self._include(rows, spec.matrix.get("include", []), (*where, "include"), spec.label)
 
-    def _axis(self, name: str, values: Any, where: Where, label: str | None) -> list[Any]:
+    def _axis(self, spec: TaskSpec, name: str, values: Any, where: Where) -> list[Any]:
         if self.builder.has_problem(where):
             return []
-        if isinstance(values, str):
-            try:
-                values = render(values, {"params": self.campaign.params})
-            except TemplateError as error:
-                if self.builder.doubts.params or self.builder.doubts.param_names:
-                    self.builder.doubts.outputs = True  # how many instances there are is not known
-                else:
-                    self.builder.add(where, str(error))
-                return []
+        label = spec.label
+        if isinstance(values, Mapping) and "files" in values:
+            return self._files_axis(spec, name, str(values["files"]), (*where, "files"))
+        try:
+            if isinstance(values, Mapping):
+                where = (*where, "range")
+                return range_values(self._with_params(values["range"]), MOST_INSTANCES)
+            values = self._with_params(values) if isinstance(values, str) else values
+        except TemplateError as error:
+            if self.builder.doubts.params or self.builder.doubts.param_names:
+                self.builder.doubts.outputs = True  # how many instances there are is not known
+            else:
+                self.builder.add(where, str(error))
+            return []
+        except ValueError as error:
+            self.builder.add(where, str(error))
+            return []
         if not isinstance(values, list):
             self.builder.add(where, f"'{name}' must be a list of values, got {show(values)}")
             return []
         if not values:
             self.builder.add(where, f"'{name}' is empty: it gives no instances")
         return values if self._values_have_labels(values, where, label) else []
+
+    def _with_params(self, value: Any) -> Any:
+        """Return what is written for an axis, its templates resolved. Raises TemplateError."""
+        if isinstance(value, list):
+            return [self._with_params(item) for item in value]
+        return render(value, {"params": self.campaign.params}) if isinstance(value, str) else value
+
+    def _files_axis(self, spec: TaskSpec, axis: str, pattern: str, where: Where) -> list[Any]:
+        """Return the stems of the files that a pattern matches, each the value of an instance."""
+        problem = path_problem(pattern)
+        if not problem and axis in spec.inputs:
+            problem = f"inputs.{axis} is the file of this axis; rename the input"
+        found = [] if problem else self._glob(pattern)
+        if not problem and not found and not self.builder.doubts.files:
+            problem = f"'{pattern}' matches no file of the campaign folder"
+        if problem:
+            self.builder.add(where, problem)
+            return []
+        self.files.update(found)
+        stems: dict[str, str] = {}
+        for path in found:
+            stem = Path(path).stem
+            if stem in stems:
+                self.builder.add(where, f"{stems[stem]} and {path} are both '{stem}'")
+                return []
+            stems[stem] = path
+        self.files_of_axes[spec.name, axis] = stems
+        return list(stems)
 
     def _values_have_labels(self, values: Iterable[Any], where: Where, label: str | None) -> bool:
         for value in values:
@@ -310,7 +358,7 @@ class Expander:
     def _label_columns(spec: TaskSpec, row: Mapping[str, Any]) -> list[str]:
         """Return the axes in order; of a table only its first column."""
         assert spec.matrix is not None
-        axes = [name for name in spec.matrix if name not in ("include", "exclude")]
+        axes = [name for name in spec.matrix if name not in OF_MATRIX]
         if not axes:
             return list(row)
         if "table" not in axes:
@@ -421,6 +469,10 @@ class Expander:
     def _resolve_inputs(self, draft: _Draft) -> None:
         scope = self.scope(draft)
         taken: set[str] = set()
+        for axis, value in draft.matrix.items():
+            path = self.files_of_axes.get((draft.spec.name, axis), {}).get(value)
+            if path is not None:
+                draft.inputs[axis] = ResolvedInput(False, None, (Source(None, None, path),))
         for name, spec in draft.spec.inputs.items():
             where: Where = ("tasks", draft.spec.name, "inputs", name)
             is_list = is_pattern(spec.pattern) and not spec.external
