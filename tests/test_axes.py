@@ -114,5 +114,7 @@ def test_files_that_are_none_or_alike_are_told(bench):
 
 
 def test_a_thousand_seeds_are_one_line(bench):
-    bench.write("params: {n: 1000}\ntasks: {md: {matrix: {seed: {range: '${{ params.n }}'}}, command: 'echo ${{ matrix.seed }}'}}\n")
+    bench.write(
+        "params: {n: 1000}\ntasks: {md: {matrix: {seed: {range: '${{ params.n }}'}}, command: 'echo ${{ matrix.seed }}'}}\n"
+    )
     assert "1000 instances" in bench.cli("validate", "campaign.yaml").stdout

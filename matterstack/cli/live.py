@@ -167,6 +167,7 @@ def print_profile(profile: Profile) -> None:
 def summary(root: Path, report: StepReport) -> None:
     """Print how a loop ended, on stdout."""
     from matterstack.cli.render import failure_lines
+    from matterstack.cli.status import limit_lines
     from matterstack.views.explain import explain_first
     from matterstack.views.failures import failure_groups
     from matterstack.views.status import summarise
@@ -181,7 +182,12 @@ def summary(root: Path, report: StepReport) -> None:
     if len(groups) > _MOST_TOLD:
         rest = groups[_MOST_TOLD:]
         click.echo(f"  … and {sum(len(group.tasks) for group in rest)} more, for {plural(len(rest), 'other cause')}")
-    if report.state is RunState.PAUSED and view.paused:
+    limit = limit_lines(view)
+    for line in limit:
+        click.echo(f"  {line}")
+    if limit:
+        pass  # that is what to do
+    elif report.state is RunState.PAUSED and view.paused:
         names = " ".join(shlex.quote(task_id) for task_id in view.paused[:_MOST_TOLD])
         more = f" (and {len(view.paused) - _MOST_TOLD} more)" if len(view.paused) > _MOST_TOLD else ""
         click.echo(f"  {Hint('resume', root, rest=names)} starts the tasks that are paused{more}")

@@ -82,6 +82,8 @@ def _show_status(view: Any) -> None:
         click.echo(harmless(" ".join(view.description.split()))[:_LONGEST_LINE])
     click.echo(_dates(view))
     groups = view.groups
+    for line in limit_lines(view):
+        click.echo(line)
     click.echo(f"{plural(sum(view.counts.values()), 'task')}: {counts_text(view.counts)}")
     states = list(view.counts)
     rows = [
@@ -107,6 +109,18 @@ def _show_status(view: Any) -> None:
             click.echo(f"    {Hint('rerun', view.root, task.task_id).command}")
     if view.more:
         click.echo(f"… and {view.more} more")
+
+
+def limit_lines(view: Any) -> list[str]:
+    """Return why a limit of the run has paused it, and what to do; nothing if none has."""
+    from matterstack.core.reasons import Code
+    from matterstack.text.reasons import sentence
+
+    if not view.limit:
+        return []
+    over = "" if view.limit.code is Code.LIMIT_FAILURES else "--over"
+    raised = f"{Hint('amend', view.root)} after a higher limit goes on, or {Hint('resume', view.root, rest=over)}"
+    return [f"paused: {sentence(view.limit)}", f"    {raised}"]
 
 
 def _dates(view: Any) -> str:

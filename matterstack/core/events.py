@@ -136,12 +136,14 @@ class Amended(Event):
 class Paused(Event):
     kind = "paused"
     tasks: tuple[str, ...] = ()  # none: the run
+    reason: Reason = NO_REASON  # the limit that the run has reached
 
 
 @dataclass(frozen=True)
 class Resumed(Event):
     kind = "resumed"
     tasks: tuple[str, ...] = ()
+    over: bool = False  # go on over the limits of the run
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,7 @@ class AttemptMade(Event):
     source_digest: str = ""
     inputs: Mapping[str, int] = field(default_factory=dict)  # task upstream -> the attempt that is read
     gpus: int = 0
+    licences: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -406,7 +409,7 @@ def attempt_made(
 ) -> AttemptMade:
     return AttemptMade(
         *key, operator, handle, resources.cores, resources.memory, resources.time_s, source_digest, dict(inputs),
-        resources.gpus,
+        resources.gpus, dict(resources.licences),
     )  # fmt: skip
 
 

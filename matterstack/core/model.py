@@ -126,6 +126,7 @@ class Campaign:
     operators: Mapping[str, OperatorSpec]
     tasks: Mapping[str, TaskSpec]
     git_max_size: int
+    limits: Mapping[str, Any] = field(default_factory=dict)  # of the run, as in `core.limits.Limits`
 
 
 # --- its instances --------------------------------------------------------------------------------------------------
@@ -201,6 +202,7 @@ class Resources:
     as_written: Mapping[str, Any] = field(default_factory=dict)
     tasks: int = 1  # MPI ranks; the command starts them
     nodes: int = 1
+    licences: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cores(self) -> int:
@@ -449,6 +451,7 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
         operators=operators_from_json(data["operators"]),
         tasks={name: _task_from_json(item) for name, item in data["tasks"].items()},
         git_max_size=data["git_max_size"],
+        limits=data.get("limits", {}),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from matterstack.core.below import below
 from matterstack.core.board import Board, startable
-from matterstack.core.events import AttemptMade, Event, Key, attempt_changed, tasks_changed
+from matterstack.core.events import AttemptMade, Event, Key, Paused, attempt_changed, tasks_changed
+from matterstack.core.limits import Budget
 from matterstack.core.model import (
     AttemptChange,
     AttemptFacts,
@@ -35,7 +36,7 @@ from matterstack.core.reconcile import changes_nothing, postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.slots import MOST_AT_ONCE, Capacity, Slots, Use
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
-from matterstack.deferred import dataclass
+from matterstack.deferred import changed, dataclass
 
 _BAD_ANSWERS = (FailureClass.BAD_RESPONSE, FailureClass.MISSING_OUTPUT)
 ENDED = (Sighting.ENDED, Sighting.GONE)
@@ -126,6 +127,10 @@ class Workshop(Protocol):
         """Return what an operator may use in sum, or why it cannot be used."""
         ...
 
+    def budget(self, alive: Sequence[AttemptRow]) -> Budget | None:
+        """Return what the limits of the run leave beside what is alive, None without limits."""
+        ...
+
     def is_local(self, version: int | None, operator: str) -> bool:
         """Return whether an operator works on this machine, in a version of the campaign or in the newest.
 
@@ -210,6 +215,7 @@ class Decider:
         self.now = now
         self.plan = Plan()
         self._over: set[Key] = set()  # live attempts that end in this plan
+        self._budget: Budget | None = None
 
     # --- attempts ---
 
@@ -456,10 +462,14 @@ class Decider:
 
     def launch(self) -> list[TaskChange]:
         """Choose what is handed over; return the tasks that failed before they could be."""
-        failed = []
+        failed: list[TaskChange] = []
         alive = [row for row in self.board.live if row.key not in self._over]
         machine = Use(row for row in alive if self.workshop.is_local(row.campaign_version, row.operator))
         waiting = {intent.made.operator for intent in self.ahead.intents.values()}
+        self._budget = self.workshop.budget(alive)
+        if self._budget is not None and (why := self._budget.exhausted()) is not None:
+            self._pause(why)
+            return failed
         for operator in sorted(waiting.union(self.board.operators_with_ready())):
             capacity = self.workshop.capacity(operator)
             if isinstance(capacity, Notice):
@@ -471,9 +481,19 @@ class Decider:
             left = self._hand_over_queued(operator, slots)
             if not left:
                 failed += self._choose(operator, slots)
+            if self._budget is not None:  # then nothing is recorded ahead of its turn
+                if self.board.run.paused:
+                    break
+                continue
             if self.ahead.most and left <= self.ahead.most // 2 and local:
                 failed += self._choose_ahead(operator, slots, self.ahead.most - left)
         return failed
+
+    def _pause(self, why: Reason) -> None:
+        """Start nothing more: the run has reached a limit."""
+        self.plan.events.append(Paused(reason=why))
+        self.board.run = changed(self.board.run, paused=True, pause_reason=why)
+        self.plan.notices.append(Notice("", why))
 
     def _hand_over_queued(self, operator: str, slots: Slots) -> int:
         """Choose of the intents that are on record; return how many are left."""
@@ -496,6 +516,16 @@ class Decider:
                 continue
             if not slots.fits(found.resources):
                 break
+            if self._budget is not None:
+                why = self._budget.refuses(found.resources)
+                if why is not None:
+                    self._pause(why)
+                    break
+                if self._budget.lacking(found.resources):
+                    continue  # tasks that need no such licence may start before it
+                if not self._budget.fits(found.resources):
+                    break
+                self._budget.take(found.resources)
             slots.take(found.resources)
             self.plan.events.append(found.made)
             self.plan.intents.append(found)

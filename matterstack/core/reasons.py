@@ -60,6 +60,11 @@ class Code(StrEnum):
     ALL_SKIPPED = "all_skipped"  # entry, first, more
     TOO_FEW = "too_few"  # completed, counted, min_count or min_percent
 
+    # limits of the run
+    LIMIT_CPU_HOURS = "limit_cpu_hours"  # used, most, next: cpu-hours
+    LIMIT_ATTEMPTS = "limit_attempts"  # attempts, most
+    LIMIT_FAILURES = "limit_failures"  # failures, most
+
     # what is seen of live attempts
     CANNOT_SEE = "cannot_see"  # what, error
     CANNOT_CLAIM = "cannot_claim"  # error

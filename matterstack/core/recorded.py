@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from matterstack.core.readiness import TaskStanding
@@ -22,6 +23,9 @@ class RunRow:
     source_digest: str
     home_id: str
     home_path: str  # where the run root was made, or moved to
+    pause_reason: Reason  # which limit paused it; none if a person did
+    over: bool  # somebody let it go on over its limits
+    failures_before: int  # tasks that had FAILED when it was resumed last
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class AttemptRow:
     response: str | None  # JSON of what a person or lab answered
     usage: str | None  # JSON, as in exit.json
     gpus: int
+    licences: Mapping[str, int]
 
     @cached_property
     def key(self) -> tuple[str, int]:

@@ -180,6 +180,7 @@ def parse_resources(values: Mapping[str, Any]) -> Resources:
         as_written={"cpus": 1, **values},
         tasks=_resource(values, "tasks") or 1,
         nodes=_resource(values, "nodes") or 1,
+        licences=_resource(values, "licences") or {},
     )
 
 
@@ -205,13 +206,24 @@ def _time_limit(value: Any) -> float:
     return seconds
 
 
+def _licences(value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping of licences to numbers, got {_shown(value)}")
+    return {name: _whole_number(count, 1) for name, count in value.items()}
+
+
 _RESOURCES: dict[str, Callable[[Any], Any]] = {
     "cpus": lambda value: _whole_number(value, 1),
     "gpus": lambda value: _whole_number(value, 0),
     "memory": parse_memory,
     "time": _time_limit,
 }
-_CHECKED = {**_RESOURCES, "tasks": _RESOURCES["cpus"], "nodes": _RESOURCES["cpus"]}  # these no retry rule changes
+_CHECKED = {
+    **_RESOURCES,
+    "tasks": _RESOURCES["cpus"],
+    "nodes": _RESOURCES["cpus"],
+    "licences": _licences,
+}  # these no retry rule changes
 
 
 def _shown(value: object) -> str:

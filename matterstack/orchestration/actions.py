@@ -34,14 +34,16 @@ from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.run_root.layout import require_run_root
 from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.text.reasons import sentence
 
 PATIENCE_S = 30.0
 
 
-def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) -> int:
+def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False, over: bool = False) -> int:
     """Pause or resume a run, or tasks of it; what runs goes on. Return how many changed (of a run: 1).
 
-    Raises UsageError for a run that is over.
+    A run that a limit has paused goes on ``over`` it, until its next amendment. Raises UsageError for a run that is over,
+    and for one that would be paused again at once.
     """
     path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
@@ -50,11 +52,18 @@ def pause(root: str | Path, patterns: Sequence[str], *, resume: bool = False) ->
         chosen = select_tasks(store.task_ids(), patterns) if patterns else []
         if state.is_over and not resume:
             raise UsageError(f"{path} is {state}: there is nothing left to pause")
-        kind = Resumed if resume else Paused
+        limit = board.run.pause_reason
+        if resume and not patterns and not over and limit.code in (Code.LIMIT_CPU_HOURS, Code.LIMIT_ATTEMPTS):
+            raise UsageError(
+                f"{path}: {sentence(limit)}; {Hint('resume', path, rest='--over')} goes on all the same, or raise it under "
+                f"`limits` and {Hint('amend', path)}"
+            )
         if not patterns:
-            return store.append([kind()] if board.run.paused is resume else [], time.time())
+            event = Resumed(over=over) if resume else Paused()
+            wanted = board.run.paused is resume or (over and not board.run.over)
+            return store.append([event] if wanted else [], time.time())
         changed = tuple(row.task_id for row in store.tasks(chosen) if row.paused is resume)
-        store.append([kind(changed)] if changed else [], time.time())
+        store.append([Resumed(changed) if resume else Paused(changed)] if changed else [], time.time())
         return len(changed)
 
 

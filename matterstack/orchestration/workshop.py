@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from matterstack.core.board import Board, Published
 from matterstack.core.events import AttemptMade, Key, attempt_made
+from matterstack.core.limits import Budget, Limits
 from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, TaskSpec, to_json
 from matterstack.core.plan import Intent, Notice, Unlaunchable
 from matterstack.core.readiness import WaitingTask
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
-from matterstack.core.recorded import TaskRow
+from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.slots import Capacity
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.times import from_text, to_text
@@ -134,6 +135,15 @@ class RunWorkshop:
 
     def capacity(self, operator: str) -> Capacity | Notice:
         return self.pool.capacity(operator)
+
+    def budget(self, alive: Sequence[AttemptRow]) -> Budget | None:
+        limits = self.store.limits()
+        if limits == Limits():
+            return None
+        failures = sum(
+            count for (state, soft, *_), count in self.board.buckets().items() if state is TaskState.FAILED and not soft
+        )
+        return Budget(limits, self.board.run, self.store.spent(), alive, failures, self.now)
 
     def is_local(self, version: int | None, operator: str) -> bool:
         found = self.store.operators(self.store.newest_version() if version is None else version)

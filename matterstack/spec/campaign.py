@@ -135,6 +135,7 @@ class Builder:
             operators=operators,
             tasks=tasks,
             git_max_size=self._convert(parse_memory, root.get("git_max_size", "10M"), ("git_max_size",)) or 0,
+            limits=root.get("limits", {}),
         )
 
     def _params(self) -> dict[str, Any]:

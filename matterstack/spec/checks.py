@@ -48,6 +48,22 @@ def check_gpus(campaign: Campaign, builder: Builder, here: int) -> None:
             builder.add(("operators", name, "slots", "gpus"), message, severity="warning")
 
 
+def check_licences(campaign: Campaign, builder: Builder) -> None:
+    """Report tasks that ask for more licences than the run has; warn of licences that nothing limits."""
+    known = campaign.limits.get("licences", {})
+    for spec in campaign.tasks.values():
+        operator = campaign.operators.get(spec.operator)
+        given = spec.resources.get("licences", operator.resources.get("licences", {}) if operator is not None else {})
+        for name, count in given.items() if isinstance(given, Mapping) else ():
+            place: Where = ("tasks", spec.name, "resources", "licences", name)
+            if name not in known:
+                near = did_you_mean(name, known)
+                message = f"'{name}' is not under `limits: {{licences: …}}`{near}, so nothing limits it"
+                builder.add(place, message, severity="warning")
+            elif isinstance(count, int) and count > known[name]:
+                builder.add(place, f"{count} asked for, the run has {known[name]} (`limits`)")
+
+
 def check_chosen_kinds(campaign: Campaign, expansion: Expansion, builder: Builder, installed: Iterable[str]) -> None:
     """Report kinds that this version cannot run, of operators that instances name by a template."""
     kinds = set(installed)

@@ -18,6 +18,7 @@ from matterstack.spec.checks import (
     check_gpus,
     check_instances,
     check_kinds,
+    check_licences,
     cpu_hours,
     warn_of_typos,
 )
@@ -92,6 +93,7 @@ def load_campaign(
     if gpus_here is not None:
         check_gpus(campaign, builder, gpus_here)
     named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
+    check_licences(campaign, builder)
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
     expansion = Expander(campaign, named, home, builder, only_files).expand()
     if to_run:

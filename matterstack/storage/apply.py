@@ -100,7 +100,8 @@ def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read)
     )  # of before versions
     _put_sources(db, event.version, event.sources)
     db.execute(
-        "UPDATE run SET digest = ?, campaign_path = ?, source_digest = ?",
+        "UPDATE run SET digest = ?, campaign_path = ?, source_digest = ?, over = 0, "
+        "paused = CASE WHEN pause_reason <> '' THEN 0 ELSE paused END, pause_reason = ''",
         (event.digest, event.campaign_path, event.source_digest),
     )
     put: list[tuple[int, list[Any], Any]] = []
@@ -169,11 +170,17 @@ def rows_of(
 
 
 def _paused(db: sqlite3.Connection, entry: Entry, event: e.Paused | e.Resumed, read: Read) -> None:
-    paused = isinstance(event, e.Paused)
     if event.tasks:
+        paused = isinstance(event, e.Paused)
         _update(db, "UPDATE tasks SET paused = ? WHERE task_id = ?", ((paused, task) for task in event.tasks))
+    elif isinstance(event, e.Paused):
+        db.execute("UPDATE run SET paused = 1, pause_reason = ?", (text_of(event.reason),))
     else:
-        db.execute("UPDATE run SET paused = ?", (paused,))
+        db.execute(
+            "UPDATE run SET paused = 0, pause_reason = '', over = MAX(over, ?), failures_before = "
+            "(SELECT COALESCE(SUM(tasks), 0) FROM task_counts WHERE state = 'FAILED' AND soft = 0)",
+            (event.over,),
+        )
 
 
 def _cancelled(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -> None:
@@ -269,10 +276,11 @@ def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, re
         db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
     db.execute(
         "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
-        "time_s, gpus, source_digest, work) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ?, work FROM tasks "
+        "time_s, gpus, source_digest, licences, work) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ?, ?, "
+        "work FROM tasks "
         "WHERE task_id = ?",
         (event.task, event.attempt, event.operator, event.handle, entry.at, event.cpus, event.memory,
-         event.time_s, event.gpus, event.source_digest, event.task),
+         event.time_s, event.gpus, event.source_digest, encode_json(event.licences) if event.licences else None, event.task),
     )  # fmt: skip
     if event.inputs:
         db.executemany(

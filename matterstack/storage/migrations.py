@@ -113,6 +113,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Of a task whose work was changed since: JSON [attempt, {part: digest}], and the names of what changed, as a list.
         "ALTER TABLE tasks ADD COLUMN asked TEXT",
         "ALTER TABLE tasks ADD COLUMN changed TEXT",
+        # Limits of the run: which one paused it, whether it goes on all the same, the failures that a resume has forgiven.
+        "ALTER TABLE run ADD COLUMN pause_reason TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE run ADD COLUMN over INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE run ADD COLUMN failures_before INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE attempts ADD COLUMN licences TEXT",  # JSON, name -> number
         "CREATE INDEX tasks_changed ON tasks (position) WHERE changed IS NOT NULL",
         """CREATE TABLE version_files (
             version INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, stamp TEXT,

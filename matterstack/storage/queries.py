@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from matterstack.core.board import Published
+from matterstack.core.limits import Limits, Spent
 from matterstack.core.model import (
     ABSENT,
     Campaign,
@@ -33,6 +34,7 @@ from matterstack.storage.rows import (
     inputs,
     outputs,
     plain,
+    reason_of,
     standing,
     task_row,
 )
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 CLOCK_SKEW_S = 60.0  # between machines that write to one run root
 _LIVE = "('SUBMITTING', 'SUBMITTED', 'RUNNING', 'WAITING')"
 _MOST_KEPT = 1000  # instances
+CPU_S = (
+    "CASE WHEN a.ended_at IS NOT NULL AND a.started_at IS NOT NULL THEN MAX(0, a.ended_at - a.started_at) * a.cpus END"
+)
+_COUNTED = "COALESCE(a.failure, '') NOT IN ('not_started', 'postponed')"  # of these nothing ever ran
 _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE version = ? AND"
 _STANDING = "task_id, position, state, soft, cause"
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
@@ -74,6 +80,7 @@ class Queries:
     _instances: dict[str, Instance]
     _operators: dict[int, Mapping[str, OperatorSpec]]
     _source_of: dict[int, str]
+    _spent: Spent | None
 
     def guard(self) -> AbstractContextManager[None]:
         """Turn what SQLite raises into errors of ours."""
@@ -97,13 +104,14 @@ class Queries:
     def run(self) -> RunRow:
         row = self._one(
             "SELECT run_id, name, digest, created_at, paused, cancelled, campaign_path, source_digest, home_id, "
-            "home_path FROM run"
+            "home_path, pause_reason, over, failures_before FROM run"
         )
         with self.guard():
             if row is None:
                 raise Undecodable("it holds no run")
-            values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:]]
-            wrong = next((value for value in (*row[:4], *row[6:]) if not isinstance(value, str)), None)
+            values: list[Any] = [*row[:4], bool(row[4]), bool(row[5]), *row[6:10]]
+            values += [reason_of(row[10]), bool(row[11]), decode(int, row[12])]
+            wrong = next((value for value in (*row[:4], *row[6:10]) if not isinstance(value, str)), None)
             if wrong is not None:
                 raise Undecodable(f"it holds {str(wrong)[:60]!r}")
             return RunRow(*values)
@@ -137,6 +145,22 @@ class Queries:
                 text = row[0] if row is not None else None
                 self._operators[version] = decode(lambda text: operators_from_json(load_json(text)), text)
         return self._operators[version]
+
+    def limits(self) -> Limits:
+        """Return the limits of the run, without reading its tasks."""
+        version = self.newest_version()
+        if version in self._campaigns:
+            return Limits(**self._campaigns[version].limits)
+        row = self._one("SELECT json_extract(definition, '$.limits') FROM campaign_versions WHERE version = ?", version)
+        with self.guard():
+            return decode(lambda text: Limits(**load_json(text)), row[0]) if row is not None and row[0] else Limits()
+
+    def spent(self) -> Spent:
+        """Return what attempts have used so far; it looks at all of them once, and is kept up from then on."""
+        if self._spent is None:
+            row = self._one(f"SELECT COUNT(*), COALESCE(SUM({CPU_S}), 0) FROM attempts a WHERE {_COUNTED}")
+            self._spent = Spent(int(row[0]), float(row[1])) if row is not None else Spent(0, 0.0)
+        return self._spent
 
     def newest_version(self) -> int:
         """Return the newest version of the campaign: that of settings which hold for the run, not for a task."""

@@ -17,8 +17,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from matterstack.core.events import Adopted, Event, Moved, RunCreated
+from matterstack.core.events import Adopted, AttemptChanged, AttemptMade, Event, Moved, RunCreated, Withdrawn
+from matterstack.core.limits import Spent
 from matterstack.core.model import Campaign, Instance, OperatorSpec
+from matterstack.core.states import FailureClass
 from matterstack.core.times import rounded
 from matterstack.errors import (
     LedgerDamagedError,
@@ -39,7 +41,7 @@ from matterstack.storage.expanded import digest_of_text, read_expanded, write_ex
 from matterstack.storage.invariants import violation
 from matterstack.storage.journal import BEGINNING, Entry, Journal, digest_of
 from matterstack.storage.migrations import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, TABLES
-from matterstack.storage.queries import Queries
+from matterstack.storage.queries import CPU_S, Queries
 from matterstack.storage.rows import Undecodable
 from matterstack.version import __version__
 
@@ -146,6 +148,7 @@ class SQLiteStateStore(Queries):
         self._instances: dict[str, Instance] = {}
         self._operators: dict[int, Mapping[str, OperatorSpec]] = {}
         self._source_of: dict[int, str] = {}
+        self._spent = None
         self.read: Callable[[str], str] = lambda digest: read_expanded(self.root, digest)
 
     @classmethod
@@ -365,6 +368,7 @@ class SQLiteStateStore(Queries):
                 if joins:
                     self.db.execute("RELEASE events")
                 self.epoch, self._raised, self.moved, self._to_flush = epoch, True, None, True
+                self._keep_up(given)
             except BaseException:
                 if not self.db.in_transaction:  # on a full disk SQLite undoes all of it, not only what was added
                     self._undone()
@@ -375,7 +379,26 @@ class SQLiteStateStore(Queries):
                     self._undone()
                 raise
 
+    def _keep_up(self, events: Iterable[Event]) -> None:
+        """Add to what was spent what events say of it."""
+        if self._spent is None:
+            return
+        attempts, cpu_s = self._spent.attempts, self._spent.cpu_s
+        for event in events:
+            if isinstance(event, AttemptMade):
+                attempts += 1
+            elif isinstance(event, Withdrawn):
+                attempts -= len(event.attempts)
+            elif isinstance(event, AttemptChanged) and event.ended_at is not None:
+                if event.failure in (FailureClass.NOT_STARTED, FailureClass.POSTPONED):
+                    attempts -= 1
+                else:
+                    row = self._one(f"SELECT {CPU_S} FROM attempts a WHERE task_id = ? AND attempt = ?", *event.key)
+                    cpu_s += float(row[0] or 0.0) if row is not None else 0.0
+        self._spent = Spent(attempts, cpu_s)
+
     def _undone(self) -> None:
+        self._spent = None
         self.epoch, self._raised, self.moved = self._before
 
     def flush(self) -> None:

@@ -246,6 +246,14 @@ _SENTENCES: dict[Code, Render] = {
     Code.CONDITION_FALSE: lambda r, run: f"when: {r['condition']} is false",
     Code.ALL_SKIPPED: _all_skipped,
     Code.TOO_FEW: _too_few,
+    Code.LIMIT_CPU_HOURS: lambda r, run: (
+        f"{r['used']:,.5g} of {r['most']:,.5g} cpu-hours used"
+        + (f", the next needs {r['next']:,.5g}" if r["next"] else "")
+    ),
+    Code.LIMIT_ATTEMPTS: lambda r, run: f"{r['attempts']:,} of {r['most']:,} attempts made",
+    Code.LIMIT_FAILURES: lambda r, run: (
+        f"{r['failures']:,} tasks have failed since the last resume, the limit is {r['most']:,}"
+    ),
     Code.CANNOT_SEE: lambda r, run: f"cannot be seen: {r['what'] + ': ' if r['what'] else ''}{r['error']}",
     Code.CANNOT_CLAIM: lambda r, run: f"cannot be claimed: {r['error']}",
     Code.CANNOT_RECORD: lambda r, run: (

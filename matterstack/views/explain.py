@@ -13,7 +13,8 @@ from typing import Any
 
 from matterstack.core.board import Board
 from matterstack.core.kinds import EXPERIMENT, HUMAN, MANUAL
-from matterstack.core.model import LiveAttempt, Observation, OperatorSpec, Sighting
+from matterstack.core.limits import Budget, Limits, Spent
+from matterstack.core.model import LiveAttempt, Observation, OperatorSpec, Resources, Sighting
 from matterstack.core.plan import Notice
 from matterstack.core.readiness import TaskStanding, Upstream, settle
 from matterstack.core.reasons import Code, Reason, includes, reason
@@ -161,8 +162,11 @@ class _Explainer:
     def _one(self, row: TaskRow) -> Explanation:
         if row.state in (TaskState.PENDING, TaskState.READY) and (self.run.paused or row.paused):
             whose, task = ("the task", row.task_id) if row.paused else ("the run", None)
+            limit = self.run.pause_reason if not row.paused else Reason()
+            why = f"{whose} is paused" + (f": {self._text(limit)}" if limit else "")
+            over = "--over" if limit and limit.code is not Code.LIMIT_FAILURES else ""
             return Explanation(
-                row.task_id, TaskState.PENDING, f"{whose} is paused", hint=self._hint("resume", task), paused=row.paused
+                row.task_id, TaskState.PENDING, why, hint=self._hint("resume", task, over), paused=row.paused
             )
         handlers = {
             TaskState.FAILED: self._failed,
@@ -300,12 +304,30 @@ class _Explainer:
         machine = Use(item for item in live if self._is_local(item.campaign_version, item.operator))
         local = self._is_local(row.campaign_version, row.operator)
         slots = Slots(capacity, (item for item in live if item.operator == row.operator), machine if local else None)
+        limit = self._limit_of(row)
         why = (
-            f"ready; operator '{row.operator}' has {slots.describe()}"
-            if slots.use.active
-            else "ready; the next step starts it"
+            f"ready; {limit}"
+            if limit
+            else (
+                f"ready; operator '{row.operator}' has {slots.describe()}"
+                if slots.use.active
+                else "ready; the next step starts it"
+            )
         )
         return Explanation(row.task_id, row.state, why, hint=self._hint("step"))
+
+    def _limit_of(self, row: TaskRow) -> str:
+        """Return which limit of the run a task waits for, "" for none."""
+        limits = self.store.limits()
+        if limits == Limits():
+            return ""
+        budget = Budget(limits, self.run, Spent(0, 0.0), self.live, 0, self.now)
+        spec = self.store.campaign(row.campaign_version).tasks[row.group]
+        asked = {**self._spec(row).resources, **spec.resources}.get("licences", {})
+        name = budget.lacking(Resources(licences=asked))
+        if name:
+            return f"{budget.licences.get(name, 0)} of {limits.licences[name]} licences of {name} are in use"
+        return f"the run has {budget.active} of {limits.max_active} active" if budget.is_full() else ""
 
     # --- what is alive ---
 

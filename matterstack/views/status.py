@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.board import state_of_run
+from matterstack.core.reasons import Reason
 from matterstack.core.recorded import RunRow, TaskRow
 from matterstack.core.states import RunState, TaskState
 from matterstack.core.times import to_text
@@ -85,6 +86,7 @@ class RunSummary:
     last_at: float  # of the newest event, POSIX seconds
     as_of: float | None  # of a copy, whose events end there
     failures: tuple[FailureGroup, ...]  # the first
+    limit: Reason  # of the run, that paused it
 
 
 def summarise(root: str | Path, most: int) -> RunSummary:
@@ -107,7 +109,7 @@ def summarise(root: str | Path, most: int) -> RunSummary:
             max(0, total[TaskState.FAILED] + len(others) - len(first)),
             sum(row.state is not TaskState.WAITING for row in old), tuple(store.paused_tasks()),
             store.newest_campaign().description, run.created_at, store.last_event_at(), as_of(path, store),
-            tuple(groups_of(path, store, [row for row in first if row.state is TaskState.FAILED])),
+            tuple(groups_of(path, store, [row for row in first if row.state is TaskState.FAILED])), run.pause_reason,
         )  # fmt: skip
 
 
