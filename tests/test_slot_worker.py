@@ -38,7 +38,7 @@ class Slot:
         (folder / "command.sh").write_text(command)
         self.number += 1
         fields = workers.request(
-            str(folder), '{"by": "worker", ', '{"task": "a", "attempt": 1', limit, background,
+            str(folder), '{"by": "worker", ', '{"task": "a", "attempt": 1', (limit, None), background,
             ("/bin/bash", "-eo", "pipefail", "command.sh"), outputs,
             [os.fsencode(f"{name}={value}") for name, value in {"PATH": os.environ["PATH"], **(env or {})}.items()],
         )  # fmt: skip

@@ -25,6 +25,9 @@ _MOST_NAMES = 10
 @click.option("--like", metavar="TASK", help="Those that failed for the same cause as this one.")
 @click.option("--stale", is_flag=True, help="Those that used older results than there are.")
 @click.option("--downstream", is_flag=True, help="Also all tasks below that ended.")
+@click.option(
+    "--continue", "continues", is_flag=True, help="Go on from the files that `restart` names, whatever has changed."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be reset; nothing is changed.")
 @click.option("--undo", is_flag=True, help="Take the last rerun back, as long as nothing of it has started.")
 @click.option("--yes", is_flag=True, help=f"Do not ask, also for more than {_ASKED_ABOVE} tasks.")
@@ -39,6 +42,7 @@ def rerun(
     like: str | None,
     stale: bool,
     downstream: bool,
+    continues: bool,
     dry_run: bool,
     undo: bool,
     yes: bool,
@@ -55,7 +59,7 @@ def rerun(
 
     select = Selection(tasks, failed, stale, failure, like)
     if undo:
-        if not select.is_empty or downstream or dry_run:
+        if not select.is_empty or downstream or dry_run or continues:
             raise UsageError("--undo takes the whole last rerun back; `cancel RUN TASK` takes back one task of it")
         return _undo(run)
     if select.is_empty:
@@ -70,7 +74,7 @@ def rerun(
             _show(found)
         return ExitCode.FINE
     try:
-        done = rerun_tasks(run, select, downstream=downstream, most=None if yes else _ASKED_ABOVE)
+        done = rerun_tasks(run, select, downstream=downstream, most=None if yes else _ASKED_ABOVE, continues=continues)
     except TooManyTasks as error:
         if not sys.stdin.isatty():
             raise
@@ -78,7 +82,7 @@ def rerun(
         if not click.confirm("reset them?"):
             click.echo("nothing was reset", err=True)
             return ExitCode.MISTAKE
-        done = rerun_tasks(run, select, downstream=downstream)
+        done = rerun_tasks(run, select, downstream=downstream, continues=continues)
     if as_json:
         print_json(_to_json(done))
     else:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 from matterstack.core.model import AttemptChange, Evidence, OutputFile, Resources, TaskChange
 from matterstack.core.reasons import NO_REASON, Reason, reason_from_json, reason_to_json
+from matterstack.core.recorded import CARRY_ALWAYS, CARRY_NOTHING
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.core.times import from_text, rounded, to_text
 from matterstack.deferred import dataclass
@@ -226,11 +227,18 @@ class TasksChanged(Event):
     watch: str | None = None
     retry_at: str | None = None
     rerun: bool = False  # somebody wants them to run again: what they were can be restored until one of them has
+    continues: bool = False  # from the files of the attempt before, whatever has changed
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TasksChanged:
         rest = {name: _value(name, value) for name, value in data.items() if name != "state"}
         return cls(**rest, state=TaskState(data["state"]))
+
+    def carry_of(self) -> int | None:
+        """Return whether the next attempt of a rerun goes on from files of one before; None for what is no rerun."""
+        if self.state is not TaskState.PENDING:
+            return None
+        return CARRY_ALWAYS if self.continues else CARRY_NOTHING
 
     @property
     def change(self) -> TaskChange:
@@ -305,6 +313,8 @@ class AttemptChanged(Event):
     ended_at: str | None = None
     counts: bool = False
     unclaimed: bool = False
+    restarts: bool = False
+    stalled: bool = False
     outputs: tuple[OutputFile, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
@@ -322,7 +332,7 @@ class AttemptChanged(Event):
         for name in ("handle", "exit_code", "started_at", "ended_at"):
             if (value := getattr(self, name)) is not None:
                 data[name] = value
-        for name in ("counts", "unclaimed", "metrics", "usage", "response"):
+        for name in ("counts", "unclaimed", "restarts", "stalled", "metrics", "usage", "response"):
             if value := getattr(self, name):
                 data[name] = value
         if self.outputs:
@@ -427,6 +437,8 @@ def attempt_changed(change: AttemptChange, becomes: TaskChange | None, unlinked:
         ended_at=_time(change.ended_at),
         counts=change.counts,
         unclaimed=change.unclaimed,
+        restarts=change.restarts,
+        stalled=evidence.stalled,
         outputs=evidence.outputs if change.state is AttemptState.COMPLETED else (),
         metrics=evidence.metrics or {},
         usage=change.usage,

@@ -54,6 +54,21 @@ class Retries:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Going on from the files of the attempt before, after some kinds of ends; it uses no retry."""
+
+    files: tuple[str, ...]  # globs in the attempt's folder
+    after: tuple[str, ...] = ("timeout", "node_fail", "preempted", "interrupted", "lost")  # also exit_code_N
+    max: int = 20
+    warn_s: float | None = None  # TERM that long before the time limit
+
+    def is_after(self, failure: FailureClass, exit_code: int | None) -> bool:
+        """Return whether an attempt that ended so is gone on from."""
+        code = f"exit_code_{exit_code}" if failure is FailureClass.EXIT_CODE else ""
+        return str(failure) in self.after or code in self.after
+
+
+@dataclass(frozen=True)
 class OperatorSpec:
     name: str
     kind: str
@@ -93,6 +108,7 @@ class TaskSpec:
     allow_dependency_failure: DependencyRule | None = None
     allow_skipped: bool = False
     background: str = ""  # what becomes of processes that the command leaves: "" ends them, "wait", "leave"
+    restart: Restart | None = None
     uses: tuple[str, ...] = ()  # files of the campaign that its command does not name and that determine its result
     needs: tuple[str, ...] = ()
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
@@ -245,6 +261,7 @@ class Launch:
     resources: Resources
     outputs: tuple[str, ...]  # declared files in the folder
     background: str = ""  # as in `TaskSpec`
+    warn_s: float | None = None  # before the time limit: TERM to all but shells that wait for a child
 
 
 @dataclass(frozen=True)
@@ -307,6 +324,7 @@ class Observation:
     reason: Reason | str = NO_REASON  # a plug-in may give a sentence
     response: Mapping[str, Any] | None = None  # what a person or lab answered: status, data, by, at, comment, …
     unclaimed: bool = False  # NOT_STARTED: a process was there and ended without claiming the folder
+    warned: bool = False  # its time limit was near, and it was told so
     unreachable: bool = False  # nothing can be known or done from here; a person may say that it is gone
     usage: Mapping[str, Any] = field(default_factory=dict)  # cpu_s, max_rss, read, written, …, as in exit.json
     # output -> (file, sha256), where the lab says it
@@ -345,6 +363,7 @@ class Evidence:
     response: Mapping[str, Any] | None = None  # of a person or lab
     unreadable: Reason = NO_REASON  # why what it left cannot be read, for good
     wrong: tuple[str, ...] = ()  # outputs that are there and are not what was asked for, each as a sentence
+    stalled: bool = False  # of one that can be gone on from: it wrote none of the files that this takes
 
 
 class _Absent(Mapping[str, Any]):
@@ -384,6 +403,9 @@ class AttemptFacts:
     asks: bool = False  # of a person, a lab or a closed cluster: a bad answer is asked for again
     bad_answers: int = 0  # in a row, just before this one
     interruptions: int = 0  # the same
+    restart: Restart | None = None
+    restarts: int = 0  # so far
+    stalled: bool = False  # the attempt before ended at its time limit or with an exit code, and had stalled
 
 
 @dataclass(frozen=True)
@@ -401,6 +423,7 @@ class AttemptChange:
     counts: bool = False  # against the retries
     usage: Mapping[str, Any] = field(default_factory=dict)  # as in `Observation`
     unclaimed: bool = False  # a process that ended without claiming: the third in a row is one too many
+    restarts: bool = False  # the next attempt goes on from its files
 
 
 @dataclass(frozen=True)
@@ -478,6 +501,9 @@ def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
     values["retries"] = Retries(**values.get("retries", {}))
     if "allow_dependency_failure" in values:
         values["allow_dependency_failure"] = DependencyRule(**values["allow_dependency_failure"])
+    if "restart" in values:
+        given = values["restart"]
+        values["restart"] = Restart(**{**given, "files": tuple(given["files"]), "after": tuple(given["after"])})
     if "for_people" in values:
         values["for_people"] = _task_from_json(values["for_people"])
     return TaskSpec(**values)

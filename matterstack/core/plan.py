@@ -32,7 +32,7 @@ from matterstack.core.model import (
 )
 from matterstack.core.readiness import WaitingTask, settle
 from matterstack.core.reasons import Code, Reason, reason
-from matterstack.core.reconcile import changes_nothing, postponed, reconcile
+from matterstack.core.reconcile import STALLING, changes_nothing, postponed, reconcile
 from matterstack.core.recorded import AttemptRow, TaskRow
 from matterstack.core.slots import MOST_AT_ONCE, Capacity, Slots, Use
 from matterstack.core.states import TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
@@ -268,6 +268,7 @@ class Decider:
             else:
                 retries = found
         reader = self.board.reader
+        last = reader.attempt(row.task_id, row.attempt - 1) if spec.restart is not None and row.attempt > 1 else None
         not_started, interrupted = seen.sighting is Sighting.NOT_STARTED, FailureClass.INTERRUPTED
         return AttemptFacts(
             live=as_live("", row),
@@ -283,6 +284,9 @@ class Decider:
             interruptions=reader.consecutive(row.task_id, row.attempt, interrupted)
             if seen.failure is interrupted
             else 0,
+            restart=spec.restart,
+            restarts=task.restarts,
+            stalled=last is not None and last.stalled and last.failure in STALLING,
         )
 
     def _record(

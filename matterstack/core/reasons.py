@@ -24,6 +24,7 @@ class Code(StrEnum):
     EXIT_CODE = "exit_code"  # exit_code
     FAILED_AS = "failed_as"  # failure
     TIME_LIMIT = "time_limit"  # time_s
+    WARNED = "warned"  # time_s, exit_code: it ended when it was told that its time limit is near
     OUT_OF_MEMORY = "out_of_memory"  # exit_code, max_rss (bytes, or None)
     NEVER_FITS = "never_fits"  # operator, asked, there: GPUs
     NO_DEVICES = "no_devices"  # asked, free
@@ -51,6 +52,9 @@ class Code(StrEnum):
     ATTEMPT_FAILED = "attempt_failed"  # attempt, try, of, because: a reason
     NEVER_STARTED = "never_started"  # attempt, times, because: a reason
     RETRY = "retry"  # retry, of, because: a reason
+    RESTART = "restart"  # restart, of, because: a reason
+    NO_PROGRESS = "no_progress"  # attempt, because: a reason
+    TOO_MANY_RESTARTS = "too_many_restarts"  # attempt, of, because: a reason
     ASKED_AGAIN = "asked_again"  # because: a reason
     BAD_ANSWERS = "bad_answers"  # times, because: a reason
     POSTPONED = "postponed"  # because: a reason

@@ -6,7 +6,7 @@ so a step that was killed before it recorded them is simply repeated.
 
 from __future__ import annotations
 
-from matterstack.core.model import AttemptChange, AttemptFacts, Evidence, Observation, Sighting, TaskChange
+from matterstack.core.model import AttemptChange, AttemptFacts, Evidence, Observation, Restart, Sighting, TaskChange
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
 from matterstack.core.resources import rule_for
@@ -16,6 +16,8 @@ MOST_BAD_ANSWERS = 10  # in a row; then asking once more does not help, until so
 RETRY_LATER_S = 30.0  # after a temporary refusal
 MOST_INTERRUPTED = 10  # in a row
 MOST_UNCLAIMED = 3  # in a row; then something is wrong that another try does not cure
+
+STALLING = (FailureClass.TIMEOUT, FailureClass.EXIT_CODE)  # two such ends in a row without progress are enough
 
 _LIVE_SIGHTINGS = {
     Sighting.SUBMITTED: AttemptState.SUBMITTED,
@@ -91,7 +93,8 @@ def _after_wish(facts: AttemptFacts) -> TaskChange:
 
 def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: float) -> Decision:
     live = facts.live
-    failure, why = classify(seen, evidence, live.time_s)
+    failure, why = classify(seen, evidence, live.time_s, facts.restart)
+    restarts = False
     before_wish = facts.wished_at is None or (seen.ended_at or now) < facts.wished_at
     if failure is None and before_wish:
         state, task = AttemptState.COMPLETED, TaskChange(live.task_id, TaskState.COMPLETED)
@@ -102,11 +105,13 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
     else:
         assert failure is not None
         state = AttemptState.LOST if failure is FailureClass.LOST else AttemptState.FAILED
-        task = after_failure(facts, failure, why, seen.exit_code, now)
+        going_on = _restart(facts, failure, why, seen.exit_code, evidence)
+        restarts = going_on is not None and going_on.state is TaskState.PENDING
+        task = going_on or after_failure(facts, failure, why, seen.exit_code, now)
     if facts.wish == "rerun" and state is AttemptState.COMPLETED:
         task = TaskChange(live.task_id, TaskState.PENDING)
     counts = state in (AttemptState.FAILED, AttemptState.LOST) and failure in RETRIED
-    counts = counts and not _is_asked_again(facts, failure)
+    counts = counts and not _is_asked_again(facts, failure) and not restarts
     change = AttemptChange(
         live.task_id,
         live.attempt,
@@ -120,11 +125,31 @@ def _ended(facts: AttemptFacts, seen: Observation, evidence: Evidence, now: floa
         evidence=evidence,
         counts=counts,
         usage=seen.usage,
+        restarts=restarts,
     )
     return change, task
 
 
-def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tuple[FailureClass | None, Reason]:
+def _restart(
+    facts: AttemptFacts, failure: FailureClass, why: Reason, exit_code: int | None, evidence: Evidence
+) -> TaskChange | None:
+    """Return what becomes of a task that goes on from the files of its attempt, None for one that does not."""
+    restart, live = facts.restart, facts.live
+    if restart is None or not restart.is_after(failure, exit_code):
+        return None
+    if facts.stalled and evidence.stalled and failure in STALLING:
+        text = reason(Code.NO_PROGRESS, attempt=live.attempt, because=why)
+        return TaskChange(live.task_id, TaskState.FAILED, text, soft=facts.allow_failure)
+    if facts.restarts >= restart.max:
+        text = reason(Code.TOO_MANY_RESTARTS, attempt=live.attempt, of=restart.max, because=why)
+        return TaskChange(live.task_id, TaskState.FAILED, text, soft=facts.allow_failure)
+    text = reason(Code.RESTART, restart=facts.restarts + 1, of=restart.max, because=why)
+    return TaskChange(live.task_id, TaskState.PENDING, text)
+
+
+def classify(
+    seen: Observation, evidence: Evidence, time_s: float | None, restart: Restart | None = None
+) -> tuple[FailureClass | None, Reason]:
     """Return the failure class of an ended attempt, None for a success, and the reason."""
     if seen.failure in (FailureClass.INTERRUPTED, FailureClass.UNREADABLE):
         return seen.failure, seen.why
@@ -134,6 +159,9 @@ def classify(seen: Observation, evidence: Evidence, time_s: float | None) -> tup
         if seen.failure is FailureClass.TIMEOUT and not seen.why and time_s is not None:
             return seen.failure, reason(Code.TIME_LIMIT, time_s=time_s)
         return seen.failure, seen.why or reason(Code.FAILED_AS, failure=str(seen.failure))
+    wanted = restart is not None and restart.is_after(FailureClass.EXIT_CODE, seen.exit_code)
+    if not seen.is_good and seen.warned and time_s is not None and not wanted:
+        return FailureClass.TIMEOUT, reason(Code.WARNED, time_s=time_s, exit_code=seen.exit_code)
     if not seen.is_good:
         return FailureClass.EXIT_CODE, reason(Code.EXIT_CODE, exit_code=seen.exit_code)
     if evidence.unreadable:

@@ -10,6 +10,8 @@ from matterstack.core.reasons import Reason
 from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.deferred import dataclass
 
+CARRY_IF_SAME, CARRY_NOTHING, CARRY_ALWAYS = 0, 1, 2  # of a rerun: begin anew, or `--continue`
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -47,6 +49,8 @@ class TaskRow:
     tries: int  # failed attempts that count against the retries
     attempts: int  # how many there are
     result: int | None  # the newest successful attempt
+    restarts: int  # attempts that went on from the files of one before
+    carry: int  # whether the next attempt does: one of CARRY
 
     @property
     def standing(self) -> TaskStanding:
@@ -79,6 +83,9 @@ class AttemptRow:
     usage: str | None  # JSON, as in exit.json
     gpus: int
     licences: Mapping[str, int]
+    work: str  # digest of what it was asked to do
+    carry: int  # as in `TaskRow`, when it was made
+    stalled: bool  # it wrote none of the files from which the next could go on
 
     @cached_property
     def key(self) -> tuple[str, int]:

@@ -97,8 +97,8 @@ class LocalOperator:
             head = encode_json({"task": launch.task_id, "attempt": launch.attempt})[:-1]
             claim = encode_json({"by": "worker", **place})[:-1] + ", "
             fields = workers.request(
-                launch.folder, claim, head, launch.resources.time_s, launch.background, (program, *argv[1:]),
-                launch.outputs, env,
+                launch.folder, claim, head, (launch.resources.time_s, launch.warn_s), launch.background,
+                (program, *argv[1:]), launch.outputs, env,
             )  # fmt: skip
             worker = workers.here().run((launch.task_id, launch.attempt), fields)
         except (OSError, ValueError) as error:
@@ -460,7 +460,7 @@ def _read_exit(attempt: LiveAttempt, name: str = EXIT) -> Observation | None:
     return Observation(
         Sighting.ENDED, exit_code=code, started_at=from_text(data.get("started_at")),
         ended_at=from_text(data.get("ended_at")), elapsed_s=_elapsed(data), failure=failure, reason=why,
-        usage=usage if isinstance(usage, dict) else {},
+        usage=usage if isinstance(usage, dict) else {}, warned=data.get("warned") is True,
     )  # fmt: skip
 
 

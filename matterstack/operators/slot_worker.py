@@ -45,6 +45,7 @@ LONGEST_WAIT_S = 60.0  # a clock that stood still, as in a suspended machine, is
 RETRY_S = 5.0  # between attempts to write the record
 RETRIES = 17_280  # a day
 CANNOT_BE_RUN = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.EPERM)
+SHELLS = (b"bash", b"sh", b"dash", b"zsh", b"ksh", b"fish")
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, and nobody sets it
 
@@ -57,7 +58,9 @@ class Request:
         self.number, self.folder, self.claim, self.head, limit, self.background, self.oom_file, self.sha256sum = fields[
             :8
         ]
+        limit, _, warn = limit.partition(b"/")
         self.limit_s = float(limit) if limit else None
+        self.warn_s = float(warn) if warn else None
         count = int(fields[8])
         self.argv = fields[9 : 9 + count]
         outputs = int(fields[9 + count])
@@ -111,6 +114,7 @@ class Attempt:
         self.was_killed = False  # a process of it, and not by this worker
         self.ending = ""  # why its processes are being ended: "limit", "TERM" or "left"
         self.ended_by_kill = False
+        self.warned = False  # that its time limit is near
         self.left: list[bytes] = []  # names of processes that were alive when the command ended
         self.ended_at = self.ended_uptime = 0.0
 
@@ -192,8 +196,12 @@ class Attempt:
         grace: float | None = None
         kill_at: float | None = None
         leave = self.request.background == b"leave"
+        warn = None if limit is None or self.request.warn_s is None else limit - self.request.warn_s
         while self.reap():
             now = time.clock_gettime(_CLOCK)
+            if warn is not None and now >= warn:
+                warn = None
+                self.warn()
             if self.status is not None and not self.ending:
                 if not self.worker.subreaper or (leave and not self.is_anybody_in_session()):
                     self.worker.last = self.worker.subreaper  # what is left alone stays this process's child
@@ -213,6 +221,8 @@ class Attempt:
                 self.ended_by_kill |= self.status is None
                 self.tell(signal.SIGKILL)
             due = [max(kill_at, now + 0.05)] if kill_at is not None else [at for at in (limit, grace) if at is not None]
+            if warn is not None:
+                due.append(warn)
             if grace is not None and leave:
                 due.append(now + 0.05)  # until it has called setsid
             patience = min([LONGEST_WAIT_S, *(max(0.0, at - now) for at in due)])
@@ -245,6 +255,18 @@ class Attempt:
             self.left = self.names(self.members())
         self.tell(signal.SIGTERM)
         return now + GRACE_S
+
+    def warn(self) -> None:
+        """Tell all processes that the time limit is near, but shells that wait for a child: these would not pass it on."""
+        self.warned = True
+        parents = {int(fields[1]) for _, fields in processes()}
+        for pid in self.members():
+            if pid in parents and read_file(b"/proc/%d/comm" % pid).strip() in SHELLS:
+                continue
+            try:
+                kill(pid, signal.SIGTERM)
+            except OSError:
+                continue
 
     def tell(self, number: int) -> None:
         found = self.members()
@@ -325,6 +347,8 @@ class Attempt:
             more += b', "timed_out": true'
         if self.ending == "TERM":
             more += b', "interrupted": "TERM"'
+        if self.warned and not self.ending:
+            more += b', "warned": true'
         if self.was_killed:
             more += b', "killed": true'
         if self.left:

@@ -260,7 +260,7 @@ def request(
     folder: str,
     claim: str,
     head: str,
-    limit_s: float | None,
+    limits: tuple[float | None, float | None],
     background: str,
     argv: Sequence[str],
     outputs: Sequence[str],
@@ -268,9 +268,12 @@ def request(
 ) -> list[bytes]:
     """Return the fields of a request behind its number, as `slot_worker.Request` reads them; ``env`` is NAME=value.
 
+    ``limits`` are the time limit, and how long before it the command is warned, in seconds.
+
     Raises ValueError.
     """
-    limit = "" if limit_s is None else f"{limit_s:.3f}"
+    limit_s, warn_s = limits
+    limit = "" if limit_s is None else f"{limit_s:.3f}" + (f"/{warn_s:.3f}" if warn_s is not None else "")
     texts = [folder, claim, head, limit, background, processes.oom_counter(), _sha256sum()]
     texts += [str(len(argv)), *argv, str(len(outputs)), *outputs]
     fields = [*map(os.fsencode, texts), *env]

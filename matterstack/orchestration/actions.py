@@ -184,12 +184,18 @@ class TooManyTasks(UsageError):
 
 
 def rerun(
-    root: str | Path, patterns: Sequence[str] | Select, *, downstream: bool = False, most: int | None = None
+    root: str | Path,
+    patterns: Sequence[str] | Select,
+    *,
+    downstream: bool = False,
+    most: int | None = None,
+    continues: bool = False,
 ) -> RerunReport:
     """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
 
     BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
-    ended first. Old attempts and their files stay, and until something has started `undo_rerun` takes it back. Raises
+    ended first. With ``continues`` they go on from the files that `restart` names, else they begin anew. Old attempts and
+    their files stay, and until something has started `undo_rerun` takes it back. Raises
     TooManyTasks for more than ``most``.
     """
     path = require_run_root(Path(root))
@@ -211,7 +217,11 @@ def rerun(
             decider = step.decider()
             decider.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
             for event in decider.plan.events:
-                events.append(changed(event, rerun=again) if isinstance(event, TasksChanged) else event)
+                events.append(
+                    changed(event, rerun=again, continues=again and continues)
+                    if isinstance(event, TasksChanged)
+                    else event
+                )
         # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
         if tried := tuple(row.task_id for row in reset.again if row.tries):
             events.append(RetriesReset(tried))

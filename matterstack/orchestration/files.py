@@ -113,6 +113,34 @@ class RunFiles:
         """Return the sha256 of a file in an attempt's folder. Raises OSError."""
         return digest_within(self.root / folder, self.root / path)
 
+    def restart_files(self, key: Key, patterns: Sequence[str]) -> dict[str, Path]:
+        """Return {name: file} of what an attempt left from which another can go on."""
+        folder = Path(self.folder(key))
+        found: dict[str, Path] = {}
+        for pattern in patterns:
+            for path in sorted(folder.glob(pattern)):
+                name = path.relative_to(folder).as_posix()
+                if path.is_file() and name.partition("/")[0] not in _OF_ATTEMPTS:
+                    found[name] = path
+        return found
+
+    def has_stalled(self, key: Key, patterns: Sequence[str]) -> bool:
+        """Return whether an attempt wrote none of these files: those that it was given are older than its task.json."""
+        try:
+            began = os.stat(f"{self.folder(key)}/{TASK}").st_mtime_ns
+            return all(path.stat().st_mtime_ns <= began for path in self.restart_files(key, patterns).values())
+        except OSError:
+            return False
+
+    def reads_the_same(self, key: Key, files: Mapping[str, Any]) -> bool:
+        """Return whether an attempt was given just these inputs, by their digests; ``files`` as in task.json, by input."""
+        try:
+            inputs = json.loads(read_regular(f"{self.folder(key)}/{TASK}"))["inputs"]
+            before = {name: [_content_of(file) for file in item["files"]] for name, item in inputs.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
+        return before == {name: [_content_of(file) for file in items] for name, items in files.items()}
+
     # --- writing ---
 
     def environment(self, path: str | None) -> str:
@@ -286,6 +314,15 @@ class RunFiles:
             return error.strerror or str(error)
         self._large, self._at_work = [], now
         return ""
+
+
+_OF_ATTEMPTS = frozenset(
+    [TASK, COMMAND, CLAIM, DEFECT, DIGESTS, "stdout.log", "stderr.log", "exit.json", ".exit.json", ".environment"]
+)
+
+
+def _content_of(file: Mapping[str, Any]) -> Any:
+    return file.get("sha256") or [file.get("task"), file.get("attempt"), file["path"]]
 
 
 def _is_of_a_step(folder: str) -> bool:

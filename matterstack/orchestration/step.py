@@ -297,6 +297,11 @@ class Step:
             item = self.files.evidence(row.key, found, outputs, self.now, ours=ours)
             if isinstance(item, Evidence) and found.response is not None:
                 item = changed(item, response=found.response)
+            restart = (
+                None if good else self.store.campaign(row.campaign_version).tasks[row.task_id.partition("/")[0]].restart
+            )
+            if restart is not None and isinstance(item, Evidence):
+                item = changed(item, stalled=self.files.has_stalled(row.key, restart.files))
             evidence[row.key] = item
             self._breathe()
         return evidence
@@ -481,6 +486,7 @@ class Step:
             resources=intent.resources,
             outputs=tuple(output.file for output in outputs),
             background=intent.background,
+            warn_s=intent.warn_s,
         )
 
     def _with_readers(self, wrong: Rejection) -> Rejection:

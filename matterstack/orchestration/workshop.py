@@ -17,7 +17,7 @@ from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resour
 from matterstack.core.plan import Intent, Notice, Unlaunchable
 from matterstack.core.readiness import WaitingTask
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
-from matterstack.core.recorded import AttemptRow, TaskRow
+from matterstack.core.recorded import CARRY_ALWAYS, CARRY_NOTHING, AttemptRow, TaskRow
 from matterstack.core.slots import Capacity
 from matterstack.core.states import FailureClass, TaskState
 from matterstack.core.times import from_text, to_text
@@ -47,6 +47,7 @@ class RenderedIntent:
     task_json: Mapping[str, Any]
     copies: Mapping[str, Path]
     background: str = ""  # as in `TaskSpec`
+    warn_s: float | None = None  # as in `Launch`
     stamps: Mapping[str, str | None] = field(default_factory=dict)  # of inputs, by the paths that task.json has
 
     @property
@@ -149,10 +150,10 @@ class RunWorkshop:
         found = self.store.operators(self.store.newest_version() if version is None else version)
         return found[operator].row.on_this_machine
 
-    def _facts(self, task: TaskRow) -> RunFacts:
+    def _facts(self, task: TaskRow, *, restarted: bool = False) -> RunFacts:
         from matterstack.template.attempt import RunFacts
 
-        return RunFacts(self.run.run_id, self.run.name, self.store.source_of(task.campaign_version))
+        return RunFacts(self.run.run_id, self.run.name, self.store.source_of(task.campaign_version), restarted)
 
     # --- attempts ---
 
@@ -231,7 +232,9 @@ class RunWorkshop:
         failures = self.board.counted_failures(row.task_id, row.tries)
         given, origins = self._given(row)
         check_condition(campaign, instance, attempt, self._facts(row), given)  # one that cannot be evaluated fails here
-        rendered = render_attempt(campaign, instance, attempt, self._facts(row), values, failures, given)
+        origin, carried = self._carried(row, spec, instance, inputs.files)
+        facts = self._facts(row, restarted=bool(carried))
+        rendered = render_attempt(campaign, instance, attempt, facts, values, failures, given)
         env = self._env(rendered, row.task_id, attempt, source, elsewhere=operator.spec.row.elsewhere)
         task_json = {
             "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
@@ -245,6 +248,9 @@ class RunWorkshop:
             "source_digest": self.run.source_digest,
             "env": sorted(env), "created_at": to_text(self.now),
         }  # fmt: skip
+        if carried:
+            env["MATTERSTACK_RESTART"] = "1"
+            task_json |= {"restart": {"from": origin, "files": sorted(carried)}, "env": sorted(env)}
         if origins:
             task_json["answers"] = {name: {"task": up, "attempt": number} for name, (up, number) in origins.items()}
         if rendered.asked:
@@ -260,10 +266,44 @@ class RunWorkshop:
             rendered,
             env,
             task_json,
-            inputs.copies,
+            {**inputs.copies, **carried},
             spec.background,
+            spec.restart.warn_s if spec.restart is not None and rendered.resources.time_s is not None else None,
             inputs.stamps,
         )
+
+    def _carried(
+        self, row: TaskRow, spec: TaskSpec, instance: Instance, inputs: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Path]]:
+        """Return the attempt whose files the next one goes on from, and these; (0, {}) if it begins anew.
+
+        It is the newest that has any, of those with the same work and inputs, down to one that was to begin anew. After an
+        end that `restart` does not name, such as one that is retried, it begins anew as well.
+        """
+        if spec.restart is None or row.carry == CARRY_NOTHING:
+            return 0, {}
+        is_first = True
+        for number in range(row.attempts, 0, -1):
+            key = (row.task_id, number)
+            before = self.board.attempt(*key)
+            if before is None:
+                break
+            if before.failure in (FailureClass.NOT_STARTED, FailureClass.POSTPONED):
+                continue
+            named = before.failure is not None and spec.restart.is_after(before.failure, before.exit_code)
+            if row.carry != CARRY_ALWAYS and is_first and not named:
+                break
+            is_first = False
+            if row.carry != CARRY_ALWAYS and (
+                before.work != instance.work or not self.files.reads_the_same(key, inputs)
+            ):
+                break
+            found = self.files.restart_files(key, spec.restart.files)
+            if found:
+                return number, found
+            if before.carry == CARRY_NOTHING:
+                break
+        return 0, {}
 
     def _asked(self, rendered: Rendered, row: TaskRow, operator: Operator) -> dict[str, Any]:
         """Return what operators of people, labs and closed clusters make their files of.

@@ -15,6 +15,7 @@ from matterstack.core.model import (
     InputSpec,
     OperatorSpec,
     OutputSpec,
+    Restart,
     Retries,
     TaskSpec,
 )
@@ -25,6 +26,7 @@ from matterstack.errors import Problem, TemplateError
 from matterstack.spec.axes import OF_MATRIX, files_axes
 from matterstack.spec.loader import Document
 from matterstack.spec.mend import Doubts
+from matterstack.spec.paths import path_problem
 from matterstack.template.language import conditional_parts, is_template, parse, references, uses_raw, whole
 from matterstack.template.shell import command_problems, has_pipe
 
@@ -60,6 +62,9 @@ ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: whi
     "when": tuple(root for root in _ALL if root not in ("inputs", "outputs")),
     "response_schema": ("params", "matrix"), "result_schema": ("params", "matrix"),
 }  # fmt: skip
+
+
+_OF_A_LAUNCH = ("command", "command_text", "setup", "env", "params", "instructions")  # resolved when it is handed over
 
 
 class Builder:
@@ -280,6 +285,7 @@ class Builder:
             allow_dependency_failure=_dependency_rule(value("allow_dependency_failure", False)),
             allow_skipped=value("allow_skipped", False),
             background=value("background", ""),
+            restart=self._restart(value("restart"), merged("resources"), path),
             uses=tuple(value("uses", ())),
             needs=tuple(data.get("needs", ())),
             inputs={key: _input_spec(item) for key, item in data.get("inputs", {}).items()},
@@ -306,6 +312,26 @@ class Builder:
             message = f"under `shell: sh` a failure before a | is not noticed ({cure})"
             self.add((*path, "command"), message, severity="warning")
         return spec
+
+    def _restart(self, given: Any, resources: Mapping[str, Any], path: Path) -> Restart | None:
+        if not isinstance(given, Mapping):
+            return None
+        where = (*path, "restart")
+        for index, pattern in enumerate(given["files"]):
+            problem = path_problem(pattern)
+            if problem:
+                self.add((*where, "files", index), problem)
+        warn = self._convert(parse_time, given.get("warn"), (*where, "warn"))
+        time = resources.get("time")
+        if warn is not None and not is_template(time):
+            try:
+                limit = parse_time(time) if time is not None else None
+            except ValueError:
+                limit = warn + 1  # told already
+            if limit is None or warn >= limit:
+                has = f"its time limit is {time}" if limit is not None else "it has no time limit"
+                self.add((*where, "warn"), f"{has}, so there is no moment {given['warn']} before that")
+        return Restart(tuple(given["files"]), tuple(given.get("after", Restart(()).after)), given.get("max", 20), warn)
 
     def _retries(self, own: Any, default: Any, path: Path) -> tuple[Retries, tuple[Any, ...]]:
         """Return the retries, or with templates their layers, to be resolved at each attempt."""
@@ -356,7 +382,7 @@ class Builder:
             if key == "label"
             else ("id", "name", "label")
             if early
-            else ("id", "name", "label", "attempt"),
+            else ("id", "name", "label", "attempt", *(("restarted",) if key in _OF_A_LAUNCH else ())),
             "run": ("id", "name"),
             "operator": ("params",),
             "resources": self._resource_names(spec),

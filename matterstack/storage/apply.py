@@ -215,7 +215,8 @@ def _nothing(db: sqlite3.Connection, entry: Entry, event: e.Event, read: Read) -
 def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, read: Read) -> None:
     values = _values(event.change)
     if event.rerun:
-        _update(db, _KEEP_BEFORE, ((rounded(entry.at), len(event.tasks), task) for task in event.tasks))
+        carry = event.carry_of()
+        _update(db, _KEEP_BEFORE, ((rounded(entry.at), len(event.tasks), carry, task) for task in event.tasks))
     _update(db, _CHANGE_TASK, ((*values, event.change.state, task) for task in event.tasks))
 
 
@@ -223,18 +224,19 @@ _SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"
 # What a task was before a rerun is kept while it waits for its turn; it can no longer be undone when it is anything else.
 _CHANGE_TASK = f"UPDATE tasks SET {_SET}, before = CASE WHEN ? IN ('PENDING', 'READY', 'RETIRED') THEN before END WHERE task_id = ?"
 _KEEP_BEFORE = (
-    "UPDATE tasks SET before = json_array(state, reason, soft, cause, tries, (SELECT cancelled FROM run), ?, ?, retry_at) "
-    "WHERE task_id = ?"
+    "UPDATE tasks SET before = json_array(state, reason, soft, cause, tries, (SELECT cancelled FROM run), ?, ?, retry_at), "
+    "carry = COALESCE(?, carry) WHERE task_id = ?"
 )
 _RESTORE = (
     "UPDATE tasks SET state = json_extract(before, '$[0]'), reason = json_extract(before, '$[1]'), "
     "soft = json_extract(before, '$[2]'), cause = json_extract(before, '$[3]'), tries = json_extract(before, '$[4]'), "
-    "retry_at = json_extract(before, '$[8]'), watch = NULL, before = NULL WHERE task_id = ? AND before IS NOT NULL"
+    "retry_at = json_extract(before, '$[8]'), watch = NULL, before = NULL, carry = 0 WHERE task_id = ? AND before IS NOT NULL"
 )
 _LOOK_AGAIN = "UPDATE tasks SET watch = NULL WHERE state = 'PENDING' AND watch IN (?, ?)"
-_COUNT = "UPDATE tasks SET tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
+_COUNT = "UPDATE tasks SET tries = tries + ?, restarts = restarts + ?, result = COALESCE(?, result) WHERE task_id = ?"
 _CHANGE_TASK_TOO = (
-    f"UPDATE tasks SET {_SET}, before = NULL, tries = tries + ?, result = COALESCE(?, result) WHERE task_id = ?"
+    f"UPDATE tasks SET {_SET}, before = NULL, carry = 0, tries = tries + ?, restarts = restarts + ?, "
+    "result = COALESCE(?, result) WHERE task_id = ?"
 )
 
 
@@ -245,7 +247,7 @@ def _values(change: TaskChange) -> tuple[Any, ...]:
 
 
 def _retries_reset(db: sqlite3.Connection, entry: Entry, event: e.RetriesReset, read: Read) -> None:
-    _update(db, "UPDATE tasks SET tries = 0 WHERE task_id = ?", ((task,) for task in event.tasks))
+    _update(db, "UPDATE tasks SET tries = 0, restarts = 0 WHERE task_id = ?", ((task,) for task in event.tasks))
 
 
 def _rerun_undone(db: sqlite3.Connection, entry: Entry, event: e.RerunUndone, read: Read) -> None:
@@ -276,8 +278,8 @@ def _attempt_made(db: sqlite3.Connection, entry: Entry, event: e.AttemptMade, re
         db.execute("UPDATE attempts SET awaited = 0 WHERE task_id = ? AND awaited = 1", (event.task,))
     db.execute(
         "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, handle, created_at, cpus, memory, "
-        "time_s, gpus, source_digest, licences, work) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ?, ?, "
-        "work FROM tasks "
+        "time_s, gpus, source_digest, licences, work, carry) SELECT ?, ?, 'SUBMITTING', ?, campaign_version, ?, ?, ?, ?, ?, ?, ?, ?, "
+        "work, carry FROM tasks "
         "WHERE task_id = ?",
         (event.task, event.attempt, event.operator, event.handle, entry.at, event.cpus, event.memory,
          event.time_s, event.gpus, event.source_digest, encode_json(event.licences) if event.licences else None, event.task),
@@ -312,10 +314,10 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
     db.execute(
         "UPDATE attempts SET state = ?, failure = ?, reason = ?, handle = COALESCE(?, handle), "
         "exit_code = COALESCE(?, exit_code), started_at = COALESCE(?, started_at), ended_at = COALESCE(?, ended_at), "
-        "counts = ?, unclaimed = ?, awaited = ?, unlinked = ?, metrics = COALESCE(?, metrics), usage = COALESCE(?, usage), "
+        "counts = ?, unclaimed = ?, stalled = ?, awaited = ?, unlinked = ?, metrics = COALESCE(?, metrics), usage = COALESCE(?, usage), "
         "response = COALESCE(?, response) WHERE task_id = ? AND attempt = ?",
         (event.state, event.failure, text_of(event.reason), event.handle, event.exit_code, from_text(event.started_at),
-         from_text(event.ended_at), event.counts, event.unclaimed, event.state is AttemptState.LOST,
+         from_text(event.ended_at), event.counts, event.unclaimed, event.stalled, event.state is AttemptState.LOST,
          text_of(event.unlinked), dump_json(event.metrics) if event.metrics else None,
          dump_json(event.usage) if event.usage else None,
          dump_json(event.response) if event.response else None, *event.key),
@@ -323,9 +325,9 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
     counts = event.counts and before is not AttemptState.LOST  # one that was lost has counted already
     result = event.attempt if completed else None
     if event.becomes is not None:
-        db.execute(_CHANGE_TASK_TOO, (*_values(event.becomes), counts, result, event.task))
-    elif counts or completed:
-        db.execute(_COUNT, (counts, result, event.task))
+        db.execute(_CHANGE_TASK_TOO, (*_values(event.becomes), counts, event.restarts, result, event.task))
+    elif counts or completed or event.restarts:
+        db.execute(_COUNT, (counts, event.restarts, result, event.task))
     if event.outputs:
         db.executemany(
             "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -118,6 +118,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE run ADD COLUMN over INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE run ADD COLUMN failures_before INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE attempts ADD COLUMN licences TEXT",  # JSON, name -> number
+        # Attempts that go on from the files of one before: how many did, whether the next does, and whether one wrote any.
+        "ALTER TABLE tasks ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN carry INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE attempts ADD COLUMN carry INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE attempts ADD COLUMN stalled INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX tasks_changed ON tasks (position) WHERE changed IS NOT NULL",
         """CREATE TABLE version_files (
             version INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, stamp TEXT,

@@ -25,11 +25,11 @@ class Undecodable(ValueError):
 
 TASK_COLUMNS = (
     "task_id, position, group_name, label, campaign_version, operator, priority, state, reason, soft, cause, watch, "
-    "retry_at, paused, tries, attempts, result"
+    "retry_at, paused, tries, attempts, result, restarts, carry"
 )
 ATTEMPT_COLUMNS = (
     "task_id, attempt, state, operator, campaign_version, handle, wish, wished_at, created_at, started_at, ended_at, "
-    "exit_code, failure, reason, counts, unlinked, cpus, memory, time_s, source_digest, response, usage, gpus, licences"
+    "exit_code, failure, reason, counts, unlinked, cpus, memory, time_s, source_digest, response, usage, gpus, licences, work, carry, stalled"
 )
 
 
@@ -70,7 +70,7 @@ def attempt_row(row: tuple[Any, ...]) -> AttemptRow:
     failure = decode(FailureClass, row[12]) if row[12] else None
     values: list[Any] = [
         *row[:2], decode(AttemptState, row[2]), *row[3:12], failure, reason_of(row[13]), bool(row[14]),
-        reason_of(row[15]), *row[16:-1], decode(json.loads, row[-1]) if row[-1] else {},
+        reason_of(row[15]), *row[16:-4], decode(json.loads, row[-4]) if row[-4] else {}, row[-3], row[-2], bool(row[-1]),
     ]  # fmt: skip
     return filled(AttemptRow, values)
 

@@ -35,6 +35,7 @@ class RunFacts:
     run_id: str
     run_name: str
     source: str  # where the files of the attempt's version of the campaign are, below the run root
+    restarted: bool = False  # whether the attempt goes on from files of one before
 
 
 _ROOM_FOR_ENVIRONMENT = 128 * 1024  # bytes of what a command takes that its variables and other words may need
@@ -118,6 +119,7 @@ def render_attempt(
     )
     scope: dict[str, Any] = {
         **early,
+        "task": {**early["task"], "restarted": run.restarted},
         "inputs": inputs,
         "outputs": {name: output.file.rstrip("/") for name, output in instance.outputs.items()},
         "source": source_path(instance.task_id, run.source),

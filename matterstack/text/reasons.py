@@ -200,6 +200,9 @@ _SENTENCES: dict[Code, Render] = {
     Code.EXIT_CODE: lambda r, run: describe_exit(r["exit_code"]),
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
+    Code.WARNED: lambda r, run: (
+        f"ended with exit code {r['exit_code']} when it was warned of its time limit of {format_duration(r['time_s'])}"
+    ),
     Code.NEVER_FITS: lambda r, run: (
         f"asks for {_gpus(r['asked'])}, operator '{r['operator']}' has {r['there']} here; it stays READY until it is stepped where there are more"
     ),
@@ -238,6 +241,13 @@ _SENTENCES: dict[Code, Render] = {
         f"attempt {r['attempt']}: not started, {r['times']} times in a row: {_nested(r, 'because', run)}"
     ),
     Code.RETRY: lambda r, run: f"retry {r['retry']} of {r['of']} after {_nested(r, 'because', run)}",
+    Code.RESTART: lambda r, run: f"restart {r['restart']} of {r['of']} after {_nested(r, 'because', run)}",
+    Code.NO_PROGRESS: lambda r, run: (
+        f"attempt {r['attempt']}: no progress: {_nested(r, 'because', run)}, twice in a row, and no restart file was written"
+    ),
+    Code.TOO_MANY_RESTARTS: lambda r, run: (
+        f"attempt {r['attempt']}: {_nested(r, 'because', run)}, after {r['of']} restart{'s' if r['of'] != 1 else ''}"
+    ),
     Code.ASKED_AGAIN: lambda r, run: f"asked again: {_nested(r, 'because', run)}",
     Code.BAD_ANSWERS: lambda r, run: f"{r['times']} bad answers in a row, the last: {_nested(r, 'because', run)}",
     Code.POSTPONED: lambda r, run: f"not accepted: {_nested(r, 'because', run)}",
