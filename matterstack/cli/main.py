@@ -32,6 +32,7 @@ COMMANDS = {  # name -> what --help says of it without importing it; each has a 
     "cancel": "End a run or tasks of it, for good.",
     "rerun": "Run tasks again, as new attempts.",
     "amend": "Show what a corrected campaign means for its run, and take it.",
+    "complete": "Record that a person did a task.",
     "history": "Show who did what to a run, when and why.",
     "doctor": "Check a run root, and repair it.",
     "adopt": "Make this copy of a run the one that may write.",

@@ -25,6 +25,7 @@ _MOST_NAMES = 10
 @click.option("--like", metavar="TASK", help="Those that failed for the same cause as this one.")
 @click.option("--stale", is_flag=True, help="Those that used older results than there are.")
 @click.option("--downstream", is_flag=True, help="Also all tasks below that ended.")
+@click.option("--upstream", is_flag=True, help="Also all that they were made from.")
 @click.option(
     "--continue", "continues", is_flag=True, help="Go on from the files that `restart` names, whatever has changed."
 )
@@ -42,6 +43,7 @@ def rerun(
     like: str | None,
     stale: bool,
     downstream: bool,
+    upstream: bool,
     continues: bool,
     dry_run: bool,
     undo: bool,
@@ -59,7 +61,7 @@ def rerun(
 
     select = Selection(tasks, failed, stale, failure, like)
     if undo:
-        if not select.is_empty or downstream or dry_run or continues:
+        if not select.is_empty or downstream or upstream or dry_run or continues:
             raise UsageError("--undo takes the whole last rerun back; `cancel RUN TASK` takes back one task of it")
         return _undo(run)
     if select.is_empty:
@@ -67,14 +69,21 @@ def rerun(
             "rerun: name the tasks to run again (an id or a glob), or --failed, --class, --stale or --like"
         )
     if dry_run:
-        found = preview_rerun(run, select, downstream=downstream)
+        found = preview_rerun(run, select, downstream=downstream, upstream=upstream)
         if as_json:
             print_json(_to_json(found))
         else:
             _show(found)
         return ExitCode.FINE
     try:
-        done = rerun_tasks(run, select, downstream=downstream, most=None if yes else _ASKED_ABOVE, continues=continues)
+        done = rerun_tasks(
+            run,
+            select,
+            downstream=downstream,
+            upstream=upstream,
+            most=None if yes else _ASKED_ABOVE,
+            continues=continues,
+        )
     except TooManyTasks as error:
         if not sys.stdin.isatty():
             raise
@@ -82,7 +91,7 @@ def rerun(
         if not click.confirm("reset them?"):
             click.echo("nothing was reset", err=True)
             return ExitCode.MISTAKE
-        done = rerun_tasks(run, select, downstream=downstream, continues=continues)
+        done = rerun_tasks(run, select, downstream=downstream, upstream=upstream, continues=continues)
     if as_json:
         print_json(_to_json(done))
     else:

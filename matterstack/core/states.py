@@ -112,6 +112,8 @@ class FailureClass(StrEnum):
     NOT_STARTED = "not_started"  # claimed by a step: it can never start, and uses no retry
     TEMPLATE = "template"  # a template that cannot be resolved for this attempt
     CANCELLED = "cancelled"
+    BY_HAND = "by_hand"  # of one that is COMPLETED: a person did it
+    REUSED = "reused"  # of one that is COMPLETED: it is a result of another run
     DEFECT = "defect"  # an operator raised what it should not; the traceback is in the attempt's folder
 
 

@@ -148,8 +148,12 @@ class Reset:
     waiting: list[TaskRow]  # below, to be looked at anew
 
     @classmethod
-    def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool) -> Reset:
-        below = tasks_below(store.all_edges(), chosen)
+    def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool, upstream: bool = False) -> Reset:
+        edges = store.all_edges()
+        if upstream:
+            above = tasks_below(((downstream_, upstream_) for upstream_, downstream_ in edges), chosen)
+            chosen = [row.task_id for row in store.tasks({*above, *chosen})]
+        below = tasks_below(edges, chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
         others = store.tasks(below - {row.task_id for row in again})
         reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
@@ -188,12 +192,14 @@ def rerun(
     patterns: Sequence[str] | Select,
     *,
     downstream: bool = False,
+    upstream: bool = False,
     most: int | None = None,
     continues: bool = False,
 ) -> RerunReport:
     """Make tasks PENDING again, their retries counted from zero; a later step starts them as new attempts.
 
-    BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended. What runs is
+    BLOCKED and SKIPPED tasks below become PENDING; with ``downstream`` also those below that ended, with ``upstream`` all
+    that they were made from. What runs is
     ended first. With ``continues`` they go on from the files that `restart` names, else they begin anew. Old attempts and
     their files stay, and until something has started `undo_rerun` takes it back. Raises
     TooManyTasks for more than ``most``.
@@ -205,7 +211,7 @@ def rerun(
         )
     with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         chosen = patterns(store) if callable(patterns) else select_tasks(store.task_ids(), patterns)
-        reset = Reset.of(store, chosen, downstream=downstream)
+        reset = Reset.of(store, chosen, downstream=downstream, upstream=upstream)
         found = reset.report(set())
         if most is not None and found.count > most:
             raise TooManyTasks(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from matterstack.core.times import from_text
 from matterstack.errors import RunIsCopyError, RunRootError
 from matterstack.hints import Hint
 from matterstack.run_root import layout
-from matterstack.run_root.files import place_of
+from matterstack.run_root.files import place_of, sync, write_beside
 from matterstack.run_root.layout import attempt_folder
 from matterstack.run_root.results import publish, withdraw
-from matterstack.run_root.verify import output_problem
+from matterstack.run_root.verify import make_read_only, output_problem
 from matterstack.run_root.versions import is_linked_to, link_version
 from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
 from matterstack.storage.run_lock import boot_id, run_lock
@@ -121,6 +122,8 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
         added = store.complete_journal(compare=not trusted or journal.stamp() != trusted)
         journal.rotate()
         finish_version(root, store)
+        if os.path.lexists(root / layout.MAKING):
+            finish_made(root, store)
         if translated:
             log.warning("%s: translated; the previous journal is saved as %s", journal.path, KEPT_JOURNAL)
         elif added:
@@ -142,6 +145,35 @@ def finish_version(root: Path, store: SQLiteStateStore) -> None:
     for task_id in store.retired():
         withdraw(root, task_id, store.left_paths(task_id))
     link_version(root, version)
+
+
+def note_made(root: Path, task_id: str, attempt: int) -> None:
+    """Note that an attempt is being made by hand; `finish_made` does the rest, also after a kill. Raises OSError."""
+    write_beside(root / layout.MAKING, f"{attempt} {task_id}\n", synced=True)
+
+
+def finish_made(root: Path, store: SQLiteStateStore) -> None:
+    """Bring an attempt that was made by hand to its place if the ledger has it, else remove what was made of it."""
+    try:
+        number, _, task_id = (root / layout.MAKING).read_text(encoding="utf-8").rstrip("\n").partition(" ")
+        attempt = int(number)
+    except (FileNotFoundError, ValueError):
+        (root / layout.MAKING).unlink(missing_ok=True)
+        return
+    final = root / attempt_folder(task_id, attempt)
+    staged = final.with_name(f".by-hand-{attempt}")
+    if staged.is_dir():
+        row = store.attempt(task_id, attempt)
+        if row is not None and not final.exists():
+            os.rename(staged, final)
+            sync(final.parent)
+        else:
+            shutil.rmtree(staged)
+    if final.is_dir():
+        for output in store.published_files(task_id):
+            make_read_only(final / output.file.rstrip("/"))
+        publish(root, task_id, attempt, store.published_files(task_id), ())
+    (root / layout.MAKING).unlink()
 
 
 def _require_home(root: Path, store: SQLiteStateStore) -> None:

@@ -15,6 +15,7 @@ OPERATORS = "operators.yaml"
 SETTINGS = "set.json"  # what --set gave, of a version
 SITE = "site.yaml"  # the file given with --operators, of a version
 RUN = "run.json"
+MAKING = ".making"  # names an attempt that is being made by hand, until it is in its place
 LOCK = "run.lock"
 SOURCE, TASKS, RESULTS = "source", "tasks", "results"  # folders
 VERSIONS = "versions"  # folder: one for each version of the campaign, never changed

@@ -200,6 +200,7 @@ _SENTENCES: dict[Code, Render] = {
     Code.EXIT_CODE: lambda r, run: describe_exit(r["exit_code"]),
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
+    Code.BY_HAND: lambda r, run: f"done by {r['by']}: {r['why']}",
     Code.WARNED: lambda r, run: (
         f"ended with exit code {r['exit_code']} when it was warned of its time limit of {format_duration(r['time_s'])}"
     ),

@@ -73,10 +73,12 @@ def _stale_and_below(store: SQLiteStateStore) -> list[str]:
     return [row.task_id for row in store.tasks(wanted) if row.task_id in set(stale) or row.state in used]
 
 
-def preview_rerun(root: str | Path, select: Selection, *, downstream: bool = False) -> RerunReport:
+def preview_rerun(
+    root: str | Path, select: Selection, *, downstream: bool = False, upstream: bool = False
+) -> RerunReport:
     """Return what `rerun` would reset; nothing is written."""
     with reading(root) as (_, store):
-        return Reset.of(store, select(store), downstream=downstream).report(set())
+        return Reset.of(store, select(store), downstream=downstream, upstream=upstream).report(set())
 
 
 def _class_of(name: str) -> tuple[str, int | None]:
