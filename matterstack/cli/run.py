@@ -23,11 +23,21 @@ from matterstack.errors import ExitCode, UsageError
     help="The run root (default: runs/NAME); only with FILE.",
 )
 @click.option("--wait", is_flag=True, help="Wait for people and laboratories as well.")
+@click.option(
+    "--only", multiple=True, metavar="TASK", shell_complete=completing.tasks,
+    help="Start only these tasks (an id or a glob), and what they need.",
+)  # fmt: skip
 @click.option("--profile", is_flag=True, help="Print in the end where the time went.")
 @campaign_options
 @common
 def run(
-    target: str | None, root: str | None, wait: bool, profile: bool, settings: tuple[str, ...], operators: str | None
+    target: str | None,
+    root: str | None,
+    wait: bool,
+    only: tuple[str, ...],
+    profile: bool,
+    settings: tuple[str, ...],
+    operators: str | None,
 ) -> int:
     """Run a campaign until it is done: FILE starts or continues it, RUN continues a run root.
 
@@ -45,7 +55,7 @@ def run(
     spent = Profile() if profile else None
     try:
         with display:
-            report = run_until_done(path, display.update, spent, wait=wait)
+            report = run_until_done(path, display.update, spent, wait=wait, only=only)
     except KeyboardInterrupt:
         jobs = display.active
         goes_on = f"{jobs} {'job goes' if jobs == 1 else 'jobs go'} on without this loop" if jobs else "nothing runs"
@@ -61,9 +71,25 @@ def run(
         tell_stale(path)
     if spent is not None:
         print_profile(spent)
+    if only and not report.state.is_over:
+        return _code_of(path, only)
     if report.state in (RunState.FAILED, RunState.CANCELLED):
         return ExitCode.RUN_FAILED
     return ExitCode.FINE if report.state is RunState.COMPLETED else ExitCode.NEEDS_PEOPLE
+
+
+def _code_of(path: Path, only: tuple[str, ...]) -> ExitCode:
+    """Return the exit code of a run of which only some tasks were wanted: what became of these."""
+    from matterstack.core.selection import select_tasks
+    from matterstack.core.states import TaskState
+    from matterstack.views.reading import reading
+
+    with reading(path) as (_, store):
+        rows = store.tasks(select_tasks(store.task_ids(), only))
+    bad = (TaskState.BLOCKED, TaskState.CANCELLED)
+    if any(row.state in bad or (row.state is TaskState.FAILED and not row.soft) for row in rows):
+        return ExitCode.RUN_FAILED
+    return ExitCode.FINE if all(row.state.is_settled for row in rows) else ExitCode.NEEDS_PEOPLE
 
 
 def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operators: str | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, Protocol
 
 from matterstack.core.model import AttemptChange, Evidence, TaskChange
@@ -45,9 +45,15 @@ class Reader(Protocol):
 
 
 class Board:
-    def __init__(self, reader: Reader, ahead: Container[tuple[str, int]] = ()) -> None:
-        """``ahead`` names attempts that are on record ahead of their time, and not alive yet."""
+    def __init__(
+        self, reader: Reader, ahead: Container[tuple[str, int]] = (), only: Collection[str] | None = None
+    ) -> None:
+        """``ahead`` names attempts that are on record ahead of their time, and not alive yet.
+
+        With ``only``, no task but these is ready.
+        """
         self.reader = reader
+        self.only = only
         self.run = reader.run()
         self.live = reader.live_attempts(ahead)
         self._before: dict[str, TaskRow] = {}  # of tasks that were changed, as they were read
@@ -109,6 +115,10 @@ class Board:
 
     def ready(self, operator: str, most: int) -> list[TaskRow]:
         """Return at most ``most`` READY tasks of an operator that are not paused, the first to start first."""
+        if self.only is not None:
+            rows = self.current(self.reader.tasks(self.only))
+            rows = [row for row in rows if row.operator == operator and row.state is TaskState.READY and not row.paused]
+            return sorted(rows, key=lambda row: (-row.priority, row.position))[:most]
         were = sum(row.state is TaskState.READY for row in self._before.values())
         rows = [row for row in self.reader.ready(operator, most + were) if row.task_id not in self._now]
         rows += [
@@ -117,6 +127,13 @@ class Board:
             if row.operator == operator and row.state is TaskState.READY and not row.paused
         ]
         return sorted(rows, key=lambda row: (-row.priority, row.position))[:most]
+
+    def startable(self) -> int:
+        """Return how many tasks are READY and not paused by themselves."""
+        if self.only is None:
+            return startable(self.buckets())
+        rows = self.current(self.reader.tasks(self.only))
+        return sum(row.state is TaskState.READY and not row.paused for row in rows)
 
     # --- attempts ---
 

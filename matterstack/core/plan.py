@@ -12,7 +12,7 @@ from dataclasses import field
 from typing import Protocol
 
 from matterstack.core.below import below
-from matterstack.core.board import Board, startable
+from matterstack.core.board import Board
 from matterstack.core.events import AttemptMade, Event, Key, Paused, attempt_changed, tasks_changed
 from matterstack.core.limits import Budget
 from matterstack.core.model import (
@@ -624,7 +624,7 @@ def decide(
     made += decider.retries_due()
     decider.settle(made)
     if not board.run.paused:
-        plan.ready = startable(board.buckets())
+        plan.ready = board.startable()
         if plan.ready or decider.ahead.intents:
             decider.settle(decider.launch(), unlooked=False)
     return plan

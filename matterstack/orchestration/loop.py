@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from matterstack.core.below import below
 from matterstack.core.model import Campaign
 from matterstack.core.plan import Ahead
+from matterstack.core.selection import select_tasks
 from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunLockedError
@@ -44,6 +46,7 @@ class _Tick:
     next_retry: float | None
     must_ask: bool  # something is alive of which neither a descriptor nor a file tells
     waits: bool = False  # for people and labs as well
+    in_part: bool = False  # only some tasks may start
 
     @property
     def is_last(self) -> bool:
@@ -52,6 +55,8 @@ class _Tick:
             idle = report.state is RunState.PAUSED or (report.is_stuck and self.next_retry is None)
             return report.state.is_over or (idle and not report.active)
         waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
+        if self.in_part and not (report.changed or report.startable or report.unlooked or self.next_retry):
+            return report.state.is_over or report.active <= waiting
         paused = report.state is RunState.PAUSED and report.active <= waiting
         stuck = report.is_stuck and self.next_retry is None
         # What is ready beside people and labs alone is theirs as well, and waits for their `max_active`.
@@ -80,7 +85,9 @@ class _Loop:
         profile: Profile | None = None,
         *,
         wait: bool = False,
+        only: Sequence[str] = (),
     ) -> None:
+        self.only = only  # ids or globs of tasks; with what they need
         self.root = root
         self.waits = wait
         self.profile = profile
@@ -127,11 +134,13 @@ class _Loop:
     def _hold(self, store: SQLiteStateStore) -> _Tick:
         """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
         pool, files, ahead = Pool(store), RunFiles(self.root), self.ahead
+        chosen = with_what_they_need(store, self.only) if self.only else None
 
         def step() -> Step:
             return Step(
-                self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile
-            )
+                self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile,
+                only=chosen,
+            )  # fmt: skip
 
         step().withdraw()
         try:
@@ -213,7 +222,7 @@ class _Loop:
             self.profile.note(report)
         told = sum(row.state is not AttemptState.WAITING for row in others)
         must_ask = told > len(fds)
-        return _Tick(report, fds, store.next_retry(), must_ask, self.waits)
+        return _Tick(report, fds, store.next_retry(), must_ask, self.waits, step.only is not None)
 
     def _wait(self, tick: _Tick, fds: Sequence[int], wait_s: float) -> bool:
         with part_of(self.profile, waits_for(tick.report)):
@@ -248,14 +257,22 @@ def run_until_done(
     profile: Profile | None = None,
     *,
     wait: bool = False,
+    only: Sequence[str] = (),
 ) -> StepReport:
     """Step a run until it is over, paused, or waits for people alone; return the last report.
 
-    With ``wait`` it waits for people and labs as well. ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is
+    With ``only``, ids or globs, nothing but these tasks and what they need is started. With ``wait`` it waits for people and labs as well. ``on_tick`` gets each report; ``profile`` is told where the time goes. Raises what `step_run` raises; a lock that is
     held later than at the start is waited for.
     """
     with workers.kept():
-        return _Loop(require_run_root(Path(root)), on_tick, profile, wait=wait).run()
+        return _Loop(require_run_root(Path(root)), on_tick, profile, wait=wait, only=only).run()
+
+
+def with_what_they_need(store: SQLiteStateStore, patterns: Sequence[str]) -> frozenset[str]:
+    """Return the tasks that ids or globs name, and all above them. Raises UsageError for one that names nothing."""
+    chosen = select_tasks(store.task_ids(), patterns)
+    above = below(((downstream, upstream) for upstream, downstream in store.all_edges()), chosen)
+    return frozenset({*chosen, *(row.task_id for row in store.tasks(above))})
 
 
 def _wait(fds: Sequence[int], wait_s: float) -> bool:

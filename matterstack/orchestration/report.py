@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.board import Board, counts_of, startable, state_of_run
+from matterstack.core.board import Board, counts_of, state_of_run
 from matterstack.core.plan import Ended, Notice, Plan
 from matterstack.core.reasons import Code
 from matterstack.core.recorded import AttemptRow, Bucket
@@ -102,7 +102,7 @@ def report_of(root: Path, board: Board, plans: Sequence[Plan], notices: Sequence
         run_id=board.run.run_id,
         state=state_of_run(board.run, buckets),
         ready=plans[0].ready,
-        startable=0 if board.run.paused else startable(buckets),
+        startable=0 if board.run.paused else board.startable(),
         active=len(board.live),
         unlooked=_unlooked(buckets),
         counts=counts_of(buckets),
@@ -129,7 +129,7 @@ def report_of_dry_run(
         run_id=board.run.run_id,
         state=state_of_run(board.run, buckets),
         ready=plan.ready,
-        startable=0 if board.run.paused else startable(buckets),
+        startable=0 if board.run.paused else board.startable(),
         active=sum(row.key not in over for row in board.live),
         unlooked=_unlooked(buckets),
         counts=counts_of(buckets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,12 @@ def run_until_done(
     profile: Profile | None = None,
     *,
     wait: bool = False,
+    only: Sequence[str] = (),
 ) -> StepReport:
     """Step a run until nothing more can be done here; see `orchestration.loop`."""
     from matterstack.orchestration import loop
 
-    return loop.run_until_done(root, on_tick, profile, wait=wait)
+    return loop.run_until_done(root, on_tick, profile, wait=wait, only=only)
 
 
 def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:

@@ -15,7 +15,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from matterstack.core.board import Board, startable
+from matterstack.core.board import Board
 from matterstack.core.events import AttemptChanged, AttemptMade, Event, Key, LinksChanged, Withdrawn
 from matterstack.core.model import Evidence, Launch, Observation, Rejection, ResolvedOutput, Sighting, Submission
 from matterstack.core.plan import (
@@ -91,7 +91,9 @@ class Step:
         ended: Callable[[], Sequence[Key]] = tuple,
         profile: Profile | None = None,
         paced: bool = True,
+        only: Collection[str] | None = None,
     ) -> None:
+        self.only = only  # the tasks that may start; None: all
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.profile = profile
         self._may_refill = True
@@ -114,7 +116,7 @@ class Step:
             self.pool.notices += self.ahead.notices
             self.ahead.notices.clear()
         board, acted = self._pass(plans)
-        if acted.freed and startable(board.buckets()):
+        if acted.freed and board.startable():
             # What was fenced or ended may run again at once: by a pass like any other.
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
@@ -222,7 +224,7 @@ class Step:
         self._commit(decide_outcomes(board, self._workshop(board), seen, evidence, {}, self.now, unlooked=False))
 
     def _board(self) -> Board:
-        board = Board(self.store, self.ahead.intents if self.ahead is not None else ())
+        board = Board(self.store, self.ahead.intents if self.ahead is not None else (), self.only)
         self._at_work = {row.key for row in board.live if self.is_local(row)}
         return board
 
