@@ -15,7 +15,7 @@ from typing import Any
 
 from matterstack.care import rebuild
 from matterstack.care.record import changed_files, read_record
-from matterstack.core.events import Adopted, Amended, RunCreated, TasksAdded
+from matterstack.core.events import Adopted, Amended, Reused, RunCreated, TasksAdded
 from matterstack.core.kinds import HUMAN
 from matterstack.core.model import OutputFile
 from matterstack.core.states import AttemptState, FailureClass
@@ -378,7 +378,7 @@ def _descriptions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     """Find what describes the run and is not what it was: its campaign's files, and the instances as expanded."""
     described = [
         entry.event
-        for line in store.lines_of("run_created", "tasks_added", "amended")
+        for line in store.lines_of("run_created", "tasks_added", "reused", "amended")
         if (entry := parse_or_none(line)) is not None
     ]
     newest = next((event for event in reversed(described) if isinstance(event, RunCreated | Amended)), None)
@@ -391,7 +391,7 @@ def _descriptions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
                 yield Finding("files", name, message, remedy)
     for event in described:
         names = [event.definition] if isinstance(event, RunCreated | Amended) else []
-        names += [event.rows] if isinstance(event, TasksAdded | Amended) else []
+        names += [event.rows] if isinstance(event, TasksAdded | Reused | Amended) else []
         for digest in names:
             try:
                 read_expanded(root, digest)

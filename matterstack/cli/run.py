@@ -23,6 +23,8 @@ from matterstack.errors import ExitCode, UsageError
     help="The run root (default: runs/NAME); only with FILE.",
 )
 @click.option("--wait", is_flag=True, help="Wait for people and laboratories as well.")
+@click.option("--from", "origin", metavar="RUN", shell_complete=completing.runs, help="As of `init`; only with FILE.")
+@click.option("--yes", is_flag=True, help="With --from: do not ask.")
 @click.option(
     "--only", multiple=True, metavar="TASK", shell_complete=completing.tasks,
     help="Start only these tasks (an id or a glob), and what they need.",
@@ -35,6 +37,8 @@ def run(
     root: str | None,
     wait: bool,
     only: tuple[str, ...],
+    origin: str | None,
+    yes: bool,
     profile: bool,
     settings: tuple[str, ...],
     operators: str | None,
@@ -49,7 +53,9 @@ def run(
     from matterstack.orchestration.profile import Profile
     from matterstack.orchestration.run_lifecycle import run_until_done
 
-    path = _root_of(Path(target or default_run()), root, settings, operators)
+    path = _root_of(Path(target or default_run()), root, settings, operators, origin, yes=yes)
+    if path is None:
+        return ExitCode.FINE
     quiet = is_quiet()
     display = Display(path, quiet=quiet)
     spent = Profile() if profile else None
@@ -92,16 +98,19 @@ def _code_of(path: Path, only: tuple[str, ...]) -> ExitCode:
     return ExitCode.FINE if all(row.state.is_settled for row in rows) else ExitCode.NEEDS_PEOPLE
 
 
-def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operators: str | None) -> Path:
-    """Return the run root to step: the target, or of a campaign file an old or a new one."""
+def _root_of(
+    target: Path, root: str | None, settings: tuple[str, ...], operators: str | None, origin: str | None, *, yes: bool
+) -> Path | None:
+    """Return the run root to step: the target, or of a campaign file an old or a new one; None if none was agreed to."""
     if target.is_dir():
-        if root or settings or operators:
-            raise UsageError(f"{target} is a run root: --root, --set and --operators go with a campaign file")
+        if root or settings or operators or origin:
+            raise UsageError(f"{target} is a run root: --root, --set, --operators and --from go with a campaign file")
         return target
     if not target.exists() and target.suffix not in (".yaml", ".yml", ".json"):
         raise UsageError(f"{target}: no such campaign file or run root")
     from matterstack.api import load_campaign
     from matterstack.cli.attention import tell_sources
+    from matterstack.cli.init import agreed_fork
     from matterstack.cli.render import plural
     from matterstack.orchestration.init import initialize_run
     from matterstack.spec.load import differences, parse_overrides
@@ -112,9 +121,16 @@ def _root_of(target: Path, root: str | None, settings: tuple[str, ...], operator
         echo_remark(str(warning))
     path = Path(root) if root else Path("runs") / loaded.campaign.name
     if not (path / "run.json").is_file():
-        made = initialize_run(loaded, path)
+        fork = None
+        if origin is not None:
+            fork = agreed_fork(loaded, origin, Path(root) if root else None, yes=yes)
+            if fork is None:
+                return None
+        made = initialize_run(loaded, path, fork)
         echo_remark(f"{made}: {plural(len(loaded.instances), 'task')}")
         return made
+    if origin is not None:
+        raise UsageError(f"{path} is a run already: --from is for a new one; --root DIR names another folder")
     with reading(path) as (_, store):
         different = differences(loaded, path, store.run().digest, store.sources())
     if different:

@@ -110,6 +110,17 @@ class TasksAdded(Event):
 
 
 @dataclass(frozen=True)
+class Reused(Event):
+    """Instances begin with results of another run; the file of expanded/ that ``rows`` names has a JSON list for each:
+    task, what its attempt was, and its outputs."""
+
+    kind = "reused"
+    run: str  # id of the other
+    rows: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Amended(Event):
     """A new version of the campaign. What becomes of tasks follows in events of its commit.
 
@@ -404,7 +415,7 @@ class ParcelReturned(Event):
 KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
-        RunCreated, TasksAdded, Amended, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
+        RunCreated, TasksAdded, Reused, Amended, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
         Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
         ParcelReturned,
     )

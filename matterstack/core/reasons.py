@@ -25,6 +25,7 @@ class Code(StrEnum):
     FAILED_AS = "failed_as"  # failure
     TIME_LIMIT = "time_limit"  # time_s
     BY_HAND = "by_hand"  # by, why: of a person who did a task
+    REUSED = "reused"  # run, task, attempt: whose result it is
     WARNED = "warned"  # time_s, exit_code: it ended when it was told that its time limit is near
     OUT_OF_MEMORY = "out_of_memory"  # exit_code, max_rss (bytes, or None)
     NEVER_FITS = "never_fits"  # operator, asked, there: GPUs

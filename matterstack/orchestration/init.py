@@ -10,19 +10,22 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from matterstack.core.events import RunCreated, TasksAdded
-from matterstack.core.model import LoadedCampaign, to_json
+from matterstack.core.events import Event, Reused, RunCreated, TasksAdded
+from matterstack.core.model import LoadedCampaign, TaskChange, to_json
 from matterstack.core.readiness import initial_changes
+from matterstack.core.states import TaskState
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.environment import describe
+from matterstack.orchestration.fork import Fork, bring
 from matterstack.orchestration.session import author
 from matterstack.run_root import layout
 from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import digest_of_listing, place_of, sha256_of, sync, sync_files, write_beside
 from matterstack.run_root.gitignore import ignore, large_files
+from matterstack.run_root.results import publish
 from matterstack.run_root.source import record_externals
 from matterstack.run_root.versions import link_version, write_version
 from matterstack.storage.apply import rows_of
@@ -40,8 +43,8 @@ _LONGEST_PATH = 4095  # bytes. Source: limits.h of Linux, PATH_MAX
 _OWN_FILES = 24  # the longest name of a file that MatterStack writes beside outputs
 
 
-def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
-    """Make the run root of a campaign, whole or not at all; return its path.
+def initialize_run(campaign: LoadedCampaign, root: Path | None = None, fork: Fork | None = None) -> Path:
+    """Make the run root of a campaign, whole or not at all; return its path. With ``fork`` it begins with results of another.
 
     It is built beside and moved in place. Raises UsageError if the folder exists and is not empty, RunLockedError
     if a process works in it, RunRootError if it cannot be written.
@@ -51,9 +54,9 @@ def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
     _require_free(root)
     try:
         if root.exists():
-            _make_in(campaign, root)
+            _make_in(campaign, root, fork)
         else:
-            _make_beside(campaign, root)
+            _make_beside(campaign, root, fork)
     except OSError as error:
         if isinstance(error, MatterStackError):
             raise
@@ -87,12 +90,12 @@ def require_short_paths(campaign: LoadedCampaign, root: Path) -> None:
         )
 
 
-def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
+def _make_beside(campaign: LoadedCampaign, root: Path, fork: Fork | None) -> None:
     beside = root.parent / f".{root.name}.init-{os.urandom(8).hex()}"
     root.parent.mkdir(parents=True, exist_ok=True)
     beside.mkdir()
     try:
-        _build(campaign, beside, root)
+        _build(campaign, beside, root, fork)
         try:
             os.rename(beside, root)
         except OSError:
@@ -103,7 +106,7 @@ def _make_beside(campaign: LoadedCampaign, root: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _make_in(campaign: LoadedCampaign, root: Path) -> None:
+def _make_in(campaign: LoadedCampaign, root: Path, fork: Fork | None) -> None:
     """Make a run root in an empty folder, which may be somebody's current one; run.json, by which it is one, last."""
     inside = root / f".init-{os.urandom(8).hex()}"
     with run_lock(root):
@@ -111,7 +114,7 @@ def _make_in(campaign: LoadedCampaign, root: Path) -> None:
             _require_free(root, locked=True)
             _clear_killed_init(root)
             inside.mkdir()
-            _build(campaign, inside, root)
+            _build(campaign, inside, root, fork)
             for path in sorted(inside.iterdir(), key=lambda path: path.name == layout.RUN):
                 if path.name != LOCK_FILE:
                     os.rename(path, root / path.name)
@@ -169,7 +172,7 @@ def _require_free(root: Path, *, locked: bool = False) -> None:
     raise UsageError(f"{root} exists and is not empty; --root DIR names another folder")
 
 
-def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
+def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) -> None:
     now = time.time()
     run_id = f"{loaded.campaign.name}-{os.urandom(4).hex()}"
     for name in (layout.TASKS, layout.RESULTS):
@@ -192,9 +195,13 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
     definition = write_expanded(folder, dump_json(to_json(loaded.campaign), exact=True))
     conditional = {name for name, task in loaded.campaign.tasks.items() if task.when is not None}
     first = initial_changes(loaded.instances, conditional)
+    if fork is not None and fork.results:  # then what waits for them has to be looked at
+        first = (TaskChange(item.task_id, TaskState.PENDING) for item in loaded.instances)
+    reused = bring(fork, folder) if fork is not None and fork.results else ""
     externals = record_externals(loaded.externals)
     works = Works(loaded.campaign, digests_of({**sources, **externals}), members_of(loaded.instances))
     rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first, works.digest)))
+    reused_rows = write_expanded(folder, reused) if reused else ""
     sync_files(folder)  # what the ledger will speak of must be there after a power cut
     with SQLiteStateStore(folder / layout.LEDGER, create=True, journal=Journal(folder / layout.JOURNAL)) as store:
         host, path = place_of(root)
@@ -208,7 +215,13 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path) -> None:
             source=f"{layout.version_folder(1)}/{layout.SOURCE}", site=site_path(loaded, root),
         )  # fmt: skip
         store.author = author()
-        store.append([created, TasksAdded(1, rows, len(loaded.instances))], now)
+        events: list[Event] = [created, TasksAdded(1, rows, len(loaded.instances))]
+        if fork is not None and reused:
+            events.append(Reused(fork.run_id, reused_rows, len(fork.results)))
+        store.append(events, now)
+        if fork is not None:
+            for task_id in fork.results:
+                publish(folder, task_id, 1, store.published_files(task_id), ())
     sync(folder)
 
 

@@ -15,6 +15,7 @@ from matterstack.run_root.layout import require_run_root
 
 if TYPE_CHECKING:
     from matterstack.core.model import LoadedCampaign
+    from matterstack.orchestration.fork import Fork
     from matterstack.orchestration.profile import Profile
 
 log = logging.getLogger("matterstack")
@@ -22,11 +23,11 @@ log = logging.getLogger("matterstack")
 __all__ = ["StepReport", "initialize_run", "run_until_done", "step_run"]
 
 
-def initialize_run(campaign: LoadedCampaign, root: Path | None = None) -> Path:
+def initialize_run(campaign: LoadedCampaign, root: Path | None = None, fork: Fork | None = None) -> Path:
     """Make the run root of a campaign; see `orchestration.init` for what it raises."""
     from matterstack.orchestration import init  # an idle step needs neither this nor the loop
 
-    return init.initialize_run(campaign, root)
+    return init.initialize_run(campaign, root, fork)
 
 
 def run_until_done(

@@ -93,6 +93,38 @@ def _put_edges(db: sqlite3.Connection, rows: Iterable[list[Any]]) -> None:
     )
 
 
+def _reused(db: sqlite3.Connection, entry: Entry, event: e.Reused, read: Read) -> None:
+    rows = [json.loads(line) for line in read(event.rows).splitlines()]
+    _update(
+        db,
+        "UPDATE tasks SET state = 'COMPLETED', watch = NULL, attempts = 1, result = 1 WHERE task_id = ? AND attempts = 0",
+        ((task,) for task, _, _ in rows),
+    )
+    db.executemany(
+        "INSERT INTO attempts (task_id, attempt, state, operator, campaign_version, created_at, started_at, ended_at, exit_code, "
+        "failure, reason, cpus, source_digest, work, metrics, response, usage) SELECT task_id, 1, 'COMPLETED', operator, "
+        "campaign_version, ?, ?, ?, ?, 'reused', ?, 0, '', work, ?, ?, ? FROM tasks WHERE task_id = ?",
+        (
+            (
+                entry.at, row["started_at"], row["ended_at"], row["exit_code"],
+                text_of(reason(Code.REUSED, run=row["run"], task=row["task"], attempt=row["attempt"])),
+                row["metrics"], row["response"], row["usage"], task,
+            )
+            for task, row, _ in rows
+        ),
+    )  # fmt: skip
+    db.executemany(
+        "INSERT INTO outputs VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
+        ((task, *output) for task, _, outputs in rows for output in outputs),
+    )
+    # What each was made from: of what it waits for, the attempt that was taken over as well.
+    db.executemany(
+        "INSERT OR IGNORE INTO attempt_inputs SELECT e.downstream, 1, e.upstream, 1 FROM edges e WHERE e.downstream = ? "
+        "AND (e.entry LIKE 'inputs.%' OR e.entry LIKE 'response.%' OR e.entry LIKE 'metrics.%')",
+        ((task,) for task, _, _ in rows),
+    )
+
+
 def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read) -> None:
     _put_version(db, event.version, event, to_text(entry.at), read)
     db.execute(
@@ -394,6 +426,7 @@ def _put_terms(db: sqlite3.Connection, key: e.Key, terms: dict[str, Any], why: R
 _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.RunCreated.kind: _run_created,
     e.TasksAdded.kind: _tasks_added,
+    e.Reused.kind: _reused,
     e.Amended.kind: _amended,
     e.Paused.kind: _paused,
     e.Resumed.kind: _paused,

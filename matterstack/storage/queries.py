@@ -48,7 +48,7 @@ _MOST_KEPT = 1000  # instances
 CPU_S = (
     "CASE WHEN a.ended_at IS NOT NULL AND a.started_at IS NOT NULL THEN MAX(0, a.ended_at - a.started_at) * a.cpus END"
 )
-_COUNTED = "COALESCE(a.failure, '') NOT IN ('not_started', 'postponed')"  # of these nothing ever ran
+_COUNTED = "COALESCE(a.failure, '') NOT IN ('not_started', 'postponed', 'reused', 'by_hand')"  # of these nothing ran
 _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE version = ? AND"
 _STANDING = "task_id, position, state, soft, cause"
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
@@ -425,6 +425,28 @@ class Queries:
         )
         found: list[TaskStanding] = self._decoded(standing, rows)
         return {item.task_id: item for item in found}
+
+    def results(self) -> list[tuple[str, tuple[str, int, dict[str, Any], dict[str, Any]]]]:
+        """Return (work, (task, attempt, outputs, what is recorded)) of all successful attempts, the newest of each task first."""
+        outputs: dict[tuple[str, int], dict[str, Any]] = {}
+        for task_id, attempt, name, *item in self._all(
+            "SELECT task_id, attempt, name, path, file, size, sha256 FROM outputs"
+        ):
+            outputs.setdefault((task_id, attempt), {})[name] = tuple(item)
+        rows = self._all(
+            "SELECT a.work, a.task_id, a.attempt, a.metrics, a.response, a.usage, a.started_at, a.ended_at, a.exit_code "
+            "FROM attempts a JOIN tasks t ON t.task_id = a.task_id WHERE a.state = 'COMPLETED' "
+            "ORDER BY t.position, a.attempt DESC"
+        )
+        names = ("metrics", "response", "usage", "started_at", "ended_at", "exit_code")
+        return [
+            (row[0], (row[1], row[2], outputs.get((row[1], row[2]), {}), dict(zip(names, row[3:], strict=True))))
+            for row in rows
+        ]
+
+    def all_reads(self) -> list[tuple[str, int, str, int]]:
+        """Return (task, attempt, upstream or its group, attempt that was read) of all attempts."""
+        return [(r[0], r[1], r[2], r[3]) for r in self._all("SELECT * FROM attempt_inputs")]
 
     def all_edges(self) -> list[tuple[str, str]]:
         """Return (upstream, downstream) pairs; a group that something waits for as a whole is a node behind its members."""

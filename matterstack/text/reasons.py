@@ -201,6 +201,7 @@ _SENTENCES: dict[Code, Render] = {
     Code.FAILED_AS: lambda r, run: str(r["failure"]),
     Code.TIME_LIMIT: lambda r, run: f"stopped at its time limit of {format_duration(r['time_s'])}",
     Code.BY_HAND: lambda r, run: f"done by {r['by']}: {r['why']}",
+    Code.REUSED: lambda r, run: f"the result of {r['task']}, attempt {r['attempt']}, of {r['run']}",
     Code.WARNED: lambda r, run: (
         f"ended with exit code {r['exit_code']} when it was warned of its time limit of {format_duration(r['time_s'])}"
     ),

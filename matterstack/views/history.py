@@ -70,6 +70,8 @@ def _what(root: Path, event: e.Event, entry: Entry, following: Entry | None) -> 
     if isinstance(event, e.RunCreated):
         count = following.event.count if following is not None and isinstance(following.event, e.TasksAdded) else 0
         return f"version 1 of {event.name} begun: {count} tasks", ()
+    if isinstance(event, e.Reused):
+        return f"{event.count} results taken over from {event.run}", ()
     if isinstance(event, e.Amended):
         counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in event.counts.items())
         return f"version {event.version} taken{': ' + counts if counts else ''}", ()

@@ -1,0 +1,211 @@
+"""A run that begins with results of another: what its instances may take over, and how that is brought into it.
+
+An instance takes the result of an attempt that was asked for the same work, and was given the same inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matterstack.core.model import Instance, LoadedCampaign, TaskChange
+from matterstack.core.states import TaskState
+from matterstack.core.values import encode_json
+from matterstack.deferred import dataclass
+from matterstack.errors import RunRootError, UsageError
+from matterstack.orchestration.session import open_ledger
+from matterstack.run_root.files import sha256_of
+from matterstack.run_root.layout import METRICS, RESPONSE, RESULT, TASK, attempt_folder, require_run_root
+from matterstack.run_root.reflink import copy_file
+from matterstack.run_root.source import record_externals
+from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
+from matterstack.storage.apply import row_of
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.template.work import Works, digests_of, members_of
+
+Key = tuple[str, int]
+_KEPT = (TASK, METRICS, RESPONSE, RESULT)
+_INPUTS = ("inputs.", "response.", "metrics.")  # entries of edges through which something is read
+
+
+@dataclass(frozen=True)
+class Result:
+    """A successful attempt of another run."""
+
+    task_id: str
+    attempt: int
+    outputs: Mapping[str, tuple[str, str, int | None, str | None]]  # name -> (path, file, bytes, sha256)
+    row: Mapping[str, Any]  # metrics, response, usage, started_at, ended_at, exit_code
+
+    @property
+    def content(self) -> Any:
+        """What others read of it: digests, metrics, answer."""
+        return {name: item[3] for name, item in self.outputs.items()}, self.row["metrics"], self.row["response"]
+
+
+@dataclass(frozen=True)
+class Fork:
+    """What a new run takes over from another one."""
+
+    root: Path  # of the other
+    run_id: str
+    results: Mapping[str, Result]  # instance -> what it takes
+    answers: tuple[tuple[str, str, str], ...]  # of people: (instance, who, when)
+    counts: Mapping[str, tuple[int, int]]  # task -> (instances that are taken over, all)
+
+
+def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
+    """Return what a campaign could take over from a run; nothing is written. Raises UsageError if that is no run root."""
+    path = require_run_root(Path(root))
+    try:
+        files = {name: sha256_of(loaded.folder / name) for name in loaded.files}
+        externals = digests_of(record_externals(loaded.externals))
+    except OSError as error:
+        raise RunRootError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    works = Works(loaded.campaign, {**files, **externals}, members_of(loaded.instances))
+    with open_ledger(path, read_only=True) as store, store.snapshot():
+        results = _Results(path, store)
+        found: dict[str, Result] = {}
+        members = members_of(loaded.instances)
+        for item in _upstream_first(loaded.instances, members):
+            row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+            candidate = results.for_work(works.digest(row, item), item.task_id)
+            if candidate is not None and results.read_the_same(candidate, item, found, members):
+                found[item.task_id] = candidate
+        run_id = store.run().run_id
+    counts = {task: (sum(name in found for name in names), len(names)) for task, names in members.items()}
+    answers = tuple(
+        (name, str(answer.get("by", "somebody")), str(answer.get("at", "")))
+        for name in (item.task_id for item in loaded.instances if item.task_id in found)
+        if (answer := json.loads(found[name].row["response"] or "{}"))
+    )
+    return Fork(
+        path,
+        run_id,
+        {name: found[name] for item in loaded.instances if (name := item.task_id) in found},
+        answers,
+        counts,
+    )
+
+
+class _Results:
+    """The newest successful attempts of a run, those of instances that are RETIRED as well."""
+
+    def __init__(self, root: Path, store: SQLiteStateStore) -> None:
+        self.root = root
+        self.store = store
+        self.by_work: dict[str, list[Result]] = {}
+        self.by_key: dict[Key, Result] = {}
+        self.read: dict[Key, dict[str, int]] = {}
+        for work, result in store.results():
+            self.by_key[result[0], result[1]] = found = Result(*result)
+            if work:
+                self.by_work.setdefault(work, []).append(found)
+        for task_id, attempt, upstream, number in store.all_reads():
+            self.read.setdefault((task_id, attempt), {})[upstream] = number
+
+    def for_work(self, work: str, task_id: str) -> Result | None:
+        """Return a result of this work whose files are still what they were; of the instance of this name if it has one."""
+        found = sorted(self.by_work.get(work, ()), key=lambda item: item.task_id != task_id)
+        return next((item for item in found if self._is_whole(item)), None)
+
+    def _is_whole(self, result: Result) -> bool:
+        folder = self.root / attempt_folder(result.task_id, result.attempt)
+        try:
+            for _, file, size, digest in result.outputs.values():
+                there = folder / file.rstrip("/")
+                if digest is None or not there.exists():
+                    return False
+                if not file.endswith("/") and there.stat().st_size != size and changed_digest(there, digest, None):
+                    return False
+        except OSError:
+            return False
+        return (folder / TASK).is_file()
+
+    def read_the_same(
+        self, result: Result, item: Instance, found: Mapping[str, Result], members: Mapping[str, Sequence[str]]
+    ) -> bool:
+        """Return whether an attempt was given what an instance would be given of the results that are taken over."""
+        read = self.read.get((result.task_id, result.attempt), {})
+        above = {edge.upstream for edge in item.edges if edge.entry.startswith(_INPUTS)}
+        names = {name for upstream in above for name in members.get(upstream, (upstream,))}
+        for name in names:
+            mine = found.get(name)
+            number = read.get(name, read.get(name.partition("/")[0]))
+            if mine is None or number is None:
+                return False
+            theirs = self.by_key.get((name, number))
+            if theirs is None or theirs.content != mine.content:
+                return False
+        return True
+
+
+def _upstream_first(instances: Sequence[Instance], members: Mapping[str, Sequence[str]]) -> Iterator[Instance]:
+    """Yield instances, each after all that it reads or waits for."""
+    by_id = {item.task_id: item for item in instances}
+    done: set[str] = set()
+    for first in instances:
+        stack = [first.task_id]
+        while stack:
+            name = stack[-1]
+            if name in done:
+                stack.pop()
+                continue
+            above = {one for edge in by_id[name].edges for one in members.get(edge.upstream, (edge.upstream,))}
+            open_ = [one for one in above if one not in done and one in by_id]
+            if open_:
+                stack += open_
+                continue
+            done.add(name)
+            stack.pop()
+            yield by_id[name]
+
+
+def bring(fork: Fork, folder: Path) -> str:
+    """Copy what is taken over into a run root that is being made; return the lines of the file that `Reused` names.
+
+    Raises OSError, and UsageError for a result that was changed meanwhile.
+    """
+    lines = []
+    for name, result in fork.results.items():
+        origin = fork.root / attempt_folder(result.task_id, result.attempt)
+        target = folder / attempt_folder(name, 1)
+        try:
+            os.mkdir(target.parent)
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True)
+        os.mkdir(target)
+        for kept in _KEPT:
+            if (origin / kept).is_file():
+                copy_file(origin / kept, target / kept)
+        outputs = []
+        for output, (path, file, size, digest) in result.outputs.items():
+            there, copy = origin / file.rstrip("/"), target / file.rstrip("/")
+            if copy.parent != target:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+            if there.is_dir():
+                shutil.copytree(there, copy, copy_function=lambda a, b: copy_file(Path(a), Path(b)))
+            elif not copy.exists():
+                copy_file(there, copy)
+            if changed_digest(copy, str(digest), None) is not None:
+                raise UsageError(
+                    f"{there} is not what {result.task_id} made; `doctor` says more; without --from it is computed"
+                )
+            make_read_only(copy)
+            outputs.append([output, path, file, size, digest, stamp_of(copy)])
+        row = {**result.row, "run": fork.run_id, "task": result.task_id, "attempt": result.attempt}
+        lines.append(encode_json([name, row, outputs]))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def in_words(fork: Fork) -> Iterable[str]:
+    """Yield what a new run takes over, for people."""
+    for task, (taken, total) in fork.counts.items():
+        rest = f"; {total - taken} new" if total > taken else ""
+        yield f"  {task}: {taken} of {total} reused{rest}"
+    for name, who, at in fork.answers:
+        yield f"  {name}: the answer of {who} at {at[:16].replace('T', ' ')} is taken over"
