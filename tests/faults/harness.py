@@ -51,7 +51,7 @@ files: [data.txt]
 operators: {local: {kind: local, slots: {cpus: 8}}, board: {kind: human}, lab: {kind: experiment}, far: {kind: manual}}
 tasks:
   a: {retries: 1, matrix: {i: [1, 2]}, command: "echo ${{ task.id }} ${{ task.attempt }} >> WITNESS; echo ${{ matrix.i }} > out", outputs: {o: {file: out, path: "a/${{ matrix.i }}"}}}
-  soft: {command: "echo soft ${{ task.attempt }} >> WITNESS; exit 1", allow_failure: true}
+  soft: {command: "echo soft ${{ task.attempt }} >> WITNESS; exit 1", allow_failure: true, outputs: {o: {path: soft.txt, optional: true}}}
   again: {retries: 2, command: "echo again ${{ task.attempt }} >> WITNESS; test ${{ task.attempt }} -ge 2"}
   late: {command: "echo late ${{ task.attempt }} >> WITNESS; sleep 60", resources: {time: 0.3s}, allow_failure: true}
   sum: {retries: 1, inputs: {x: "a/*"}, command: "echo sum ${{ task.attempt }} >> WITNESS; cat ${{ inputs.x }} > out", outputs: {o: {file: out, path: sum}}}
@@ -105,7 +105,10 @@ class Site:
         self.states[name] = kept
 
     def put_back(self, name: str) -> None:
-        self.data.write_text("new\n" if name == "edited" else "old\n")
+        edited = name.startswith("edited")
+        self.data.write_text("new\n" if edited else "old\n")
+        text = CAMPAIGN.replace("{i: [1, 2]}", "{i: [1, 3]}") if edited else CAMPAIGN
+        self.file.write_text(text.replace("WITNESS", str(self.witness)))
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
         for left in self.folder.glob("*.parcel"):
             left.unlink()
@@ -287,6 +290,9 @@ def prepare(site: Site) -> None:
     prepare_people(site)
     site.put_back("ended")
     site.keep("edited")
+    site.put_back("over")
+    site.keep("edited-over")
+    site.put_back("ended")
     pause(site.root, ())
     site.keep("paused")
 
@@ -331,7 +337,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "withdraw": (("cancel", "runs/t", "ask", "film", "work"), ("asked",)),
     "pause": (("pause", "runs/t"), ("ended",)),
     "resume": (("resume", "runs/t"), ("paused",)),
-    "amend": (("amend", "runs/t", "--yes"), ("edited",)),
+    "amend": (("amend", "runs/t", "--yes"), ("edited", "edited-over")),
+    "complete": (("complete", "runs/t", "soft", "--output", "o=data.txt", "--why", "by hand"), ("over",)),
     "doctor": (("doctor", "runs/t", "--fix"), ("lost",)),
     "worker": (("worker", "a/1"), ("fresh",)),
     "worker-limit": (("worker", "late"), ("fresh",)),
@@ -362,10 +369,14 @@ def after(command: str, site: Site) -> None:
             site.check()
             with SQLiteStateStore(site.root / "state.sqlite") as store:
                 assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-        with SQLiteStateStore(site.root / "state.sqlite.v5-backup") as backup:  # as it was
+        with SQLiteStateStore(site.root / "state.sqlite.v6-backup") as backup:  # as it was
             assert integrity_problem(backup) == ""
         assert not list(site.root.glob("*.part*"))
         return
+    if command == "amend":  # all of it or nothing
+        taken = (site.root / "state.sqlite").exists() and _version(site) == 2
+        ids = {task.task_id for task in open_run(site.root).tasks}
+        assert ("a/3" in ids, "a/2" in ids) == (taken, not taken)
     if command not in (
         "init",
         "init-in",
@@ -383,12 +394,23 @@ def after(command: str, site: Site) -> None:
     site.finish()
     if command == "amend":
         assert (site.root / "source" / "data.txt").read_text() == "new\n"
-    if command == "cancel":
+        assert not (site.root / "results" / "a" / "2").is_symlink()
+        states = {name: state for name, state in STATES.items() if name != "a/2"}
+        site.check(states={**states, "a/3": "COMPLETED"})
+    elif command == "complete":
+        assert (site.root / "results" / "soft.txt").read_text() == "old\n"
+        site.check(states={**STATES, "soft": "COMPLETED"})
+    elif command == "cancel":
         site.check(states={**STATES, "sum": "CANCELLED"})
     elif command == "withdraw":
         site.check(states={**STATES, "ask": "CANCELLED", "film": "CANCELLED", "work": "CANCELLED", "go": "BLOCKED"})
     else:
         site.check()
+
+
+def _version(site: Site) -> int:
+    with SQLiteStateStore(site.root / "state.sqlite") as store:
+        return store.newest_version()
 
 
 def refused_well(done: subprocess.CompletedProcess[str]) -> str:
