@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
     """Print one table of all tasks: matrix values, state, attempt, metrics."""
     if target is not None:
         return _copy(run, Path(target), patterns)
-    from matterstack.cli.render import print_json
+    from matterstack.cli.render import cell, print_json
+    from matterstack.text.table import columns_of, csv_text, with_columns
     from matterstack.views.results import results as read_results
 
     if as_csv and as_json:
@@ -42,14 +43,13 @@ def results(run: str, patterns: tuple[str, ...], as_csv: bool, usage: bool, targ
     if as_json:
         print_json(rows)
         return ExitCode.FINE
-    for row in rows:
-        if not isinstance(row["response"], Mapping):  # an answer may be any JSON; a table has columns
-            row["response"] = {"data": row["response"]}
-    columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    rows = with_columns(rows)
+    columns = columns_of(rows)
     if usage:
         columns["usage"] = list(_USAGE)
     if as_csv:
-        _write_csv(rows, columns)
+        # On a terminal a value could move the cursor; a pipe gets it as it is.
+        click.echo(csv_text(rows, columns, cell if sys.stdout.isatty() else str), nl=False)
         for remark in remarks:
             echo_remark(remark)
         return ExitCode.FINE
@@ -77,8 +77,9 @@ def _tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from matterstack.cli.render import cell, coloured, table
+    from matterstack.text.table import columns_of
 
-    columns = {kind: _columns(row[kind] for row in rows) for kind in ("matrix", "metrics", "response")}
+    columns = columns_of(rows)
     if any("usage" in row for row in rows):
         columns["usage"] = list(_USAGE)
     header = ["task", "state", "attempt", *(cell(name) for kind in columns for name in columns[kind])]
@@ -125,27 +126,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _write_csv(rows: list[dict[str, Any]], columns: Mapping[str, list[str]]) -> None:
-    import csv
-
-    from matterstack.cli.render import cell
-    from matterstack.core.values import as_text, dump_json
-
-    on_terminal = sys.stdout.isatty()  # where a value could move the cursor; a pipe gets it as it is
-
-    def plain(value: Any) -> str:
-        if value is None:
-            return ""
-        try:
-            text = as_text(value)
-        except ValueError:
-            text = dump_json(value)
-        return cell(text) if on_terminal else text
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["task", "state", "attempt", *(f"{kind}.{name}" for kind in columns for name in columns[kind])])
-    for row in rows:
-        values = [row[kind].get(name) for kind in columns for name in columns[kind]]
-        writer.writerow([row["task"], row["state"], plain(row["attempt"]), *map(plain, values)])

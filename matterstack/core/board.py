@@ -38,6 +38,8 @@ class Reader(Protocol):
     def published_of(self, task_ids: Iterable[str]) -> dict[str, Published]: ...
     def published_in(self, group: str) -> dict[str, Published]: ...
     def size_of(self, group: str) -> int: ...
+    def members(self, group: str) -> list[TaskRow]: ...
+    def values_in(self, group: str) -> dict[str, tuple[Any, Any]]: ...
     def given_values(self, task_id: str) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, int]]]: ...
     def counted_failures(self, task_id: str, tries: int) -> list[tuple[FailureClass, int | None]]: ...
     def unclaimed_before(self, task_id: str, attempt: int) -> int: ...
@@ -204,6 +206,19 @@ class Board:
             values.setdefault(root, {})[group] = given if given is not None or root != "metrics" else {}
             origins[entry] = (upstream, found[0])
         return values, origins
+
+    def values_in(self, group: str) -> dict[str, tuple[Any, Any]]:
+        """Return {task: (metrics, data of the answer)} of the attempts that tasks of a group stand on."""
+        found = self.reader.values_in(group)
+        for task_id in self._changed_of.get(group, ()):
+            if task_id in self._ended:
+                evidence = self._ended[task_id][1]
+                found[task_id] = (evidence.metrics or {}, (evidence.response or {}).get("data") or {})
+        return found
+
+    def members(self, group: str) -> list[TaskRow]:
+        """Return the tasks of a group as they stand now, in the order of the campaign."""
+        return self.current(self.reader.members(group))
 
     def _named(self, task_id: str) -> list[tuple[str, str]]:
         """Return the (entry, upstream) pairs of a task that templates made, where something of them ended."""

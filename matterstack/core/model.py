@@ -27,6 +27,7 @@ class InputSpec:
     as_name: str | None = None
     external: bool = False  # a path outside of the campaign, which is not copied
     digest: bool = False  # of it is recorded
+    results: str | None = None  # a task, of whose instances it is a table
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,11 @@ class Source:
     output: str | None
     path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
     whole: bool = False
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is the table of results of the group that ``task`` names."""
+        return self.task is not None and self.output is None
 
     @property
     def is_external(self) -> bool:

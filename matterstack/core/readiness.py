@@ -170,27 +170,29 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
             return TaskChange(task.task_id, TaskState.PENDING, watch=upstream.watch)
     if task.condition is False:
         return TaskChange(task.task_id, TaskState.SKIPPED, reason(Code.CONDITION_FALSE, condition=task.condition_text))
+    # Of a group whose table is read nothing but its end is waited for: what failed has a row too.
+    needed = {member.name for entry, members in groups.items() if not is_table(entry) for member in members}
     if task.rule is None:
         for upstream in unique:
-            if upstream.bad:
+            if upstream.bad and upstream.name in needed:
                 return _because(task, TaskState.BLOCKED, upstream)
     unsettled = [upstream for upstream in unique if upstream.unsettled]
     if unsettled:
         return TaskChange(task.task_id, TaskState.PENDING, watch=unsettled[-1].watch)
     if task.rule is None:
         for upstream in unique:
-            if upstream.soft_failed:
+            if upstream.soft_failed and upstream.name in needed:
                 return _because(task, TaskState.SKIPPED, upstream)
     if not task.allow_skipped:
         for entry, members in groups.items():
-            if all(member.skipped == member.total for member in members):
+            if not is_table(entry) and all(member.skipped == member.total for member in members):
                 why = reason(Code.ALL_SKIPPED, entry=entry, first=members[0].name, more=len(members) > 1)
                 return TaskChange(task.task_id, TaskState.SKIPPED, why, cause=members[0].cause)
     if task.rule is not None:
         counted = {
             upstream.name: upstream
             for entry, members in groups.items()
-            if not entry.startswith(("response.", "metrics."))
+            if not entry.startswith(("response.", "metrics.")) and not is_table(entry)
             for upstream in members
         }
         short = _too_few(task.rule, list(counted.values()))
@@ -199,6 +201,11 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
             state = TaskState.SKIPPED if task.allow_failure else TaskState.BLOCKED
             return TaskChange(task.task_id, state, short, cause=culprit.cause if culprit else None)
     return TaskChange(task.task_id, TaskState.READY)
+
+
+def is_table(entry: str) -> bool:
+    """Return whether an entry stands for the table of results of a group."""
+    return entry.startswith("results.")
 
 
 def _because(task: WaitingTask, state: TaskState, upstream: Upstream) -> TaskChange:

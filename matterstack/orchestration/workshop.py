@@ -232,9 +232,11 @@ class RunWorkshop:
         failures = self.board.counted_failures(row.task_id, row.tries)
         given, origins = self._given(row)
         check_condition(campaign, instance, attempt, self._facts(row), given)  # one that cannot be evaluated fails here
+        tables = self._tables(row, instance, inputs)
         origin, carried = self._carried(row, spec, instance, inputs.files)
         facts = self._facts(row, restarted=bool(carried))
         rendered = render_attempt(campaign, instance, attempt, facts, values, failures, given)
+        rendered = replace(rendered, lists={**rendered.lists, **tables}) if tables else rendered
         env = self._env(rendered, row.task_id, attempt, source, elsewhere=operator.spec.row.elsewhere)
         task_json = {
             "task": row.task_id, "attempt": attempt, "group": row.group, "label": row.label,
@@ -271,6 +273,32 @@ class RunWorkshop:
             spec.restart.warn_s if spec.restart is not None and rendered.resources.time_s is not None else None,
             inputs.stamps,
         )
+
+    def _tables(self, row: TaskRow, instance: Instance, inputs: InputFinder) -> dict[str, str]:
+        """Return the tables of results that an attempt reads, by their names in its folder."""
+        out = {}
+        for item in instance.inputs.values():
+            for source in item.sources:
+                if source.is_table:
+                    assert item.as_name is not None
+                    out[item.as_name] = self._table(str(source.task), inputs)
+        return out
+
+    def _table(self, group: str, inputs: InputFinder) -> str:
+        from matterstack.text.table import columns_of, csv_text, with_columns
+
+        members, values = self.board.members(group), self.board.values_in(group)
+        read = {task.task_id: task.result or task.attempts for task in members if task.result or task.attempts}
+        inputs.read |= _in_short(group, read) if len(read) == len(members) else read
+        rows = with_columns(
+            {
+                "task": task.task_id, "state": str(task.state), "attempt": task.result or task.attempts or None,
+                "matrix": self.store.instance(task.task_id).matrix,
+                "metrics": values.get(task.task_id, ({}, {}))[0], "response": values.get(task.task_id, ({}, {}))[1],
+            }
+            for task in members
+        )  # fmt: skip
+        return csv_text(rows, columns_of(rows))
 
     def _carried(
         self, row: TaskRow, spec: TaskSpec, instance: Instance, inputs: Mapping[str, Any]
@@ -384,6 +412,9 @@ class InputFinder:
         Raises OSError for a file that cannot be read.
         """
         files: list[dict[str, Any]] = []
+        if any(source.is_table for source in item.sources):
+            self.files[self._names[id(item)]] = files
+            return item.as_name
         for source in item.sources:
             if source.task is None:
                 digest, _, stamp = self._sources.get(source.path, (None, 0, None))

@@ -506,6 +506,8 @@ def _input_spec(item: Any) -> InputSpec:
         return InputSpec(item)
     if "external" in item:
         return InputSpec(item["external"], item.get("as"), True, item.get("digest", False))
+    if "results" in item:
+        return InputSpec(item["results"], item.get("as"), results=item["results"])
     return InputSpec(item["path"], item.get("as"))
 
 

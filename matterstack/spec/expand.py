@@ -475,7 +475,7 @@ class Expander:
                 draft.inputs[axis] = ResolvedInput(False, None, (Source(None, None, path),))
         for name, spec in draft.spec.inputs.items():
             where: Where = ("tasks", draft.spec.name, "inputs", name)
-            is_list = is_pattern(spec.pattern) and not spec.external
+            is_list = is_pattern(spec.pattern) and not spec.external and spec.results is None
             pattern = self._attempt(where, draft, render_pattern, spec.pattern, scope, escape=is_list)
             if pattern is None:
                 continue
@@ -488,6 +488,9 @@ class Expander:
                 if problem:
                     self.builder.add((*where, "as"), problem)
                     continue
+            if spec.results is not None:
+                self._take_results(draft, name, spec.results, as_name)
+                continue
             if spec.external:
                 draft.inputs[name] = self._external(where, spec, pattern, as_name)
                 continue
@@ -505,6 +508,19 @@ class Expander:
                 continue
             draft.inputs[name] = ResolvedInput(is_list, as_name, tuple(sources))
             self._record(draft, name, sources)
+
+    def _take_results(self, draft: _Draft, name: str, task: str, as_name: str | None) -> None:
+        """Make the input that is a table of the results of a task; it waits until that has settled, however."""
+        where: Where = ("tasks", draft.spec.name, "inputs", name, "results")
+        known = [other for other in self.campaign.tasks if other != draft.spec.name]
+        if task not in known:
+            if task not in self.builder.doubts.tasks:
+                itself = "is the task itself" if task == draft.spec.name else "is no task"
+                self._report_once(where, f"'{task}' {itself}{did_you_mean(task, known)}; there are {', '.join(known)}")
+            return
+        draft.inputs[name] = ResolvedInput(False, as_name or f"{name}.csv", (Source(task, None, "", whole=True),))
+        draft.edges[Edge(task, f"results.{name}")] = None
+        self.matches.setdefault((draft.task_id, name), Match()).by_task[task] = len(self._members(task))
 
     def _external(self, where: Where, spec: InputSpec, written: str, as_name: str | None) -> ResolvedInput:
         """Return the input of a file outside of the campaign, and note that it has to be recorded."""

@@ -118,7 +118,7 @@ def _nulls(campaign: Campaign, spec: TaskSpec, instance: Instance) -> Iterator[s
     texts = [spec.command, *spec.setup, *spec.env.values(), *spec.params.values()]
     for name in dict.fromkeys(ref[1] for ref in references(texts) if ref[0] == "inputs" and len(ref) > 1):
         item = instance.inputs.get(name)
-        if item is None or item.is_list or item.sources[0].task is None:
+        if item is None or item.is_list or item.sources[0].task is None or item.sources[0].is_table:
             continue
         group = str(item.sources[0].task).partition("/")[0]
         upstream = campaign.tasks[group]

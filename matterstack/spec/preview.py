@@ -92,6 +92,8 @@ def _is_open(item: ResolvedInput) -> bool:
 
 def _paths(item: ResolvedInput, instance: Instance, outputs: Mapping[str, Mapping[str, Any]]) -> str | list[str]:
     up = path_up(instance.task_id)
+    if any(source.is_table for source in item.sources):
+        return str(item.as_name)
     paths = []
     for source in item.sources:
         if source.task is None:

@@ -676,6 +676,22 @@ class Queries:
         )
         return None if row is None else (row[0], row[1])
 
+    def members(self, group: str) -> list[TaskRow]:
+        """Return the tasks of a group, in the order of the campaign."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_name = ? AND state <> 'RETIRED' ORDER BY position", group
+        )
+        return self._decoded(task_row, rows)
+
+    def values_in(self, group: str) -> dict[str, tuple[Any, Any]]:
+        """Return {task: (metrics, data of the answer)} of the attempts that tasks of a group stand on."""
+        rows = self._all(
+            "SELECT t.task_id, a.metrics, a.response FROM tasks t JOIN attempts a ON a.task_id = t.task_id "
+            "AND a.attempt = COALESCE(t.result, t.attempts) WHERE t.group_name = ?",
+            group,
+        )
+        return dict(self._decoded(lambda row: (row[0], (plain(row[1]), data_of(row[2]))), rows))
+
     def size_of(self, group: str) -> int:
         """Return how many instances a group has."""
         row = self._one("SELECT COUNT(*) FROM tasks WHERE group_name = ? AND state <> 'RETIRED'", group)

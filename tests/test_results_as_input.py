@@ -1,0 +1,51 @@
+"""A table of the results of a group, as an input."""
+
+from __future__ import annotations
+
+import pytest
+
+from matterstack.errors import CampaignError
+from matterstack.spec.load import load_campaign
+
+TEXT = (
+    "tasks:\n  relax: {matrix: {m: [Al, Cu, Ag]}, command: 'echo \"{\\\"e\\\": -1.5}\" > metrics.json; [ ${{ matrix.m }} != Cu ]'}\n"
+    "  fit: {inputs: {table: {results: relax}}, command: 'cat ${{ inputs.table }}; cp ${{ inputs.table }} o', outputs: {o: o}}\n"
+)
+
+
+def test_it_has_a_row_for_each_also_of_what_failed(bench):
+    bench.start(TEXT)
+    bench.step_until_over()
+    assert bench.states()["fit"] == "COMPLETED"
+    made = (bench.root / "results/o").read_text()
+    assert made == (
+        "task,state,attempt,matrix.m,metrics.e\nrelax/Al,COMPLETED,1,Al,-1.5\nrelax/Cu,FAILED,1,Cu,-1.5\nrelax/Ag,COMPLETED,1,Ag,-1.5\n"
+    )
+    assert made == bench.cli("results", bench.root, "--csv", "--task", "relax").stdout
+    assert (bench.attempt("fit") / "table.csv").exists()
+
+
+def test_it_is_stale_once_one_of_them_has_another_result(bench):
+    bench.start(TEXT.replace("-1.5", "$RANDOM"))
+    bench.step_until_over()
+    assert "stale" not in bench.cli("status", bench.root).stdout
+    bench.cli("rerun", bench.root, "relax/Al")
+    bench.step_until_over()
+    assert "stale  fit: made from attempt 1 of relax/Al" in bench.cli("status", bench.root).stdout
+
+
+def test_another_name_and_what_is_no_task(bench):
+    bench.start(TEXT.replace("{results: relax}", "{results: relax, as: all.csv}"))
+    bench.step_until_over()
+    assert (bench.attempt("fit") / "all.csv").exists()
+    with pytest.raises(CampaignError, match=r"'relay' is no task \(did you mean 'relax'\?\); there are relax"):
+        load_campaign(bench.write(TEXT.replace("results: relax", "results: relay")))
+    with pytest.raises(CampaignError, match="'fit' is the task itself"):
+        load_campaign(bench.write(TEXT.replace("results: relax", "results: fit")))
+
+
+def test_a_row_that_is_added_makes_it_stale(bench):
+    bench.start(TEXT)
+    bench.step_until_over()
+    bench.write(TEXT.replace("Ag]", "Ag, Au]"))
+    assert "1 COMPLETED becomes stale (1 more input): fit" in bench.cli("amend", bench.root, "--yes").stdout
