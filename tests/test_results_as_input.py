@@ -28,7 +28,7 @@ def test_it_has_a_row_for_each_also_of_what_failed(bench):
 def test_it_is_stale_once_one_of_them_has_another_result(bench):
     bench.start(TEXT.replace("-1.5", "$RANDOM"))
     bench.step_until_over()
-    assert "stale" not in bench.cli("status", bench.root).stdout
+    assert "stale  fit" not in bench.cli("status", bench.root).stdout
     bench.cli("rerun", bench.root, "relax/Al")
     bench.step_until_over()
     assert "stale  fit: made from attempt 1 of relax/Al" in bench.cli("status", bench.root).stdout
