@@ -8,7 +8,7 @@ from matterstack.errors import CampaignError
 from matterstack.spec.load import load_campaign
 
 TEXT = (
-    "tasks:\n  relax: {matrix: {m: [Al, Cu, Ag]}, command: 'echo \"{\\\"e\\\": -1.5}\" > metrics.json; [ ${{ matrix.m }} != Cu ]'}\n"
+    'tasks:\n  relax: {matrix: {m: [Al, Cu, Ag]}, command: \'echo "{\\"e\\": -1.5}" > metrics.json; [ ${{ matrix.m }} != Cu ]\'}\n'
     "  fit: {inputs: {table: {results: relax}}, command: 'cat ${{ inputs.table }}; cp ${{ inputs.table }} o', outputs: {o: o}}\n"
 )
 

@@ -428,6 +428,8 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 
 
 def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    for path in left_temporary(root, store):
+        yield Finding("outputs", path, "is temporary and was to be removed", _fix(root, "removes it"), fixable=True)
     left_out = ignored(root) if _is_copy(root, store) else set()  # what git was told to leave out is not missing there
     for row in store.tasks():
         folder = attempt_folder(row.task_id, row.result or 0)
@@ -450,6 +452,16 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
                 message = f"lies outside of the run, in {(root / path).resolve()}"
                 yield Finding("outputs", path, message, "copy it into the folder, if it should stay with the run")
             yield from _link(root, path.rstrip("/"), output)
+
+
+def left_temporary(root: Path, store: SQLiteStateStore) -> list[str]:
+    """Return the files of temporary outputs that a killed step did not remove any more, below the run root."""
+    found = []
+    for task_id, attempt, file in store.removed_files():
+        path = f"{attempt_folder(task_id, attempt)}/{file}"
+        if os.path.lexists(root / path.rstrip("/")):
+            found.append(path)
+    return found
 
 
 def _is_copy(root: Path, store: SQLiteStateStore) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from matterstack.care import rebuild
-from matterstack.care.checks import GIT_FILES, left_over, require_traces
+from matterstack.care.checks import GIT_FILES, left_over, left_temporary, require_traces
 from matterstack.care.record import read_record
 from matterstack.core.events import Rebuilt, RunCreated
 from matterstack.core.model import OutputFile
@@ -56,6 +56,10 @@ def repair(root: str | Path) -> list[str]:
         done += _mend_journal(path)
         with open_ledger(path) as store:
             done += [f"results/{output.path}: linked" for output in relink(path, store)]
+            for left_path in left_temporary(path, store):
+                there = path / left_path.rstrip("/")
+                shutil.rmtree(there) if there.is_dir() and not there.is_symlink() else there.unlink()
+                done.append(f"{left_path}: removed")
             done += _mend_git_files(path, store)
     return done
 

@@ -385,6 +385,18 @@ class LinksChanged(Event):
 
 
 @dataclass(frozen=True)
+class OutputsRemoved(Event):
+    """Temporary outputs, as (task, attempt, name), that nobody reads any more; their sizes and digests stay on record."""
+
+    kind = "outputs_removed"
+    outputs: tuple[tuple[str, int, str], ...]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OutputsRemoved:
+        return cls(tuple((str(task), int(attempt), str(name)) for task, attempt, name in data["outputs"]))
+
+
+@dataclass(frozen=True)
 class Wished(Event):
     """Somebody wants these live attempts ended: ``cancel`` or ``rerun``."""
 
@@ -416,7 +428,7 @@ KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
         RunCreated, TasksAdded, Reused, Amended, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
-        Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, Wished, ParcelPacked,
+        Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, OutputsRemoved, Wished, ParcelPacked,
         ParcelReturned,
     )
 }  # fmt: skip

@@ -37,6 +37,7 @@ class OutputSpec:
     optional: bool = False
     not_empty: bool = False
     min_size: int = 0  # bytes, of a folder in sum
+    temporary: bool = False  # removed when all that read it are done
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ class Campaign:
     git_max_size: int
     limits: Mapping[str, Any] = field(default_factory=dict)  # of the run, as in `core.limits.Limits`
 
+    @cached_property
+    def has_temporary(self) -> bool:
+        """Whether a task has a temporary output."""
+        return any(output.temporary for task in self.tasks.values() for output in task.outputs.values())
+
 
 # --- its instances --------------------------------------------------------------------------------------------------
 
@@ -187,6 +193,7 @@ class ResolvedOutput:
     optional: bool = False
     not_empty: bool = False
     min_size: int = 0
+    temporary: bool = False
 
     @property
     def is_folder(self) -> bool:

@@ -153,6 +153,8 @@ class Reset:
         if upstream:
             above = tasks_below(((downstream_, upstream_) for upstream_, downstream_ in edges), chosen)
             chosen = [row.task_id for row in store.tasks({*above, *chosen})]
+        first = set(chosen) | (tasks_below(edges, chosen) if downstream else set())
+        chosen = [row.task_id for row in store.tasks({*chosen, *made_again(edges, first, store.removed_producers())})]
         below = tasks_below(edges, chosen)
         again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
         others = store.tasks(below - {row.task_id for row in again})
@@ -177,6 +179,24 @@ class Reset:
         others = [row.task_id for row in [*below_again, *self.reopened]]
         can_be_undone = bool(self.settled or self.reopened) and not self.live
         return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone)
+
+
+def made_again(edges: Iterable[tuple[str, str]], tasks: Iterable[str], removed: set[str]) -> set[str]:
+    """Return the tasks whose temporary outputs, which were removed, some tasks need again, and those that these need."""
+    if not removed:
+        return set()
+    above: dict[str, list[str]] = {}
+    for upstream, downstream in edges:
+        above.setdefault(downstream, []).append(upstream)
+    found: set[str] = set()
+    border = list(tasks)
+    while border:
+        # A group as a whole is a node behind its members.
+        direct = [name for task in border for name in above.get(task, ())]
+        direct += [name for group in direct for name in above.get(group, ()) if name.startswith(f"{group}/")]
+        border = [name for name in dict.fromkeys(direct) if name in removed and name not in found]
+        found.update(border)
+    return found
 
 
 class TooManyTasks(UsageError):

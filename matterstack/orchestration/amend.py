@@ -30,7 +30,7 @@ from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, TemplateError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.answers import decode
-from matterstack.orchestration.actions import PATIENCE_S, carry_out_wishes
+from matterstack.orchestration.actions import PATIENCE_S, carry_out_wishes, made_again
 from matterstack.orchestration.init import operators_text, relative_path, require_short_paths, site_path
 from matterstack.orchestration.session import finish_version, is_a_copy, open_ledger, open_to_write, refuse_clone
 from matterstack.orchestration.step import Step
@@ -225,8 +225,30 @@ def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, c
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
         elif gone.position != number:
             out.lines.append(encode_json(["move", gone.task_id, number]))
+    _make_again(store, out, loaded, older)
     _look_below(out, loaded, older)
     return out
+
+
+def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None:
+    """Restart what made temporary outputs that were removed and that a task needs again."""
+    removed = store.removed_producers()
+    if not removed:
+        return
+    to_run = {fate.task_id for fate in out.fates if fate.kind in ("new", "restarts", "below")}
+    edges = [(edge.upstream, item.task_id) for item in loaded.instances for edge in item.edges]
+    edges += [(item.task_id, item.group) for item in loaded.instances if item.group != item.task_id]
+    wanted = made_again(edges, to_run, removed)
+    for row in older.rows:
+        if row.task_id in wanted and row.state is TaskState.COMPLETED:
+            out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
+            out.touched.add(row.task_id)
+            stays = out.stay.get(row.group, {})
+            if stays.get(row.state):
+                stays[row.state] -= 1
+            out.fates.append(
+                Fate(row.task_id, row.group, "restarts", row.state, "its temporary output is needed again")
+            )
 
 
 class _Older:

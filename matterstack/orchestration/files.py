@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from matterstack.run_root.environments import write_environment
 from matterstack.run_root.files import read_regular, write_once
 from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, DIGESTS, TASK, attempt_folder
-from matterstack.run_root.results import publish
+from matterstack.run_root.results import publish, withdraw
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 log = logging.getLogger("matterstack")
@@ -295,6 +296,16 @@ class RunFiles:
         for output in outputs:
             make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)
+
+    def remove_output(self, key: Key, file: str, path: str) -> None:
+        """Remove a temporary output, as far as that is possible, and its link in results/."""
+        withdraw(self.root, key[0], [path])
+        there = f"{self.folder(key)}/{file.rstrip('/')}"
+        with suppress(OSError):
+            if os.path.isdir(there) and not os.path.islink(there):
+                shutil.rmtree(there)
+            else:
+                os.unlink(there)
 
     def note_large(self, key: Key, most: int) -> None:
         """Look for files of an ended attempt above ``most`` bytes; `keep_from_git` lists them."""

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from matterstack.core.board import Board
-from matterstack.core.events import AttemptChanged, AttemptMade, Event, Key, LinksChanged, Withdrawn
+from matterstack.core.events import (
+    AttemptChanged,
+    AttemptMade,
+    Event,
+    Key,
+    LinksChanged,
+    OutputsRemoved,
+    TasksChanged,
+    Withdrawn,
+)
 from matterstack.core.model import Evidence, Launch, Observation, Rejection, ResolvedOutput, Sighting, Submission
 from matterstack.core.plan import (
     ENDED,
@@ -32,7 +41,7 @@ from matterstack.core.plan import (
 )
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import AttemptRow
-from matterstack.core.states import AttemptState, FailureClass
+from matterstack.core.states import AttemptState, FailureClass, TaskState
 from matterstack.deferred import changed, dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
@@ -348,7 +357,27 @@ class Step:
                 del self.ahead.handed[key]
         for key, text in plan.defects.items():
             self.files.write_defect(key, text)
+        self._remove_temporary(events)
         return written > 0
+
+    def _remove_temporary(self, events: Sequence[Event]) -> None:
+        """Remove temporary outputs that nobody reads any more; their record is committed first."""
+        done = [event.becomes.task_id for event in events if isinstance(event, AttemptChanged) and event.becomes is not None
+                and event.becomes.state is TaskState.COMPLETED]  # fmt: skip
+        done += [
+            task
+            for event in events
+            if isinstance(event, TasksChanged) and event.state is TaskState.SKIPPED
+            for task in event.tasks
+        ]
+        if not done or not self.store.newest_campaign().has_temporary:
+            return
+        found = self.store.removable(done)
+        if not found:
+            return
+        self.store.append([OutputsRemoved(tuple(item[:3] for item in found))], self.now)
+        for task_id, attempt, _, file, path in found:
+            self.files.remove_output((task_id, attempt), file, path)
 
     def _publish(self, item: Publication, plan: Plan, most: int) -> Reason:
         """Set the links of an attempt that ended; look for its files above ``most`` bytes, for git."""

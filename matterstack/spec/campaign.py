@@ -186,6 +186,7 @@ class Builder:
         return OutputSpec(
             item["path"], item.get("file"), item.get("optional", False), item.get("not_empty", False),
             int(size) if not isinstance(size, str) else self._convert(parse_memory, size, (*path, "min_size")) or 0,
+            item.get("temporary", False),
         )  # fmt: skip
 
     # --- operators ---

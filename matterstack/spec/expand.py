@@ -438,7 +438,9 @@ class Expander:
                 path, file = path.rstrip("/") + "/", file.rstrip("/") + "/"
             files.add(file.rstrip("/"))
             self.outputs.add(path, (draft, name))
-            draft.outputs[name] = ResolvedOutput(path, file, spec.optional, spec.not_empty, spec.min_size)
+            draft.outputs[name] = ResolvedOutput(
+                path, file, spec.optional, spec.not_empty, spec.min_size, spec.temporary
+            )
         if self.campaign.operators[draft.operator].row is HUMAN and "response" not in draft.spec.outputs:
             path = f"responses/{draft.task_id}.json"  # where people's answers appear
             self.outputs.add(path, (draft, "response"))

@@ -114,7 +114,7 @@ def _reused(db: sqlite3.Connection, entry: Entry, event: e.Reused, read: Read) -
         ),
     )  # fmt: skip
     db.executemany(
-        "INSERT INTO outputs VALUES (?, 1, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO outputs VALUES (?, 1, ?, ?, ?, ?, ?, ?, 0)",
         ((task, *output) for task, _, outputs in rows for output in outputs),
     )
     # What each was made from: of what it waits for, the attempt that was taken over as well.
@@ -362,7 +362,7 @@ def _attempt_changed(db: sqlite3.Connection, entry: Entry, event: e.AttemptChang
         db.execute(_COUNT, (counts, event.restarts, result, event.task))
     if event.outputs:
         db.executemany(
-            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
             [
                 (*event.key, item.name, item.path, item.file, item.size, item.sha256, item.stamp)
                 for item in event.outputs
@@ -376,6 +376,10 @@ def _links_changed(db: sqlite3.Connection, entry: Entry, event: e.LinksChanged, 
         "UPDATE attempts SET unlinked = ? WHERE task_id = ? AND attempt = ?",
         [(text_of(event.reason), event.task, event.attempt)],
     )
+
+
+def _outputs_removed(db: sqlite3.Connection, entry: Entry, event: e.OutputsRemoved, read: Read) -> None:
+    _update(db, "UPDATE outputs SET removed = 1 WHERE task_id = ? AND attempt = ? AND name = ?", event.outputs)
 
 
 def _wished(db: sqlite3.Connection, entry: Entry, event: e.Wished, read: Read) -> None:
@@ -444,6 +448,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.Withdrawn.kind: _withdrawn,
     e.AttemptChanged.kind: _attempt_changed,
     e.LinksChanged.kind: _links_changed,
+    e.OutputsRemoved.kind: _outputs_removed,
     e.Wished.kind: _wished,
     e.ParcelPacked.kind: _parcel_packed,
     e.ParcelReturned.kind: _parcel_returned,

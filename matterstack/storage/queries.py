@@ -430,7 +430,7 @@ class Queries:
         """Return (work, (task, attempt, outputs, what is recorded)) of all successful attempts, the newest of each task first."""
         outputs: dict[tuple[str, int], dict[str, Any]] = {}
         for task_id, attempt, name, *item in self._all(
-            "SELECT task_id, attempt, name, path, file, size, sha256 FROM outputs"
+            "SELECT task_id, attempt, name, path, file, size, sha256 FROM outputs WHERE removed = 0"
         ):
             outputs.setdefault((task_id, attempt), {})[name] = tuple(item)
         rows = self._all(
@@ -564,7 +564,9 @@ class Queries:
         if row is None or row[0] is None:
             return None
         rows = self._all(
-            "SELECT name, file, sha256, stamp FROM outputs WHERE task_id = ? AND attempt = ?", task_id, row[0]
+            "SELECT name, file, sha256, stamp FROM outputs WHERE task_id = ? AND attempt = ? AND removed = 0",
+            task_id,
+            row[0],
         )
         return row[0], {name: (file, sha256, stamp) for name, file, sha256, stamp in rows}
 
@@ -572,10 +574,38 @@ class Queries:
         """Return the outputs of a task's newest successful attempt, as they were declared then."""
         rows = self._all(
             "SELECT o.name, o.path, o.file, o.size, o.sha256, o.stamp FROM outputs o JOIN tasks t ON t.task_id = o.task_id "
-            "AND t.result = o.attempt WHERE o.task_id = ?",
+            "AND t.result = o.attempt WHERE o.task_id = ? AND o.removed = 0",
             task_id,
         )
         return [OutputFile(*row) for row in rows]
+
+    def removable(self, readers: Iterable[str]) -> list[tuple[str, int, str, str, str]]:
+        """Return (task, attempt, output, file, path below results/) of temporary outputs above some tasks that nobody reads any more."""
+        return [
+            (row[0], row[1], row[2], row[3], row[4])
+            for row in self._all(
+                "SELECT DISTINCT t.task_id, t.result, o.name, o.file, o.path FROM edges mine JOIN tasks t "
+                "ON t.task_id = mine.upstream OR t.group_name = mine.upstream JOIN outputs o ON o.task_id = t.task_id "
+                "AND o.attempt = t.result AND o.removed = 0 WHERE mine.downstream IN (SELECT value FROM json_each(?)) "
+                "AND mine.entry LIKE 'inputs.%' AND t.state = 'COMPLETED' "
+                "AND json_extract(t.outputs, '$.' || o.name || '.temporary') AND NOT EXISTS (SELECT 1 FROM edges e "
+                "JOIN tasks r ON r.task_id = e.downstream WHERE e.upstream IN (t.task_id, t.group_name) "
+                "AND e.entry LIKE 'inputs.%' AND r.state NOT IN ('COMPLETED', 'SKIPPED', 'RETIRED')) ORDER BY t.position",
+                json.dumps(list(readers)),
+            )
+        ]
+
+    def removed_files(self) -> list[tuple[str, int, str]]:
+        """Return (task, attempt, file) of the temporary outputs that were removed."""
+        return [(r[0], r[1], r[2]) for r in self._all("SELECT task_id, attempt, file FROM outputs WHERE removed = 1")]
+
+    def removed_producers(self) -> set[str]:
+        """Return the tasks of whose newest result a temporary output was removed."""
+        rows = self._all(
+            "SELECT DISTINCT o.task_id FROM outputs o JOIN tasks t ON t.task_id = o.task_id AND t.result = o.attempt "
+            "WHERE o.removed = 1"
+        )
+        return {row[0] for row in rows}
 
     def left_paths(self, task_id: str) -> list[str]:
         """Return the paths below results/ that outputs of a task have, or had in an older version of the campaign."""
@@ -597,7 +627,7 @@ class Queries:
     def _published(self, which: str, value: str) -> dict[str, Published]:
         rows = self._all(
             "SELECT t.task_id, t.result, o.name, o.file, o.sha256, o.stamp FROM tasks t LEFT JOIN outputs o "
-            f"ON o.task_id = t.task_id AND o.attempt = t.result WHERE {which} AND t.result IS NOT NULL ORDER BY t.position",
+            f"ON o.task_id = t.task_id AND o.attempt = t.result AND o.removed = 0 WHERE {which} AND t.result IS NOT NULL ORDER BY t.position",
             value,
         )
         out: dict[str, Published] = {}
@@ -702,7 +732,7 @@ class Queries:
         rows = self._all(
             "SELECT a.task_id, a.attempt, o.name, o.path, o.file, o.size, o.sha256 FROM attempts a "
             "JOIN tasks t ON t.task_id = a.task_id AND t.result = a.attempt "
-            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt WHERE a.ended_at >= ? ORDER BY t.position",
+            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt AND o.removed = 0 WHERE a.ended_at >= ? ORDER BY t.position",
             since,
         )
         found: dict[tuple[str, int], list[OutputFile]] = {}
