@@ -399,7 +399,8 @@ def test_an_edit_within_the_run_is_told_and_never_used(screen):
     script.chmod(0o644)
     script.write_text("echo mine\n")
     assert any("was edited within the run" in item.message for item in examine(screen.root))
-    assert "was edited" in screen.cli("status", screen.root).stderr
+    for command in ("status", "step"):
+        assert "source/scripts/relax.sh was edited within" in screen.cli(command, screen.root).stderr
     assert "nothing differs" in amend(screen)
 
 

@@ -51,26 +51,18 @@ def tell_sources(run: str | Path) -> None:
         )
 
 
-_MOST_STATTED = 300  # source files, at each step; `status` and `doctor` look at all
-
-
-def tell_edited(run: str | Path, most: int = _MOST_STATTED) -> None:
+def tell_edited(run: str | Path) -> None:
     """Say that files were edited within the run, where nothing reads them."""
-    from matterstack.views.edited import edited_files
+    from matterstack.orchestration.edited import in_words
     from matterstack.views.reading import reading
 
     try:
         with reading(run) as (path, store):
-            found = edited_files(path, store, most)
+            told = in_words(path, store)
     except MatterStackError:  # told by the command itself
         return
-    if found:
-        names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        tell(
-            f"{names} {'was' if len(found) == 1 else 'were'} edited within {run}, where the edit is not used: a correction goes "
-            f"into the campaign folder, and {Hint('amend', run)} takes it; restore this from git",
-            "warning",
-        )
+    if told:
+        tell(told, "warning")
 
 
 def _failures(root: Path, report: StepReport) -> list[str]:

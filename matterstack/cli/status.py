@@ -43,7 +43,7 @@ def status(runs: tuple[str, ...], usage: bool, as_json: bool) -> int:
             click.echo()
         _show_status(view)
     for root in roots:
-        tell_edited(root, 1 << 30)
+        tell_edited(root)
     return ExitCode.FINE
 
 

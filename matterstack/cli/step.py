@@ -20,7 +20,7 @@ from matterstack.hints import Hint
 @common
 def step(run: str, dry_run: bool, as_json: bool) -> int:
     """Take one step: look, decide, start what is ready, and exit."""
-    from matterstack.cli.attention import tell_attention, tell_edited
+    from matterstack.cli.attention import tell_attention
     from matterstack.cli.render import print_json
     from matterstack.orchestration.run_lifecycle import step_run
     from matterstack.text.reasons import sentence
@@ -46,7 +46,6 @@ def step(run: str, dry_run: bool, as_json: bool) -> int:
         return ExitCode.FINE
     if is_quiet():
         tell_attention(run, report)
-    tell_edited(run)
     running = sum(row.state is AttemptState.RUNNING for row in report.live)
     if os.getpid() == 1 and running and not report.state.is_over:
         echo_remark(

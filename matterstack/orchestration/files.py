@@ -9,7 +9,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -300,6 +299,8 @@ class RunFiles:
     def remove_output(self, key: Key, file: str, path: str) -> None:
         """Remove a temporary output, as far as that is possible, and its link in results/."""
         withdraw(self.root, key[0], [path])
+        import shutil  # few campaigns have any
+
         there = f"{self.folder(key)}/{file.rstrip('/')}"
         with suppress(OSError):
             if os.path.isdir(there) and not os.path.islink(there):

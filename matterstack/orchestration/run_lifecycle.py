@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matterstack.errors import TICK
+from matterstack.orchestration.edited import MOST_AT_A_STEP, in_words
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_ledger, open_to_write
 from matterstack.orchestration.step import Step, take_step
@@ -57,5 +58,7 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
             return Step(path, store).preview()
     with open_to_write(path) as store:
         report = take_step(path, store)
+        if edited := in_words(path, store, MOST_AT_A_STEP):
+            log.warning("%s", edited)
     log.log(TICK, "%s", report.line())
     return report

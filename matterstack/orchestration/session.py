@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from matterstack.run_root.files import place_of, sync, write_beside
 from matterstack.run_root.layout import attempt_folder
 from matterstack.run_root.results import publish, withdraw
 from matterstack.run_root.verify import make_read_only, output_problem
-from matterstack.run_root.versions import is_linked_to, link_version
 from matterstack.storage.journal import KEPT_JOURNAL, Journal, set_aside_version_1
 from matterstack.storage.run_lock import boot_id, run_lock
 from matterstack.storage.state_store import SQLiteStateStore
@@ -140,7 +138,14 @@ def open_ledger(root: Path, *, read_only: bool = False, trusted: object = None) 
 def finish_version(root: Path, store: SQLiteStateStore) -> None:
     """Bring the links in the run root to the newest version of the campaign: after `amend`, or one that was killed."""
     version = store.newest_version()
-    if version < 2 or is_linked_to(root, version):
+    if version < 2:
+        return
+    from matterstack.run_root.versions import (  # a run that was never amended needs none of it
+        is_linked_to,
+        link_version,
+    )
+
+    if is_linked_to(root, version):
         return
     for task_id in store.retired():
         withdraw(root, task_id, store.left_paths(task_id))
@@ -154,6 +159,8 @@ def note_made(root: Path, task_id: str, attempt: int) -> None:
 
 def finish_made(root: Path, store: SQLiteStateStore) -> None:
     """Bring an attempt that was made by hand to its place if the ledger has it, else remove what was made of it."""
+    import shutil  # as above
+
     try:
         number, _, task_id = (root / layout.MAKING).read_text(encoding="utf-8").rstrip("\n").partition(" ")
         attempt = int(number)

@@ -6,7 +6,6 @@ their own version, so that a job that still waits in a queue never meets a newer
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -134,6 +133,8 @@ _RENAME_EXCHANGE = 2  # Source: renameat2(2)
 
 def _exchange(one: Path, other: Path) -> None:
     """Exchange two names in one moment; where the system cannot, one after the other."""
+    import ctypes  # for a run of before versions alone
+
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
         at = -100  # AT_FDCWD: the paths are taken from the current folder

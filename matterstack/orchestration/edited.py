@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matterstack.hints import Hint
 from matterstack.run_root import layout
 from matterstack.run_root.files import sha256_of
 from matterstack.run_root.verify import changed_digest
 from matterstack.storage.queries import Queries
 
+MOST_AT_A_STEP = 300  # source files; `status` and `doctor` look at all
 
-def edited_files(root: Path, store: Queries, most: int) -> list[str]:
+
+def edited_files(root: Path, store: Queries, most: int | None = None) -> list[str]:
     """Return what of campaign.yaml, operators.yaml and, if they are at most ``most``, the source files was edited."""
     version = store.newest_version()
     found = []
@@ -21,10 +24,22 @@ def edited_files(root: Path, store: Queries, most: int) -> list[str]:
         except OSError:  # missing: `doctor` tells
             continue
     sources = store.source_files(version)
-    for path, (digest, _, stamp) in sources.items() if len(sources) <= most else ():
+    for path, (digest, _, stamp) in sources.items() if most is None or len(sources) <= most else ():
         try:
             if stamp is not None and changed_digest(root / store.source_of(version) / path, digest, stamp) is not None:
                 found.append(f"{layout.SOURCE}/{path}")
         except OSError:
             continue
     return found
+
+
+def in_words(root: Path, store: Queries, most: int | None = None) -> str:
+    """Return a sentence about `edited_files`, "" if there are none."""
+    found = edited_files(root, store, most)
+    if not found:
+        return ""
+    names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+    return (
+        f"{names} {'was' if len(found) == 1 else 'were'} edited within {root}, where the edit is not used: a correction goes "
+        f"into the campaign folder, and {Hint('amend', root)} takes it; restore this from git"
+    )
