@@ -10,6 +10,7 @@ from matterstack.run_root.files import sha256_of
 from matterstack.run_root.verify import changed_digest
 from matterstack.storage.queries import Queries
 
+_LARGE = 1 << 20  # bytes
 MOST_AT_A_STEP = 300  # source files; `status` and `doctor` look at all
 
 
@@ -24,7 +25,9 @@ def edited_files(root: Path, store: Queries, most: int | None = None) -> list[st
         except OSError:  # missing: `doctor` tells
             continue
     sources = store.source_files(version)
-    for path, (digest, _, stamp) in sources.items() if most is None or len(sources) <= most else ():
+    for path, (digest, size, stamp) in sources.items() if most is None or len(sources) <= most else ():
+        if most is not None and size > _LARGE:  # in a copy of a run each has to be read
+            continue
         try:
             if stamp is not None and changed_digest(root / store.source_of(version) / path, digest, stamp) is not None:
                 found.append(f"{layout.SOURCE}/{path}")
