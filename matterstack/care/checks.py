@@ -428,12 +428,15 @@ def _attempts(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 
 
 def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[Finding]:
+    owners = owners_of_paths(store)
     for path in left_temporary(root, store):
         yield Finding("outputs", path, "is temporary and was to be removed", _fix(root, "removes it"), fixable=True)
     left_out = ignored(root) if _is_copy(root, store) else set()  # what git was told to leave out is not missing there
     for row in store.tasks():
         folder = attempt_folder(row.task_id, row.result or 0)
         for output in store.published_files(row.task_id):
+            if owners.get(output.path.rstrip("/"), row.task_id) != row.task_id:
+                continue  # of before an amendment, since which it is another task's
             path = f"{folder}/{output.file}"
             if not os.path.lexists(root / path) and gitignore_line(path) in left_out:
                 continue
@@ -452,6 +455,17 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
                 message = f"lies outside of the run, in {(root / path).resolve()}"
                 yield Finding("outputs", path, message, "copy it into the folder, if it should stay with the run")
             yield from _link(root, path.rstrip("/"), output)
+
+
+def owners_of_paths(store: SQLiteStateStore) -> dict[str, str]:
+    """Return {path below results/: task that declares it}; nothing of a run that was never amended, where it says no more."""
+    if store.newest_version() < 2:
+        return {}
+    return {
+        output.path.rstrip("/"): row.task_id
+        for row in store.tasks()
+        for output in store.outputs_of(row.task_id).values()
+    }
 
 
 def left_temporary(root: Path, store: SQLiteStateStore) -> list[str]:

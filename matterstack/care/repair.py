@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from matterstack.care import rebuild
-from matterstack.care.checks import GIT_FILES, left_over, left_temporary, require_traces
+from matterstack.care.checks import GIT_FILES, left_over, left_temporary, owners_of_paths, require_traces
 from matterstack.care.record import read_record
 from matterstack.core.events import Rebuilt, RunCreated
 from matterstack.core.model import OutputFile
@@ -161,9 +161,11 @@ def _write_record(root: Path) -> str:
 
 
 def relink(root: Path, store: SQLiteStateStore) -> Iterator[OutputFile]:
+    owners = owners_of_paths(store)
     for row in store.tasks():
-        outputs = store.published_files(row.task_id)
-        for output in outputs:
+        for output in store.published_files(row.task_id):
+            if owners.get(output.path.rstrip("/"), row.task_id) != row.task_id:
+                continue
             link = root / "results" / output.path.rstrip("/")
             target = f"{attempt_folder(row.task_id, row.result or 0)}/{output.file.rstrip('/')}"
             is_right = link.is_symlink() and os.readlink(link) == os.path.relpath(root / target, link.parent)

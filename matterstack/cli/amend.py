@@ -120,12 +120,11 @@ def _load(
         path, folder = Path(file) if file else known.file, None
         if not path.is_file() and not file:
             raise UsageError(
-                f"the campaign file {path} is not there; name it, `matterstack amend {run} FILE`, or write the run's own out "
+                f"the campaign file {path} is not there; name it, {Hint('amend', run, rest='FILE')}, or write the run's own out "
                 f"with {Hint('amend', run, rest='--checkout DIR')}"
             )
     site = Path(operators) if operators is not None else known.operators
-    before_versions = not (Path(run) / layout.VERSIONS).is_dir()
-    if site is None and before_versions and operators_differ(Path(run)):
+    if site is None and not known.has_versions and operators_differ(Path(run)):
         site = Path(run) / layout.OPERATORS
     return load_campaign(
         path, operators=site, overrides=given, kept=set(known.settings) - set(parse_overrides(settings)),
@@ -138,6 +137,8 @@ def _load(
 
 def _lines(run: str, found: Amendment) -> Iterator[str]:
     """Yield the preview: what differs, and what becomes of the instances of each task."""
+    from matterstack.core.events import Uncancelled
+
     if found.is_nothing:
         yield f"nothing differs from version {found.version - 1}"
         return
@@ -150,6 +151,8 @@ def _lines(run: str, found: Amendment) -> Iterator[str]:
             yield f"  {group:<{width}}  {'; '.join([*_of_group(fates), *_stay(found.stay.get(group, {}))])}"
     if not found.fates:
         yield "  no instance is concerned"
+    if any(isinstance(event, Uncancelled) for event in found.events):
+        yield "  (the run was cancelled: this takes that back)"
     added = {fate.group for fate in found.fates if fate.kind == "new"}
     gone = {fate.group for fate in found.fates if fate.kind == "retired"}
     left = gone - set(found.loaded.campaign.tasks)
@@ -227,11 +230,12 @@ def _rows_that_differ(run: str, found: Amendment, path: str) -> str:
 
 
 def _value(value: Any) -> str:
-    from matterstack.core.values import dump_json
+    from matterstack.core.values import dump_json, resolve_scalar
 
     if value is None:
         return "(none)"
-    text = value if isinstance(value, str) else dump_json(value)
+    plain = isinstance(value, str) and isinstance(resolve_scalar(value), str)
+    text = value if plain else dump_json(value)
     text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}…"
 

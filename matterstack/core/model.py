@@ -28,6 +28,7 @@ class InputSpec:
     external: bool = False  # a path outside of the campaign, which is not copied
     digest: bool = False  # of it is recorded
     results: str | None = None  # a task, of whose instances it is a table
+    base: str = ""  # folder of the campaign folder to which a path of a file of it is relative
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,11 @@ class Workshop(Protocol):
         """Return what an operator may use in sum, or why it cannot be used."""
         ...
 
-    def budget(self, alive: Sequence[AttemptRow]) -> Budget | None:
-        """Return what the limits of the run leave beside what is alive, None without limits."""
+    def budget(self, alive: Sequence[AttemptRow], over: Sequence[AttemptRow]) -> Budget | None:
+        """Return what the limits of the run leave beside what is alive, None without limits.
+
+        ``over`` are attempts that end in this plan, which are not recorded yet.
+        """
         ...
 
     def is_local(self, version: int | None, operator: str) -> bool:
@@ -470,7 +473,7 @@ class Decider:
         alive = [row for row in self.board.live if row.key not in self._over]
         machine = Use(row for row in alive if self.workshop.is_local(row.campaign_version, row.operator))
         waiting = {intent.made.operator for intent in self.ahead.intents.values()}
-        self._budget = self.workshop.budget(alive)
+        self._budget = self.workshop.budget(alive, [row for row in self.board.live if row.key in self._over])
         if self._budget is not None and (why := self._budget.exhausted()) is not None:
             self._pause(why)
             return failed

@@ -102,6 +102,7 @@ class AsAsked:
     work: str  # digest of the task as it is now
     attempt_work: str  # and of what the attempt that it stands on was asked to do
     asked: tuple[int, dict[str, str]] | None  # an attempt, and the parts of its work, if the task has another since
+    changed: list[str] | None  # the names of what has changed since then
     before: list[object] | None  # what it was before it was RETIRED, or rerun: [state, reason, soft, cause, tries, …]
     edges: frozenset[tuple[str, str]]  # (upstream, entry)
 

@@ -249,9 +249,11 @@ def rerun(
                     else event
                 )
         # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
-        if tried := tuple(row.task_id for row in reset.again if row.tries):
+        if tried := tuple(row.task_id for row in reset.again if row.tries or row.restarts):
             events.append(RetriesReset(tried))
         events += [Uncancelled()] if store.run().cancelled else []
+        if store.run().pause_reason.code is Code.LIMIT_FAILURES:  # what had failed runs again
+            events.append(Resumed())
         store.append(events, step.now)
         return reset.report(carry_out_wishes(step, store, reset.live))
 

@@ -20,7 +20,7 @@ from typing import Any
 from matterstack.core.below import below
 from matterstack.core.events import Amended, AttemptChanged, Event, RetriesReset, TasksChanged, Uncancelled, Wished
 from matterstack.core.model import Instance, LoadedCampaign, TaskChange, TaskSpec, inputs_from_json, to_json
-from matterstack.core.reasons import NO_REASON, Reason, reason_from_json
+from matterstack.core.reasons import NO_REASON, Code, Reason, reason_from_json
 from matterstack.core.recorded import AsAsked, AttemptRow, TaskRow
 from matterstack.core.resources import parse_resources, rule_for
 from matterstack.core.states import ACTIVE, RETRIED, TASK_STATE_OF_ATTEMPT, AttemptState, FailureClass, TaskState
@@ -46,9 +46,12 @@ from matterstack.storage.queries import Queries
 from matterstack.storage.run_lock import read_holder
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.template.attempt import asked_resources, early_scope, resolve_early, resolve_retries
-from matterstack.template.work import Works, differences, digests_of, members_of
+from matterstack.template.work import Works, differences, digest_of_value, digests_of, members_of, with_modes
 
 _MORE_HELPS = {FailureClass.TIMEOUT: "time limit", FailureClass.OUT_OF_MEMORY: "memory"}
+
+
+_MORE_RESTARTS = "restart.max"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ FATES = {  # kind -> what `amend` says of so many instances
     "goes_on": "go on as they were started, and will be stale",
     "stale": "become stale",
     "fresh": "no longer stale",
-    "next": "not started yet, take the new form",
+    "next": "take the new form when they start",
     "softer": "count otherwise",
 }
 
@@ -141,16 +144,19 @@ def plan_amendment(
     files = _digests(loaded)
     externals = record_externals(loaded.externals)
     was = store.sources(version)
-    works = Works(loaded.campaign, {**files, **digests_of(externals)}, members_of(loaded.instances))
+    modes = with_modes(loaded.folder, files)
+    works = Works(loaded.campaign, {**modes, **digests_of(externals)}, members_of(loaded.instances))
     found = _compare(store, loaded, works, cancel_gone=cancel_gone)
     _require_operators(store, loaded, found)
-    changed = {path: "changed" for path in files if path in was and was[path] != files[path]}
+    there = with_modes(root / store.source_of(version), was)
+    changed = {path: "changed" for path in files if path in was and there[path] != modes[path]}
     changed |= {path: "new" for path in files if path not in was}
     changed |= {path: "gone" for path in was if path not in files}
     named = works.files_named() | {s.path for item in loaded.instances for i in item.inputs.values() for s in i.sources}
     named |= {
         str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
     }
+    named.add(loaded.file.name)
     unnamed = tuple(path for path, how in changed.items() if how == "changed" and not _is_named(path, named))
     keys = tuple(_changed_keys(to_json(before), to_json(loaded.campaign)))
     settings = (_settings(root, version), json.loads(dump_json(loaded.overrides)))
@@ -193,7 +199,7 @@ _MOST_LISTED = 40  # keys that differ
 def _changed_keys(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield what differs between two campaigns, by the dotted path of the smallest value that does."""
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
-        if before != now:
+        if dump_json(before, exact=True) != dump_json(now, exact=True):
             yield path, before, now
         return
     for key in dict.fromkeys([*before, *now]):
@@ -209,7 +215,7 @@ def _changed_keys(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, 
 def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, cancel_gone: bool) -> _Comparison:
     out = _Comparison()
     olds = {row.task_id: (row, attempt, asked) for row, attempt, asked in store.tasks_as_asked()}
-    older = _Older(store, [row for row, _, _ in olds.values()])
+    older = _Older(store, store.root, [row for row, _, _ in olds.values()])
     for position, item in enumerate(loaded.instances):
         row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
         row[-1] = works.digest(row, item)
@@ -254,9 +260,11 @@ def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older:
 class _Older:
     """What tasks were asked to do before this amendment, by their version."""
 
-    def __init__(self, store: Queries, rows: Sequence[TaskRow]) -> None:
+    def __init__(self, store: Queries, root: Path, rows: Sequence[TaskRow]) -> None:
         self.store = store
+        self.root = root
         self.rows = rows
+        self._files: dict[int, dict[str, str]] = {}
         self._works: dict[int, Works] = {}
         self._members: dict[str, list[str]] = {}
         for row in rows:
@@ -266,11 +274,28 @@ class _Older:
     def spec(self, row: TaskRow) -> TaskSpec:
         return self.store.campaign(row.campaign_version).tasks[row.group]
 
+    def files(self, version: int) -> dict[str, str]:
+        """Return the digests of the files of a version."""
+        if version not in self._files:
+            own = with_modes(self.root / self.store.source_of(version), self.store.sources(version))
+            self._files[version] = {**own, **digests_of(self.store.externals(version))}
+        return self._files[version]
+
+    def as_if_named(self, before: Mapping[str, str], now: Mapping[str, str], version: int) -> dict[str, str]:
+        """Return the parts of a work of a version, with those that are only named since and were the same then."""
+        out, files, params = dict(before), self.files(version), self.store.campaign(version).params
+        for name, digest in now.items():
+            if name not in out and files.get(name) == digest:
+                out[name] = digest
+            if name not in out and name.startswith("param ") and name[6:] in params:
+                out |= {name: digest} if digest_of_value(params[name[6:]]) == digest else {}
+        return out
+
     def parts(self, row: TaskRow, asked: AsAsked) -> dict[str, str]:
         """Return the parts of a task's work as it is now."""
         version = row.campaign_version
         if version not in self._works:
-            files = {**self.store.sources(version), **digests_of(self.store.externals(version))}
+            files = self.files(version)
             self._works[version] = Works(self.store.campaign(version), files, self._members)
         matrix, inputs = load_json(asked.matrix), inputs_from_json(json.loads(asked.inputs))
         return self._works[version].parts(
@@ -311,31 +336,30 @@ class _Judge:
         names: list[str] = []
         marks: tuple[Any, Any] = (None, None)
         moved_work = asked.work != row[-1]
-        was_marked = asked.asked is not None
-        if self.attempt is not None and (moved_work or was_marked or back) and asked.attempt_work != row[-1]:
-            before = self._parts_of_the_attempt()
-            names = differences(before, self.works.parts(self.item), self.works.named_columns(self.item.group))
-            if names:
-                marks = ([self.attempt.attempt, before], names)
+        kept = (
+            asked.asked if self.attempt is not None and asked.asked and asked.asked[0] == self.attempt.attempt else None
+        )
+        was_stale = kept is not None and bool(asked.changed)
+        if self.attempt is not None and (moved_work or kept is not None or back) and asked.attempt_work != row[-1]:
+            parts = self.works.parts(self.item)
+            before = kept[1] if kept is not None else self.older.parts(task, asked)
+            comparable = self.older.as_if_named(before, parts, self.attempt.campaign_version)
+            names = differences(comparable, parts, self.works.named_columns(self.item.group))
+            # Kept also where nothing counts as changed, such as a new column: the next comparison is with the attempt again.
+            marks = ([self.attempt.attempt, dict(before)], names or None)
         elif self.attempt is None and moved_work and asked.work:
             names = differences(
                 self.older.parts(task, asked), self.works.parts(self.item), self.works.named_columns(self.item.group)
             )
-        if not same or moved_work or back or (marks[0] is not None) != was_marked:
+        were = (list(asked.asked) if asked.asked else None, asked.changed)
+        if not same or moved_work or back or (marks != were and (kept is not None or marks[0] is not None)):
             self.out.lines.append(encode_json(["put", self.position, row, *marks]))
         elif task.position != self.position:
             self.out.lines.append(encode_json(["move", task.task_id, self.position]))
         if not same and edges != asked.edges:
             self.out.touched.add(task.task_id)
         new = names if moved_work or back else []  # what had changed before has been told
-        self._decide(state, new, back=back, fresh=was_marked and not names)
-
-    def _parts_of_the_attempt(self) -> Mapping[str, str]:
-        """Return the parts of what the attempt was asked to do; where they are not kept, the task still is that."""
-        kept = self.asked.asked
-        if kept is not None and self.attempt is not None and kept[0] == self.attempt.attempt:
-            return kept[1]
-        return self.older.parts(self.task, self.asked)
+        self._decide(state, new, back=back, fresh=was_stale and not names)
 
     def _state_of_one_that_is_back(self) -> TaskState:
         """Return what a RETIRED task is again: what its attempt says, else what it was."""
@@ -401,8 +425,11 @@ class _Judge:
             self._stays(state)
         elif state in (TaskState.PENDING, TaskState.READY):
             if back:
-                self._fate("back", state)
+                self._fate("back", state, "to be computed")
             elif names:
+                if task.retry_at is not None or task.tries or task.restarts:  # what it had tried was something else
+                    self._change(TaskState.PENDING)
+                    self.out.reset.append(task.task_id)
                 self._fate("next", state, detail)
             else:
                 self._stays(state)
@@ -432,7 +459,7 @@ class _Judge:
 
     def _restart(self, state: TaskState, detail: str, *, also_below: bool) -> None:
         self._change(TaskState.PENDING)
-        if self.task.tries:
+        if (self.task.tries or self.task.restarts) and detail != _MORE_RESTARTS:
             self.out.reset.append(self.task.task_id)
         self.out.touched.add(self.task.task_id)
         if also_below:
@@ -467,6 +494,10 @@ class _Judge:
                 )
                 if had is not None and (has is None or has > had):
                     return f"{_MORE_HELPS[failure]}"
+            because = self.task.reason.code
+            restart = spec.restart
+            if because is Code.TOO_MANY_RESTARTS and restart is not None and restart.max > self.task.restarts:
+                return _MORE_RESTARTS
             if failure is FailureClass.DEADLINE and self._deadline() != self._deadline_before():
                 return "deadline"
             retries = resolve_retries(spec, scope)
@@ -550,7 +581,7 @@ def _look_below(out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None
         opened = row.state in (TaskState.BLOCKED, TaskState.SKIPPED)
         if opened or (row.state is TaskState.FAILED and row.task_id in failed_too):
             out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
-            if row.tries:
+            if row.tries or row.restarts:
                 out.reset.append(row.task_id)
             stays = out.stay.get(row.group, {})
             if stays.get(row.state):
@@ -647,13 +678,16 @@ def amend(
     path = require_run_root(Path(root))
     with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         found = plan_amendment(store, loaded, path, cancel_gone=cancel_gone)
-        if plan is not None and (len(plan) < 8 or not found.digest.startswith(plan)):
+        if plan is not None and len(plan) < 8:
+            raise UsageError(f"--plan {plan}: at least 8 characters of the digest that the preview ends with")
+        if plan is not None and (not found.digest.startswith(plan)):
             raise PlanOutdated(
                 f"--plan {plan}: the files give {found.digest} now, so they, or the run, have changed since that was shown; "
                 f"{Hint('amend', path)} shows what they mean"
             )
         if found.is_nothing:
             return found, set()
+        _require_no_old_layout_at_work(store, found)
         try:
             amended = _write(path, store, found, is_of_the_run=is_of_the_run)
         except OSError as error:
@@ -668,6 +702,20 @@ def amend(
         return found, carry_out_wishes(step, store, live)
 
 
+def _require_no_old_layout_at_work(store: SQLiteStateStore, found: Amendment) -> None:
+    """Raise UsageError where commands that run name `source` itself, which would show them other files."""
+    if store.source_of(found.version - 1) != layout.SOURCE or not found.changed_files:
+        return
+    live = [
+        row for row in store.live_attempts() if store.operators(row.campaign_version)[row.operator].row.runs_command
+    ]
+    if live:
+        raise UsageError(
+            f"{len(live)} attempts run that were started before this version of MatterStack ({live[0].task_id}), and name the files "
+            f"that would change; try again when they have ended, or {Hint('cancel', store.root, live[0].task_id)}"
+        )
+
+
 def _write(root: Path, store: SQLiteStateStore, found: Amendment, *, is_of_the_run: bool) -> Amended:
     """Write all that the ledger will speak of."""
     loaded, before = found.loaded, found.version - 1
@@ -675,7 +723,7 @@ def _write(root: Path, store: SQLiteStateStore, found: Amendment, *, is_of_the_r
     if store.source_of(before) == layout.SOURCE:  # of before versions
         keep_first(root, _settings(root, before))
     there = root / version_folder(before) / layout.SOURCE
-    older = {path: (there / path, digest) for path, digest in store.sources(before).items()}
+    older = {path: (there / path, digest, stamp) for path, (digest, _, stamp) in store.source_files(before).items()}
     sources = write_version(
         root, found.version, campaign=loaded.text, operators=operators, site=loaded.site_text, settings=loaded.overrides,
         folder=loaded.folder, files=found.files, before=older,
@@ -708,6 +756,7 @@ class Recorded:
     file: Path
     settings: Mapping[str, Any]
     operators: Path | None  # file of --operators: the user's if it is still there, else the run's copy
+    has_versions: bool  # false of a run of before versions
 
 
 def recorded(root: str | Path, version: int | None = None) -> Recorded:
@@ -718,12 +767,13 @@ def recorded(root: str | Path, version: int | None = None) -> Recorded:
         if version is not None and not 1 <= version <= newest:
             raise UsageError(f"--to {version}: {path} has the versions 1 to {newest}")
         run, number = store.run(), version or newest
+        has_versions = store.source_of(newest) != layout.SOURCE
         file = _there(path, run.home_path, run.campaign_path)
         site = _there(path, run.home_path, store.site_of(number)) if store.site_of(number) else None
         kept = path / version_folder(number) / layout.SITE
         if version is not None or site is None or not site.is_file():
             site = kept if kept.is_file() else None
-    return Recorded(number, file, _settings(path, number), site)
+    return Recorded(number, file, _settings(path, number), site, has_versions)
 
 
 Find = Callable[[Path, str], Iterable[str]]  # the files of a folder that a glob of `files` matches

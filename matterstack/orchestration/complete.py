@@ -48,6 +48,12 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
         declared = store.outputs_of(task_id)
+        kind = store.operators(row.campaign_version)[row.operator].row
+        if kind.answers:
+            verb, rest = ("respond", row.task_id) if row.state is TaskState.WAITING else ("rerun", row.task_id)
+            raise UsageError(
+                f"{task_id} is answered by {kind.whom or 'others'}, not completed: {Hint(verb, path, rest)}"
+            )
         _require(path, row, declared, given)
         attempt, now = row.attempts + 1, rounded(time.time())
         staged = path / attempt_folder(task_id, attempt).replace("attempt-", ".by-hand-")
@@ -96,8 +102,9 @@ def _require(root: Path, row: TaskRow, declared: Mapping[str, ResolvedOutput], g
         if name not in declared:
             has = f"it has {', '.join(declared)}" if declared else "it has none"
             raise UsageError(f"--output {name}: {row.task_id} has no such output{did_you_mean(name, declared)}; {has}")
-        if not file.exists():
-            raise UsageError(f"--output {name}={file}: no such file")
+        if not file.is_file() and not file.is_dir():
+            what = "is no regular file or folder" if file.exists() else "no such file"
+            raise UsageError(f"--output {name}={file}: {what}")
         if file.is_dir() != declared[name].is_folder:
             raise UsageError(f"--output {name}={file}: {row.task_id} declares a {_kind(declared[name])}")
     missing = [name for name, item in declared.items() if not item.optional and name not in given]

@@ -43,6 +43,6 @@ def in_words(root: Path, store: Queries, most: int | None = None) -> str:
         return ""
     names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
     return (
-        f"{names} {'was' if len(found) == 1 else 'were'} edited within {root}, where the edit is not used: a correction goes "
-        f"into the campaign folder, and {Hint('amend', root)} takes it; restore this from git"
+        f"{names} {'was' if len(found) == 1 else 'were'} edited within {root}, and no version has that: restore it from git; a "
+        f"correction goes into the campaign folder, and {Hint('amend', root)} takes it"
     )

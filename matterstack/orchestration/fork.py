@@ -25,7 +25,7 @@ from matterstack.run_root.source import record_externals
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 from matterstack.storage.apply import row_of
 from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.template.work import Works, digests_of, members_of
+from matterstack.template.work import Works, digests_of, members_of, with_modes
 
 Key = tuple[str, int]
 _KEPT = (TASK, METRICS, RESPONSE, RESULT)
@@ -38,7 +38,9 @@ class Result:
 
     task_id: str
     attempt: int
-    outputs: Mapping[str, tuple[str, str, int | None, str | None]]  # name -> (path, file, bytes, sha256)
+    outputs: Mapping[
+        str, tuple[str, str, int | None, str | None, str | None]
+    ]  # name -> (path, file, bytes, sha256, stamp)
     row: Mapping[str, Any]  # metrics, response, usage, started_at, ended_at, exit_code
 
     @property
@@ -62,7 +64,7 @@ def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
     """Return what a campaign could take over from a run; nothing is written. Raises UsageError if that is no run root."""
     path = require_run_root(Path(root))
     try:
-        files = {name: sha256_of(loaded.folder / name) for name in loaded.files}
+        files = with_modes(loaded.folder, {name: sha256_of(loaded.folder / name) for name in loaded.files})
         externals = digests_of(record_externals(loaded.externals))
     except OSError as error:
         raise RunRootError(f"{error.filename}: cannot be read: {error.strerror}") from None
@@ -116,11 +118,9 @@ class _Results:
     def _is_whole(self, result: Result) -> bool:
         folder = self.root / attempt_folder(result.task_id, result.attempt)
         try:
-            for _, file, size, digest in result.outputs.values():
+            for _, file, _, digest, stamp in result.outputs.values():
                 there = folder / file.rstrip("/")
-                if digest is None or not there.exists():
-                    return False
-                if not file.endswith("/") and there.stat().st_size != size and changed_digest(there, digest, None):
+                if digest is None or not there.exists() or changed_digest(there, digest, stamp) is not None:
                     return False
         except OSError:
             return False
@@ -183,7 +183,7 @@ def bring(fork: Fork, folder: Path) -> str:
             if (origin / kept).is_file():
                 copy_file(origin / kept, target / kept)
         outputs = []
-        for output, (path, file, size, digest) in result.outputs.items():
+        for output, (path, file, size, digest, _) in result.outputs.items():
             there, copy = origin / file.rstrip("/"), target / file.rstrip("/")
             if copy.parent != target:
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from matterstack.storage.expanded import write_expanded
 from matterstack.storage.journal import Journal
 from matterstack.storage.run_lock import LOCK_FILE, run_lock, write_released
 from matterstack.storage.state_store import LONGEST_PATH_OF_SQLITE, SQLiteStateStore
-from matterstack.template.work import Works, digests_of, members_of
+from matterstack.template.work import Works, digests_of, members_of, with_modes
 from matterstack.version import __version__
 
 log = logging.getLogger("matterstack")
@@ -199,7 +199,8 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) 
         first = (TaskChange(item.task_id, TaskState.PENDING) for item in loaded.instances)
     reused = bring(fork, folder) if fork is not None and fork.results else ""
     externals = record_externals(loaded.externals)
-    works = Works(loaded.campaign, digests_of({**sources, **externals}), members_of(loaded.instances))
+    digests = {**with_modes(folder / layout.SOURCE, digests_of(sources)), **digests_of(externals)}
+    works = Works(loaded.campaign, digests, members_of(loaded.instances))
     rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first, works.digest)))
     reused_rows = write_expanded(folder, reused) if reused else ""
     sync_files(folder)  # what the ledger will speak of must be there after a power cut

@@ -149,6 +149,9 @@ def finish_version(root: Path, store: SQLiteStateStore) -> None:
         return
     for task_id in store.retired():
         withdraw(root, task_id, store.left_paths(task_id))
+    for task_id, attempt, outputs in store.published_since(0.0):  # also of those that came back
+        if not all(os.path.lexists(root / layout.RESULTS / output.path.rstrip("/")) for output in outputs):
+            publish(root, task_id, attempt, outputs, ())
     link_version(root, version)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from matterstack.core.board import Board, Published
 from matterstack.core.events import AttemptMade, Key, attempt_made
-from matterstack.core.limits import Budget, Limits
+from matterstack.core.limits import Budget, Limits, Spent
 from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, TaskSpec, to_json
 from matterstack.core.plan import Intent, Notice, Unlaunchable
 from matterstack.core.readiness import WaitingTask
@@ -137,14 +137,16 @@ class RunWorkshop:
     def capacity(self, operator: str) -> Capacity | Notice:
         return self.pool.capacity(operator)
 
-    def budget(self, alive: Sequence[AttemptRow]) -> Budget | None:
+    def budget(self, alive: Sequence[AttemptRow], over: Sequence[AttemptRow]) -> Budget | None:
         limits = self.store.limits()
         if limits == Limits():
             return None
         failures = sum(
             count for (state, soft, *_), count in self.board.buckets().items() if state is TaskState.FAILED and not soft
         )
-        return Budget(limits, self.board.run, self.store.spent(), alive, failures, self.now)
+        spent = self.store.spent()
+        just = sum(max(0.0, self.now - (row.started_at or row.created_at)) * row.cpus for row in over)
+        return Budget(limits, self.board.run, Spent(spent.attempts, spent.cpu_s + just), alive, failures, self.now)
 
     def is_local(self, version: int | None, operator: str) -> bool:
         found = self.store.operators(self.store.newest_version() if version is None else version)
@@ -388,6 +390,7 @@ class InputFinder:
     def __init__(self, store: Queries, board: Board, files: RunFiles, instance: Instance, version: int) -> None:
         from matterstack.template.attempt import path_up
 
+        self.store = store
         self.board = board
         self.disk = files
         self.up = path_up(instance.task_id)
@@ -445,7 +448,14 @@ class InputFinder:
     def _of_task(
         self, task_id: str, found: Published | None, output: str, inside: str, *, is_list: bool
     ) -> list[dict[str, Any]]:
-        if found is None or output not in found[1]:
+        if found is None:
+            return []
+        if output not in found[1]:
+            declared = self.store.instance(task_id).outputs.get(output)
+            if declared is not None and not declared.optional:
+                raise TemplateError(
+                    f"{task_id} was done before its output '{output}' was declared: rerun it, and this one after it"
+                )
             return []
         attempt, outputs = found
         file, digest, stamp = outputs[output]

@@ -19,7 +19,7 @@ from matterstack.run_root import layout
 from matterstack.run_root.files import sha256_of, sync, sync_files, write_beside
 from matterstack.run_root.layout import version_folder
 from matterstack.run_root.source import Sources
-from matterstack.run_root.verify import make_read_only, stamp_of
+from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 
 _HALF = ".making-"  # begins the name of a version that is being written
 
@@ -38,13 +38,13 @@ def write_version(
     settings: Mapping[str, Any],
     folder: Path,
     files: Mapping[str, str] | tuple[str, ...],
-    before: Mapping[str, tuple[Path, str]] | None = None,
+    before: Mapping[str, tuple[Path, str, str | None]] | None = None,
     synced: bool = True,
 ) -> Sources:
     """Write the folder of a version whole, or not at all; return {path: (sha256, size, stamp)} of its source files.
 
-    ``files`` are those of the campaign ``folder``, with their digests where they are known; ``before`` gives the path and
-    digest of files that the run has already, which are linked if they are the same. Raises OSError, and ChangedMeanwhile
+    ``files`` are those of the campaign ``folder``, with their digests where they are known; ``before`` gives path,
+    digest and stamp of files that the run has already, which are linked if they are the same, and were not edited there. Raises OSError, and ChangedMeanwhile
     for a file that has another digest by now.
     """
     home = root / layout.VERSIONS
@@ -63,8 +63,8 @@ def write_version(
     for path in files:
         target = half / layout.SOURCE / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        older, digest = (before or {}).get(path, (None, ""))
-        if older is None or digest != known.get(path) or not _linked(older, target):
+        older, digest, stamp = (before or {}).get(path, (None, "", None))
+        if older is None or digest != known.get(path) or not _linked(older, target, folder / path, digest, stamp):
             shutil.copyfile(folder / path, target)
             shutil.copymode(folder / path, target)
             digest = sha256_of(target)
@@ -83,9 +83,11 @@ def write_version(
     return out
 
 
-def _linked(older: Path, target: Path) -> bool:
-    """Link a file that the run has already; return whether that is possible."""
+def _linked(older: Path, target: Path, ours: Path, digest: str, stamp: str | None) -> bool:
+    """Link a file that the run has already; return whether that is possible, and the file is what it was."""
     try:
+        if changed_digest(older, digest, stamp) is not None or os.access(older, os.X_OK) != os.access(ours, os.X_OK):
+            return False
         os.link(older, target)
     except OSError:
         return False

@@ -104,7 +104,7 @@ class Builder:
         """Return where a value of a task stands: under `defaults` if the task has it from there."""
         if len(path) < 3 or path[0] != "tasks" or not isinstance(self.root.get("tasks"), dict):
             return path
-        task, defaults = self.root["tasks"].get(path[1]), self.root.get("defaults", {})
+        task, defaults = self.root["tasks"].get(path[1]), self._defaults_of(str(path[1]))
         if not isinstance(task, dict) or not isinstance(defaults, dict) or path[2] not in defaults:
             return path
         inherited = ("defaults", *path[2:])
@@ -114,6 +114,10 @@ class Builder:
         if merged and path[3] not in task[path[2]] and path[3] in defaults[path[2]]:
             return inherited
         return path
+
+    def _defaults_of(self, task: str) -> Any:
+        """Return the defaults that hold for a task: one of an included file has those of that in it already."""
+        return {} if task in self.document.bases else self.root.get("defaults", {})
 
     def has_problem(self, path: Path) -> bool:
         """Return whether the form of a value was refused, so that evaluating it would only repeat that."""
@@ -131,7 +135,7 @@ class Builder:
         self.kinds = {name: operator.kind for name, operator in operators.items()}
         self.operators = operators
         self._check_defaults(defaults)
-        tasks = {name: self._task(name, task, defaults) for name, task in root["tasks"].items()}
+        tasks = {name: self._task(name, task, self._defaults_of(name)) for name, task in root["tasks"].items()}
         return Campaign(
             name=root["name"],
             description=root.get("description", ""),
@@ -289,7 +293,10 @@ class Builder:
             restart=self._restart(value("restart"), merged("resources"), path),
             uses=tuple(value("uses", ())),
             needs=tuple(data.get("needs", ())),
-            inputs={key: _input_spec(item) for key, item in data.get("inputs", {}).items()},
+            inputs={
+                key: _input_spec(item, self.document.bases.get(name, ""))
+                for key, item in data.get("inputs", {}).items()
+            },
             outputs={
                 key: self._output_spec(item, (*path, "outputs", key)) for key, item in data.get("outputs", {}).items()
             },
@@ -450,13 +457,13 @@ class Builder:
         return [name for name in self.root["tasks"] if self._may_answer(name)]
 
     def _may_answer(self, task: str) -> bool:
-        defaults = self.root.get("defaults", {})
+        defaults = self._defaults_of(task)
         kinds = self.kinds_of(self.root["tasks"][task].get("operator", defaults.get("operator", "local")))
         return any(kind_of(kind).answers for kind in kinds)
 
     def _check_field(self, path: Path, names: tuple[str, ...]) -> None:
         """Report a field that the schema of the answer does not have."""
-        task, defaults = self.root["tasks"][names[0]], self.root.get("defaults", {})
+        task, defaults = self.root["tasks"][names[0]], self._defaults_of(names[0])
         if len(names) < 2:
             self.add(path, f"name a field of the answer: response.{names[0]}.FIELD")
             return
@@ -502,14 +509,14 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
-def _input_spec(item: Any) -> InputSpec:
+def _input_spec(item: Any, base: str) -> InputSpec:
     if isinstance(item, str):
-        return InputSpec(item)
+        return InputSpec(item, base=base)
     if "external" in item:
-        return InputSpec(item["external"], item.get("as"), True, item.get("digest", False))
+        return InputSpec(item["external"], item.get("as"), True, item.get("digest", False), base=base)
     if "results" in item:
         return InputSpec(item["results"], item.get("as"), results=item["results"])
-    return InputSpec(item["path"], item.get("as"))
+    return InputSpec(item["path"], item.get("as"), base=base)
 
 
 def _dependency_rule(value: Any) -> DependencyRule | None:

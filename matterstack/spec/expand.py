@@ -132,7 +132,9 @@ class Expander:
         self.labels: dict[str, str] = {}
         self.files_of_axes: dict[tuple[str, str], dict[str, str]] = {}  # (task, axis) -> its values -> their files
         self._suggestions = 0
-        self._shared: dict[str, tuple[list[Source], set[str]]] = {}  # pattern -> what it matches, and of which tasks
+        self._shared: dict[
+            tuple[str, str], tuple[list[Source], set[str]]
+        ] = {}  # pattern, base -> what it matches, and of which tasks
         self._globbed: dict[str, list[str]] = {}
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
@@ -500,7 +502,7 @@ class Expander:
             if problem:
                 self.builder.add(where, problem)
                 continue
-            sources = self._sources(draft, pattern, is_list)
+            sources = self._sources(draft, pattern, is_list, spec.base)
             if not sources:
                 # A matrix without rows has no outputs: that is told already.
                 doubts = self.builder.doubts
@@ -526,7 +528,7 @@ class Expander:
 
     def _external(self, where: Where, spec: InputSpec, written: str, as_name: str | None) -> ResolvedInput:
         """Return the input of a file outside of the campaign, and note that it has to be recorded."""
-        path = os.path.abspath(self.folder / os.path.expanduser(written))
+        path = os.path.abspath(self.folder / spec.base / os.path.expanduser(written))
         if path not in self.externals and not self.builder.has_problem(where):
             try:
                 mode = os.stat(path).st_mode if "\0" not in path else 0
@@ -569,15 +571,15 @@ class Expander:
                 for upstream in [group] if whole else members:
                     draft.edges[Edge(upstream, f"inputs.{name}")] = None
 
-    def _sources(self, draft: _Draft, pattern: str, is_list: bool) -> list[Source]:
+    def _sources(self, draft: _Draft, pattern: str, is_list: bool, base: str) -> list[Source]:
         if not is_list:
-            return self._sources_for(draft, pattern, is_list=False)
-        if pattern not in self._shared:
-            found = self._sources_for(None, pattern, is_list=True)
-            self._shared[pattern] = self._in_short(found), {str(source.task) for source in found}
-        sources, tasks = self._shared[pattern]
+            return self._sources_for(draft, pattern, base, is_list=False)
+        if (pattern, base) not in self._shared:
+            found = self._sources_for(None, pattern, base, is_list=True)
+            self._shared[pattern, base] = self._in_short(found), {str(source.task) for source in found}
+        sources, tasks = self._shared[pattern, base]
         # What matches outputs of the task itself means all the others.
-        return self._sources_for(draft, pattern, is_list=True) if draft.task_id in tasks else sources
+        return self._sources_for(draft, pattern, base, is_list=True) if draft.task_id in tasks else sources
 
     def _in_short(self, sources: list[Source]) -> list[Source]:
         """Return sources in which an output of all instances of a task is one."""
@@ -590,7 +592,7 @@ class Expander:
             out += [Source(group, output, path, whole=True)] if whole else run
         return out
 
-    def _sources_for(self, draft: _Draft | None, pattern: str, *, is_list: bool) -> list[Source]:
+    def _sources_for(self, draft: _Draft | None, pattern: str, base: str, *, is_list: bool) -> list[Source]:
         if is_list:
             found: list[tuple[Any, str]] = list(dict.fromkeys(self.outputs.glob(pattern)))  # `**/**` meets some twice
         else:
@@ -608,6 +610,7 @@ class Expander:
         if found:
             found.sort(key=lambda item: (item[0][0].position, list(item[0][0].outputs).index(item[0][1])))
             return [Source(owner[0].task_id, owner[1], rest) for owner, rest in found]
+        pattern = f"{base}/{pattern}" if base else pattern  # of a file that is included: from its own folder
         if is_list:
             return [Source(None, None, path) for path in self._glob(pattern)]
         path = self.folder / pattern

@@ -24,6 +24,7 @@ from matterstack.spec.checks import (
 )
 from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.habits import warn_of_habits
+from matterstack.spec.include import with_includes
 from matterstack.spec.loader import Document, load_document, parse_document, plain
 from matterstack.spec.mend import mend, unparsable
 from matterstack.spec.schema import check_campaign, check_operators
@@ -74,10 +75,16 @@ def load_campaign(
     path = Path(file)
     document = load_document(path, with_problems=True)
     site = load_document(Path(operators), with_problems=True) if operators is not None else None
+    home = folder if folder is not None else path.parent
+    document = with_includes(document, home, site)
     problems = check_campaign(document) + unparsable(document)
     doubts = mend(document.plain, problems)
     if doubts is None:
         raise CampaignError(_sorted(problems))
+    if document.in_part:  # what a file that cannot be included would give is not known
+        doubts.params = doubts.outputs = doubts.files = True
+        doubts.operators.add("*")
+        doubts.tasks.add("*")
     of_site = check_operators(site) if site is not None else []
     if of_site:  # then all that its operators decide is open
         site, doubts.operators = None, doubts.operators | {"*"}
@@ -88,7 +95,6 @@ def load_campaign(
         problems = [problem for problem in problems if (problem.line, problem.column) not in told]
         builder.problems += source.problems if source is not None else []
     builder.problems += problems + of_site
-    home = folder if folder is not None else path.parent
     campaign = builder.build()
     if gpus_here is not None:
         check_gpus(campaign, builder, gpus_here)
@@ -110,7 +116,7 @@ def load_campaign(
         folder=home,
         file=path,
         text=document.text,
-        files=expansion.files,
+        files=tuple(sorted({*expansion.files, *document.included})),
         operators_file=Path(operators) if operators is not None else None,
         overrides=overrides,
         digest=_digest(document, site, overrides),
@@ -131,6 +137,8 @@ def differences(loaded: LoadedCampaign, root: Path, digest: str, sources: Mappin
     tables = {
         str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
     }
+    tables |= set(with_includes(load_document(loaded.file), loaded.folder, None).included)
+    tables |= set(with_includes(load_document(loaded.file), loaded.folder, None).included)
     other = sorted(path for path in tables if sha256_of_file(loaded.folder / path) != sources.get(path))
     if digest == loaded.digest:
         return f"{other[0]} differs from that of the run" if other else ""
@@ -145,6 +153,8 @@ def differences(loaded: LoadedCampaign, root: Path, digest: str, sources: Mappin
     was, now = dump_json(before), dump_json(loaded.overrides)
     if was != now:
         return f"--set was {was} and is {now}"
+    if other:
+        return f"{other[0]} differs from that of the run"
     return f"the operators differ from {root / 'operators.yaml'}"
 
 

@@ -29,7 +29,7 @@ _MOST_EXPANDED = 2_000_000  # nodes that aliases may add
 _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-Mark = tuple[int, int]  # 1-based line and column
+Mark = tuple[Any, ...]  # 1-based line and column; of an included file also its name
 
 
 class Map(dict[str, Any]):
@@ -65,6 +65,9 @@ class Document:
         self.at = at
         self.warnings = warnings
         self.problems: list[Problem] = []  # values that were replaced so that the rest could be read
+        self.bases: Mapping[str, str] = {}  # task of an included file -> the folder of that, in the campaign folder
+        self.included: tuple[str, ...] = ()  # files, in the campaign folder
+        self.in_part = False  # whether one could not be included
 
     @cached_property
     def plain(self) -> Any:
@@ -89,8 +92,8 @@ class Document:
         self, path: tuple[str | int, ...], message: str, *, at_key: bool = False, severity: str = "error"
     ) -> Problem:
         """Return the problem of a path, its place in words written `tasks.fit.inputs[0]`."""
-        line, column = self.position(path, at_key=at_key)
-        return Problem(self.file, line, column, dotted(path), message, severity, path=path)
+        line, column, *file = self.position(path, at_key=at_key)
+        return Problem(file[0] if file else self.file, line, column, dotted(path), message, severity, path=path)
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

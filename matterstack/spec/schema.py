@@ -18,7 +18,7 @@ from matterstack.core.values import dump_json
 from matterstack.errors import Problem, UsageError
 from matterstack.spec.loader import Document
 
-RESERVED = ("quorum", "repeat", "tasks", "container", "notify", "include")
+RESERVED = ("quorum", "repeat", "tasks", "container", "notify")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
 _OF_TASKS_ALONE = ("needs", "inputs", "outputs", "matrix", "label", "command", "when")
 _FREE_TEXT = ("description", "command", "instructions", "label", "when")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from matterstack.core import events as e
 from matterstack.core.model import Instance, TaskChange, inputs_to_json, to_json
 from matterstack.core.reasons import Code, Reason, reason, reason_to_json
-from matterstack.core.states import ATTEMPT_MOVES, AttemptState
+from matterstack.core.states import ATTEMPT_MOVES, AttemptState, TaskState
 from matterstack.core.times import from_text, rounded, to_text
 from matterstack.core.values import dump_json, encode_json
 from matterstack.errors import LedgerError
@@ -250,6 +250,11 @@ def _tasks_changed(db: sqlite3.Connection, entry: Entry, event: e.TasksChanged, 
         carry = event.carry_of()
         _update(db, _KEEP_BEFORE, ((rounded(entry.at), len(event.tasks), carry, task) for task in event.tasks))
     _update(db, _CHANGE_TASK, ((*values, event.change.state, task) for task in event.tasks))
+    if event.state is TaskState.PENDING and entry.who:  # a person runs what had failed again: it is forgiven no more
+        db.execute(
+            "UPDATE run SET failures_before = MIN(failures_before, (SELECT COALESCE(SUM(tasks), 0) FROM task_counts "
+            "WHERE state = 'FAILED' AND soft = 0))"
+        )
 
 
 _SET = "state = ?, reason = ?, soft = ?, cause = ?, watch = ?, retry_at = ?"

@@ -186,7 +186,7 @@ class Queries:
     def tasks_as_asked(self) -> list[tuple[TaskRow, AttemptRow | None, AsAsked]]:
         """Return all tasks, each with the attempt that it stands on, and with what is compared in an amendment."""
         rows = self._all(
-            f"SELECT {TASK_COLUMNS}, matrix, inputs, outputs, work, asked, before FROM tasks ORDER BY position"
+            f"SELECT {TASK_COLUMNS}, matrix, inputs, outputs, work, asked, changed, before FROM tasks ORDER BY position"
         )
         found = self._all(
             f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS.split(', '))}, a.work FROM tasks t JOIN attempts a "
@@ -197,12 +197,12 @@ class Queries:
         for upstream, downstream, entry in self._all("SELECT upstream, downstream, entry FROM edges"):
             edges.setdefault(downstream, []).append((upstream, entry))
         out = []
-        for raw, row in zip(rows, self._decoded(task_row, (row[:-6] for row in rows)), strict=True):
+        for raw, row in zip(rows, self._decoded(task_row, (row[:-7] for row in rows)), strict=True):
             attempt, work = attempts.get(row.task_id, (None, ""))
-            asked, before = (decode(json.loads, text) if text else None for text in raw[-2:])
-            matrix, inputs_, outputs_, now = raw[-6:-2]
+            asked, names, before = (decode(json.loads, text) if text else None for text in raw[-3:])
+            matrix, inputs_, outputs_, now = raw[-7:-3]
             own = frozenset(edges.get(row.task_id, ()))
-            as_asked = AsAsked(matrix, inputs_, outputs_, now, work, asked, before, own)
+            as_asked = AsAsked(matrix, inputs_, outputs_, now, work, asked, names, before, own)
             out.append((row, attempt, as_asked))
         return out
 
@@ -430,7 +430,7 @@ class Queries:
         """Return (work, (task, attempt, outputs, what is recorded)) of all successful attempts, the newest of each task first."""
         outputs: dict[tuple[str, int], dict[str, Any]] = {}
         for task_id, attempt, name, *item in self._all(
-            "SELECT task_id, attempt, name, path, file, size, sha256 FROM outputs WHERE removed = 0"
+            "SELECT task_id, attempt, name, path, file, size, sha256, stamp FROM outputs WHERE removed = 0"
         ):
             outputs.setdefault((task_id, attempt), {})[name] = tuple(item)
         rows = self._all(
@@ -732,7 +732,7 @@ class Queries:
         rows = self._all(
             "SELECT a.task_id, a.attempt, o.name, o.path, o.file, o.size, o.sha256 FROM attempts a "
             "JOIN tasks t ON t.task_id = a.task_id AND t.result = a.attempt "
-            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt AND o.removed = 0 WHERE a.ended_at >= ? ORDER BY t.position",
+            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt AND o.removed = 0 WHERE a.ended_at >= ? AND t.state <> 'RETIRED' ORDER BY t.position",
             since,
         )
         found: dict[tuple[str, int], list[OutputFile]] = {}

@@ -7,8 +7,10 @@ caps, deadlines, responders, `allow_*`. An amendment compares work alone (docs/c
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matterstack.core.model import Campaign, Instance, ResolvedInput, TaskSpec, inputs_to_json, to_json
@@ -140,8 +142,21 @@ class Works:
 
 
 def digests_of(sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    """Return {path: sha256} of files that are recorded as (sha256, …)."""
-    return {path: str(item[0]) for path, item in sources.items()}
+    """Return {path: sha256} of files that are recorded as (sha256, bytes, stamp).
+
+    Of one whose digest is not recorded, size and time stand for it.
+    """
+    return {path: str(item[0]) or ":".join(str(item[2]).split(":")[:2]) for path, item in sources.items()}
+
+
+def with_modes(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """Return digests of files in a folder, with a mark on those that can be executed."""
+    return {path: f"{digest}+x" if os.access(folder / path, os.X_OK) else digest for path, digest in digests.items()}
+
+
+def digest_of_value(value: Any) -> str:
+    """Return what stands for a value among the parts of a work."""
+    return _digest(dump_json(value, exact=True))
 
 
 def members_of(instances: Iterable[Instance]) -> dict[str, list[str]]:

@@ -264,7 +264,8 @@ _SENTENCES: dict[Code, Render] = {
     ),
     Code.LIMIT_ATTEMPTS: lambda r, run: f"{r['attempts']:,} of {r['most']:,} attempts made",
     Code.LIMIT_FAILURES: lambda r, run: (
-        f"{r['failures']:,} tasks have failed since the last resume, the limit is {r['most']:,}"
+        f"{r['failures']:,} task{' has' if r['failures'] == 1 else 's have'} failed since the last resume, the limit is "
+        f"{r['most']:,}"
     ),
     Code.CANNOT_SEE: lambda r, run: f"cannot be seen: {r['what'] + ': ' if r['what'] else ''}{r['error']}",
     Code.CANNOT_CLAIM: lambda r, run: f"cannot be claimed: {r['error']}",

@@ -1,0 +1,108 @@
+"""A campaign in several files."""
+
+from __future__ import annotations
+
+import pytest
+
+from matterstack.errors import CampaignError
+from matterstack.spec.load import load_campaign
+
+MAIN = """
+include: [common.yaml, lib/dft.yaml]
+params: {emax: 5}
+defaults: {retries: 3, env: {WHO: main}}
+tasks:
+  rank: {inputs: {e: "e/*"}, command: 'echo $WHO; cat ${{ inputs.e }} > r', outputs: {r: r}}
+"""
+COMMON = "params: {metals: [Al, Cu]}\noperators: {board: {kind: human}}\nx-note: 1\n"
+DFT = """
+defaults: {retries: 1, env: {WHO: dft, MORE: "1"}, setup: ["A=1"], operator: local, resources: {time: 1m}}
+files: [scripts/*.sh]
+tasks:
+  relax:
+    matrix: {m: "${{ params.metals }}"}
+    setup: ["B=2"]
+    env: {MORE: "2"}
+    inputs: {cell: "cells/${{ matrix.m }}.txt", all: "cells/*"}
+    command: sh ${{ source }}/scripts/relax.sh ${{ inputs.cell }} $WHO $MORE $A $B ${{ params.emax }} > ${{ outputs.e }}
+    outputs: {e: "e/${{ matrix.m }}"}
+  many: {matrix: {table: t.csv}, command: 'echo ${{ matrix.id }}'}
+  ask: {operator: board, instructions: Well?}
+"""
+
+
+@pytest.fixture
+def parts(bench):
+    for folder in ("lib/cells", "lib/scripts"):
+        (bench.folder / folder).mkdir(parents=True)
+    for name, text in {
+        "common.yaml": COMMON, "lib/dft.yaml": DFT, "lib/cells/Al.txt": "a", "lib/cells/Cu.txt": "c",
+        "lib/scripts/relax.sh": "cat $1; shift; echo $*\n", "lib/t.csv": "id\nx\ny\n",
+    }.items():  # fmt: skip
+        (bench.folder / name).write_text(text)
+    return bench
+
+
+def problems(bench, **files):
+    for name, text in files.items():
+        (bench.folder / {"common": "common.yaml", "dft": "lib/dft.yaml"}[name]).write_text(text)
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(bench.write(MAIN))
+    return [str(problem).replace(f"{bench.folder}/", "") for problem in caught.value.problems]
+
+
+def test_each_file_speaks_of_its_own_folder_and_its_defaults_are_for_its_own_tasks(parts):
+    parts.start(MAIN)
+    parts.step_until(lambda: parts.states()["rank"] == "COMPLETED")
+    assert (parts.root / "results/r").read_text() == "adft 2 1 2 5\ncdft 2 1 2 5\n"
+    assert (parts.attempt("rank") / "stdout.log").read_text() == "main\n"
+    assert (parts.root / "source/lib/scripts/relax.sh").exists()
+    assert (parts.root / "source/lib/dft.yaml").exists()
+    campaign = load_campaign(parts.folder / "campaign.yaml").campaign
+    assert (campaign.tasks["relax"].retries.max, campaign.tasks["rank"].retries.max) == (1, 3)
+    assert (campaign.tasks["ask"].retries.max, dict(campaign.tasks["ask"].resources)) == (0, {})
+
+
+def test_a_change_of_an_included_file_is_amended_and_old_versions_load(parts):
+    parts.start(MAIN)
+    parts.step_until(lambda: parts.states()["rank"] == "COMPLETED")
+    (parts.folder / "lib/dft.yaml").write_text(DFT.replace("echo ${{ matrix.id }}", "echo changed ${{ matrix.id }}"))
+    refused = parts.cli("run", parts.folder / "campaign.yaml", "--root", parts.root)
+    assert refused.returncode == 2
+    assert "lib/dft.yaml differs from that of the run" in refused.stderr
+    assert "2 COMPLETED become stale (command): x, y" in parts.cli("amend", parts.root, "--yes").stdout
+    assert "2 COMPLETED no longer stale" in parts.cli("amend", parts.root, "--to", 1).stdout
+
+
+def test_positions_name_the_file(parts):
+    assert problems(parts, dft=DFT.replace("params.emax", "params.emx")) == [
+        "lib/dft.yaml:10:14: tasks.relax.command: 'emx' is not in params (did you mean 'emax'?); it has emax, metals"
+    ]
+    assert problems(parts, dft=DFT.replace("retries: 1", "retries: many"))[0].startswith("lib/dft.yaml:2:")
+    assert problems(parts, dft="tasks: [\n")[0].startswith("lib/dft.yaml:2:1: is not YAML")
+    assert len(problems(parts, dft="tasks: [\n")) == 1
+
+
+def test_a_name_that_is_defined_twice_names_both(parts):
+    found = problems(parts, common=COMMON + "tasks: {rank: {command: 'true'}}\n")
+    assert found == ["common.yaml:4:9: tasks.rank: 'rank' is defined in campaign.yaml, line 8, as well"]
+    found = problems(parts, common=COMMON.replace("metals: [Al, Cu]", "metals: [Al, Cu], emax: 6"))
+    assert found == ["common.yaml:1:28: params.emax: 'emax' is defined in campaign.yaml, line 5, as well"]
+
+
+@pytest.mark.parametrize(
+    ("common", "told"),
+    [
+        ("include: [lib/dft.yaml, campaign.yaml]\n", "a cycle: campaign.yaml -> common.yaml -> campaign.yaml"),
+        ("include: [../x.yaml]\n", "lies outside of the campaign folder"),
+        ("include: [none.yaml]\n", "none.yaml: no such file"),
+        ("include: none.yaml\n", "expected a list of files"),
+        ("limits: {attempts: 1}\n", "not in a file that is included"),
+        ("- 1\n", "expected a mapping"),
+        ("tasks: [1]\n", "expected a mapping"),
+    ],
+)
+def test_what_cannot_be_included_is_told(parts, common, told):
+    found = problems(parts, common=common)
+    assert any(told in line for line in found), found
+    assert not any("Traceback" in line for line in found)
