@@ -165,6 +165,7 @@ def test_a_script_counts_where_a_command_names_it_and_each_attempt_keeps_its_own
     assert (screen.root / "source/scripts/relax.sh").read_text().endswith("true\n")
     shown = screen.cli("attempts", screen.root, "relax/a", "--show", 1).stdout
     assert "versions/1/source/scripts/relax.sh" in shown
+    assert "relax/a, attempt 1: version 1 of the campaign, of 2" in screen.cli("logs", screen.root, "relax/a").stderr
 
 
 def test_a_module_that_no_command_names_is_told_and_counts_with_uses(screen):

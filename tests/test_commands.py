@@ -451,7 +451,7 @@ def test_every_reading_command_has_json(failed):
     log = json.loads(failed.cli("logs", "runs/t", "relax/Cu", "--json", "--attempt", 1).stdout)
     where = "matterstack: command.sh: line 3: python ../../../../versions/1/source/relax.py Cu > e/Cu: exit code 1"
     assert log == {
-        "task": "relax/Cu", "attempt": 1, "live": False, "stdout": "", "stderr": f"no potential for Cu\n{where}\n",
+        "task": "relax/Cu", "attempt": 1, "version": 1, "live": False, "stdout": "", "stderr": f"no potential for Cu\n{where}\n",
     }  # fmt: skip
 
 

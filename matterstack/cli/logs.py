@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from matterstack.cli.options import common, json_option, run_argument, task_argument, tell
+from matterstack.cli.options import common, echo_remark, json_option, run_argument, task_argument, tell
 from matterstack.errors import ExitCode, UsageError
 from matterstack.run_root.layout import EXIT
 
@@ -28,15 +28,19 @@ def logs(run: str, task: str, attempt: int | None, tail: int | None, follow: boo
     from matterstack.run_root.layout import attempt_folder
     from matterstack.views.attempts import is_live, log_files
 
-    root, task_id, number, live = log_files(run, task, attempt)
+    root, task_id, number, live, version, newest = log_files(run, task, attempt)
     names = ["stdout", "stderr"] if stream == "both" else [stream]
     files = [root / attempt_folder(task_id, number) / f"{name}.log" for name in names]
     if as_json:
         if follow:
             raise UsageError("--json and --follow exclude each other")
         texts = {name: _read_tail(file, tail) for name, file in zip(names, files, strict=True)}
-        print_json({"task": task_id, "attempt": number, "live": live, **texts})
+        print_json({"task": task_id, "attempt": number, "version": version, "live": live, **texts})
         return ExitCode.FINE
+    if newest > 1:
+        echo_remark(
+            f"{task_id}, attempt {number}: version {version} of the campaign{'' if version == newest else f', of {newest}'}"
+        )
     ends = {file: _show_log(file, tail, len(files) > 1) for file in files}
     while follow and live:
         live = is_live(root, task_id, number) and not (files[0].parent / "exit.json").exists()

@@ -67,8 +67,8 @@ def _environment(root: Path, folder: str) -> dict[str, Any] | None:
     return {**record, **describe_shell({name: value for name, value in seen.items() if value}, path)}
 
 
-def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool]:
-    """Return (run root, task id, attempt, live) of the logs of an attempt, by default the newest."""
+def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, str, int, bool, int, int]:
+    """Return (run root, task id, attempt, live, its version of the campaign, the newest) of logs, by default of the newest attempt."""
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(retired=True), task)
         rows = store.attempts(task_id)
@@ -78,7 +78,8 @@ def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, s
         number = attempt if attempt is not None else rows[-1].attempt
         if number not in numbers:
             raise UsageError(f"{task_id} has no attempt {number}; it has 1 to {rows[-1].attempt}")
-        return path, task_id, number, numbers[number].state.is_live
+        found = numbers[number]
+        return path, task_id, number, found.state.is_live, found.campaign_version, store.newest_version()
 
 
 def is_live(root: Path, task_id: str, attempt: int) -> bool:
