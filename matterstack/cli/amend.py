@@ -116,6 +116,10 @@ def _load(
     if to is not None:
         home = Path(run) / layout.version_folder(to)
         path, folder = home / layout.CAMPAIGN, home / layout.SOURCE
+        if not path.is_file():
+            raise UsageError(
+                f"--to {to}: {path} is not there, so nobody knows that version any more; restore it from git"
+            )
     else:
         path, folder = Path(file) if file else known.file, None
         if not path.is_file() and not file:

@@ -105,6 +105,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE campaign_versions ADD COLUMN source TEXT NOT NULL DEFAULT 'source'",
         "ALTER TABLE campaign_versions ADD COLUMN campaign_sha256 TEXT NOT NULL DEFAULT ''",  # of the files as given
         "ALTER TABLE campaign_versions ADD COLUMN operators_sha256 TEXT NOT NULL DEFAULT ''",
+        *(
+            f"UPDATE campaign_versions SET {name} = COALESCE((SELECT json_extract(line, '$.{name}') FROM events "
+            "WHERE json_extract(line, '$.kind') = 'run_created'), '')"
+            for name in ("campaign_sha256", "operators_sha256")
+        ),
         "ALTER TABLE campaign_versions ADD COLUMN site TEXT NOT NULL DEFAULT ''",  # path of the file of --operators
         # Digests of what determines a result (`template.work`): of a task as it is now, and of what an attempt was asked to do.
         # "" where that was not recorded.

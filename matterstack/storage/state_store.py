@@ -228,7 +228,7 @@ class SQLiteStateStore(Queries):
         if version < known and self.read_only:
             raise LedgerError(
                 f"{self.path} has schema {version}, this MatterStack reads {known}; {Hint('step', self.root)} "
-                "migrates it, with a backup"
+                f"migrates it, with a backup, and {Hint('doctor', self.root, rest='--fix')} does so without starting anything"
             )
         if version < known:
             self._migrate(version)
