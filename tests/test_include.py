@@ -65,12 +65,15 @@ def test_each_file_speaks_of_its_own_folder_and_its_defaults_are_for_its_own_tas
 
 def test_a_change_of_an_included_file_is_amended_and_old_versions_load(parts):
     parts.start(MAIN)
-    parts.step_until(lambda: parts.states()["rank"] == "COMPLETED")
+    ended = ("rank", "many/x", "many/y")
+    parts.step_until(lambda: all(parts.states()[name] == "COMPLETED" for name in ended))
     (parts.folder / "lib/dft.yaml").write_text(DFT.replace("echo ${{ matrix.id }}", "echo changed ${{ matrix.id }}"))
     refused = parts.cli("run", parts.folder / "campaign.yaml", "--root", parts.root)
     assert refused.returncode == 2
     assert "lib/dft.yaml differs from that of the run" in refused.stderr
-    assert "2 COMPLETED become stale (command): x, y" in parts.cli("amend", parts.root, "--yes").stdout
+    told = parts.cli("amend", parts.root, "--yes").stdout
+    assert "2 COMPLETED become stale (command): x, y" in told
+    assert "lib/dft.yaml: changed\n" in told
     assert "2 COMPLETED no longer stale" in parts.cli("amend", parts.root, "--to", 1).stdout
 
 

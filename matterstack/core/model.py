@@ -250,6 +250,7 @@ class LoadedCampaign:
     file: Path
     text: str  # of the file, as given
     files: tuple[str, ...]  # below folder, to be copied to source/
+    read: frozenset[str]  # of these, the files that it was read from next to its own: tables and included files
     operators_file: Path | None
     overrides: Mapping[str, Any]  # of --set
     digest: str  # of file, operators and overrides

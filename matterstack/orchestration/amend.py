@@ -153,10 +153,7 @@ def plan_amendment(
     changed |= {path: "new" for path in files if path not in was}
     changed |= {path: "gone" for path in was if path not in files}
     named = works.files_named() | {s.path for item in loaded.instances for i in item.inputs.values() for s in i.sources}
-    named |= {
-        str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
-    }
-    named.add(loaded.file.name)
+    named |= {loaded.file.name, *loaded.read}
     unnamed = tuple(path for path, how in changed.items() if how == "changed" and not _is_named(path, named))
     keys = tuple(_changed_keys(to_json(before), to_json(loaded.campaign)))
     settings = (_settings(root, version), json.loads(dump_json(loaded.overrides)))

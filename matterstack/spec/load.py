@@ -117,6 +117,7 @@ def load_campaign(
         file=path,
         text=document.text,
         files=tuple(sorted({*expansion.files, *document.included})),
+        read=frozenset({*document.included, *_tables(campaign)}),
         operators_file=Path(operators) if operators is not None else None,
         overrides=overrides,
         digest=_digest(document, site, overrides),
@@ -128,18 +129,17 @@ def load_campaign(
     )
 
 
+def _tables(campaign: Campaign) -> set[str]:
+    return {str(spec.matrix["table"]) for spec in campaign.tasks.values() if spec.matrix and "table" in spec.matrix}
+
+
 def differences(loaded: LoadedCampaign, root: Path, digest: str, sources: Mapping[str, str]) -> str:
     """Return what of a campaign differs from the newest version of the run in ``root``, "" if it is the same one.
 
-    ``digest`` and ``sources`` are that version's. Files other than tables do not count. Raises UsageError if ``root`` cannot
+    ``digest`` and ``sources`` are that version's. Files other than tables and included ones do not count. Raises UsageError if ``root`` cannot
     be read as a run root.
     """
-    tables = {
-        str(spec.matrix["table"]) for spec in loaded.campaign.tasks.values() if spec.matrix and "table" in spec.matrix
-    }
-    tables |= set(with_includes(load_document(loaded.file), loaded.folder, None).included)
-    tables |= set(with_includes(load_document(loaded.file), loaded.folder, None).included)
-    other = sorted(path for path in tables if sha256_of_file(loaded.folder / path) != sources.get(path))
+    other = sorted(path for path in loaded.read if sha256_of_file(loaded.folder / path) != sources.get(path))
     if digest == loaded.digest:
         return f"{other[0]} differs from that of the run" if other else ""
     try:
