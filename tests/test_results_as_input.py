@@ -49,3 +49,35 @@ def test_a_row_that_is_added_makes_it_stale(bench):
     bench.step_until_over()
     bench.write(TEXT.replace("Ag]", "Ag, Au]"))
     assert "1 COMPLETED becomes stale (1 more input): fit" in bench.cli("amend", bench.root, "--yes").stdout
+
+
+def test_it_names_the_attempts_that_it_was_made_from_when_both_run_again(bench):
+    bench.start(TEXT.replace("-1.5", "$MATTERSTACK_ATTEMPT"))
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "relax/Al", "relax/Cu", "fit")
+    assert bench.cli("run", "-q", bench.root).returncode == 3
+    made = (bench.root / "results/o").read_text()
+    assert made.splitlines()[1:] == ["relax/Al,COMPLETED,2,Al,2", "relax/Cu,FAILED,2,Cu,2", "relax/Ag,COMPLETED,1,Ag,1"]
+    assert made == bench.cli("results", bench.root, "--csv", "--task", "relax").stdout
+    assert "stale  fit" not in bench.cli("status", bench.root).stdout
+
+
+def test_it_is_stale_once_one_of_them_that_was_not_there_is_or_failed_since(bench):
+    bench.start(
+        "tasks:\n"
+        "  y: {command: 'test -f ../../../flag'}\n"
+        "  z: {needs: [y], command: 'test -f ../../../flag', outputs: {}}\n"
+        "  fit: {inputs: {t: {results: z}}, command: 'cat ${{ inputs.t }}'}\n"
+    )
+    bench.step_until_over()
+    (bench.root / "flag").touch()
+    bench.cli("rerun", bench.root, "y", "--yes")
+    bench.step_until_over()
+    assert "stale  fit: made without z, which has succeeded since" in bench.cli("status", bench.root).stdout
+    bench.cli("rerun", bench.root, "--stale", "--yes")
+    bench.step_until_over()
+    assert "stale  fit" not in bench.cli("status", bench.root).stdout
+    (bench.root / "flag").unlink()
+    bench.cli("rerun", bench.root, "z")
+    bench.step_until_over()
+    assert "stale  fit: has read z before its attempt 2 failed" in bench.cli("status", bench.root).stdout

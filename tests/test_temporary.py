@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from matterstack.care.checks import examine
 from matterstack.care.repair import repair
 from tests.test_doctor import content
@@ -77,3 +79,110 @@ def test_what_nobody_reads_stays_and_a_lost_ledger_knows_what_was_removed(bench)
     assert [item.message for item in examine(bench.root)] == ["is temporary and was to be removed"]
     repair(bench.root)
     assert examine(bench.root) == []
+
+
+CHAIN = (
+    "tasks:\n"
+    "  p: {command: 'echo p >> WITNESS; echo hi > w; echo a > a', outputs: {w: {path: w, temporary: true}, a: a}}\n"
+    "  x: {command: 'test -f ../../../flag && echo 1 > x', outputs: {x: x}, allow_failure: true}\n"
+    "  r: {inputs: {w: w, x: x}, command: 'cat ${{ inputs.w }} ${{ inputs.x }} > r', outputs: {r: r}}\n"
+    "  other: {inputs: {a: a}, command: 'cat ${{ inputs.a }}'}\n"
+    "  after: {needs: [p], command: 'true'}\n"
+    "  s: {inputs: {w: w}, command: 'cat ${{ inputs.w }} > s', outputs: {s: s}}\n"
+)
+
+
+def completed(bench):
+    bench.start(CHAIN)
+    bench.step_until_over()
+    assert not (bench.attempt("p") / "w").exists()
+    bench.witness.unlink()
+
+
+@pytest.mark.parametrize("task", ["other", "after"])
+def test_what_does_not_read_it_does_not_need_it_again(bench, task):
+    completed(bench)
+    assert json.loads(bench.cli("rerun", bench.root, task, "--dry-run", "--json").stdout)["tasks"] == [task]
+
+
+def test_a_reader_that_is_opened_by_a_rerun_above_it_has_it_made_again(bench):
+    completed(bench)
+    assert bench.states()["r"] == "SKIPPED"
+    (bench.root / "flag").touch()
+    assert json.loads(bench.cli("rerun", bench.root, "x", "--dry-run", "--json").stdout)["tasks"] == ["p", "x"]
+    bench.cli("rerun", bench.root, "x", "--yes")
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["p"]
+    assert (bench.root / "results/r").read_text() == "hi\n1\n"
+
+
+def test_a_reader_that_is_opened_by_an_amendment_above_it_has_it_made_again(bench):
+    completed(bench)
+    bench.write(CHAIN.replace("test -f ../../../flag &&", ""))
+    told = bench.cli("amend", bench.root, "--yes").stdout
+    assert "p      1 COMPLETED becomes PENDING (its temporary output is needed again)" in told
+    assert bench.step_until_over().state == "COMPLETED"
+    assert (bench.root / "results/r").read_text() == "hi\n1\n"
+
+
+def test_a_reader_that_is_opened_by_complete_has_it_made_again(bench):
+    completed(bench)
+    (bench.folder / "mine").write_text("by hand\n")
+    told = bench.cli("complete", bench.root, "x", "--output", "x=mine", "--why", "measured").stdout
+    assert "1 task below can run now, after 1 task whose temporary outputs were removed (p)" in told
+    assert bench.step_until_over().state == "COMPLETED"
+    assert (bench.root / "results/r").read_text() == "hi\nby hand\n"
+
+
+def test_a_reader_that_comes_back_has_it_made_again(bench):
+    completed(bench)
+    without = "".join(line for line in CHAIN.splitlines(True) if not line.startswith("  s:"))
+    bench.write(without)
+    bench.cli("amend", bench.root, "--yes")
+    bench.write(CHAIN.replace("> s'", ">> s'"))
+    bench.cli("amend", bench.root, "--yes")
+    assert "error" not in bench.cli("rerun", bench.root, "s").stderr
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.witnessed() == ["p"]
+
+
+def test_a_fork_makes_what_was_removed_again(bench):
+    completed(bench)
+    changed = bench.write(CHAIN.replace("> s'", ">> s'"), "other.yaml")
+    fork = bench.folder / "fork"
+    told = bench.cli("init", "--from", bench.root, "--root", fork, changed, "--yes")
+    assert told.returncode == 0, told.stderr
+    assert bench.cli("run", "-q", fork).returncode == 0
+    assert (fork / "results/s").read_text() == "hi\n"
+
+
+def test_it_is_removed_when_its_last_reader_is_done_by_hand_or_retired(bench):
+    text = CHAIN.replace("cat ${{ inputs.w }} > s", "false").replace("test -f ../../../flag &&", "")
+    bench.start(text)
+    bench.step_until_over()
+    assert (bench.attempt("p") / "w").exists()
+    (bench.folder / "mine").write_text("by hand\n")
+    bench.cli("complete", bench.root, "s", "--output", "s=mine", "--why", "by hand")
+    assert not (bench.attempt("p") / "w").exists()
+    assert examine(bench.root) == []
+
+
+def test_of_each_attempt_and_after_the_last_reader_is_retired(bench):
+    text = CHAIN.replace("cat ${{ inputs.w }} > s", "false").replace("test -f ../../../flag &&", "")
+    bench.start(text)
+    bench.step_until_over()
+    bench.cli("rerun", bench.root, "p")
+    bench.step_until_over()
+    assert [(bench.attempt("p", number) / "w").exists() for number in (1, 2)] == [True, True]
+    bench.write("".join(line for line in text.splitlines(True) if not line.startswith("  s:")))
+    bench.cli("amend", bench.root, "--yes")
+    assert [(bench.attempt("p", number) / "w").exists() for number in (1, 2)] == [False, False]
+    assert examine(bench.root) == []
+
+
+def test_an_output_that_is_to_be_kept_from_now_on_is_made_again(bench):
+    completed(bench)
+    bench.write(CHAIN.replace(", temporary: true", ""))
+    assert "p      1 COMPLETED becomes PENDING" in bench.cli("amend", bench.root, "--yes").stdout
+    bench.step_until_over()
+    assert (bench.root / "results/w").read_text() == "hi\n"

@@ -48,9 +48,12 @@ def complete(run: str, task: str, outputs: tuple[str, ...], why: str, as_json: b
                 "attempt": done.attempt,
                 "outputs": list(done.outputs),
                 "reopened": list(done.reopened),
+                "made_again": list(done.made_again),
             }
         )
         return ExitCode.FINE
     below = f"; {plural(len(done.reopened), 'task')} below can run now" if done.reopened else ""
+    if done.made_again:
+        below += f", after {plural(len(done.made_again), 'task')} whose temporary outputs were removed ({done.made_again[0]})"
     click.echo(f"{done.task_id} is COMPLETED by hand (attempt {done.attempt}){below}; {Hint('run', run)} goes on")
     return ExitCode.FINE

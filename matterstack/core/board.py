@@ -149,6 +149,9 @@ class Board:
         if change.counts and row.state is not AttemptState.LOST:  # one that was lost has counted already
             task = self.tasks([row.task_id])[row.task_id]
             self._put(task, changed(task, tries=task.tries + 1))
+        if change.state is AttemptState.COMPLETED:
+            task = self.tasks([row.task_id])[row.task_id]
+            self._put(task, changed(task, result=row.attempt))
 
     def attempt(self, task_id: str, attempt: int) -> AttemptRow | None:
         ended = self._ended.get(task_id)
@@ -211,7 +214,8 @@ class Board:
         """Return {task: (metrics, data of the answer)} of the attempts that tasks of a group stand on."""
         found = self.reader.values_in(group)
         for task_id in self._changed_of.get(group, ()):
-            if task_id in self._ended:
+            task = self._now[task_id]
+            if task_id in self._ended and self._ended[task_id][0].attempt == (task.result or task.attempts):
                 evidence = self._ended[task_id][1]
                 found[task_id] = (evidence.metrics or {}, (evidence.response or {}).get("data") or {})
         return found

@@ -6,7 +6,7 @@ Each waits up to 30 s for the lock, which a loop gives up between its steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matterstack.core.below import below as tasks_below
@@ -153,12 +153,19 @@ class Reset:
         if upstream:
             above = tasks_below(((downstream_, upstream_) for upstream_, downstream_ in edges), chosen)
             chosen = [row.task_id for row in store.tasks({*above, *chosen})]
-        first = set(chosen) | (tasks_below(edges, chosen) if downstream else set())
-        chosen = [row.task_id for row in store.tasks({*chosen, *made_again(edges, first, store.removed_producers())})]
-        below = tasks_below(edges, chosen)
-        again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
-        others = store.tasks(below - {row.task_id for row in again})
-        reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+        removed, count = store.removed_outputs(), -1
+        while len(chosen) != count:  # what is made again may have others below it that need something again
+            count = len(chosen)
+            below = tasks_below(edges, chosen)
+            again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
+            others = store.tasks(below - {row.task_id for row in again})
+            reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+            if removed:
+                opened = [row for row in others if row.state in (TaskState.PENDING, TaskState.READY)]
+                to_run = {row.task_id for row in (*again, *reopened, *opened)}
+                chosen = [
+                    row.task_id for row in store.tasks({*chosen, *made_again(to_run, store.outputs_read, removed)})
+                ]
         live = [row for row in again if row.state in ACTIVE and row.task_id in set(chosen)]
         # What waits below may have been READY, or watch a task that settles anew: the next step looks again.
         waiting = [
@@ -181,21 +188,21 @@ class Reset:
         return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone)
 
 
-def made_again(edges: Iterable[tuple[str, str]], tasks: Iterable[str], removed: set[str]) -> set[str]:
-    """Return the tasks whose temporary outputs, which were removed, some tasks need again, and those that these need."""
-    if not removed:
-        return set()
-    above: dict[str, list[str]] = {}
-    for upstream, downstream in edges:
-        above.setdefault(downstream, []).append(upstream)
+def made_again(
+    tasks: Iterable[str],
+    read: Callable[[Iterable[str]], set[tuple[str, str]]],
+    removed: Mapping[tuple[str, str], set[str]],
+) -> set[str]:
+    """Return the tasks whose temporary outputs, which were removed, some tasks need again, and those that these need.
+
+    ``read`` gives the outputs that tasks read, ``removed`` the tasks whose output was removed, both by (task or group, output).
+    """
     found: set[str] = set()
-    border = list(tasks)
+    border = set(tasks)
     while border:
-        # A group as a whole is a node behind its members.
-        direct = [name for task in border for name in above.get(task, ())]
-        direct += [name for group in direct for name in above.get(group, ()) if name.startswith(f"{group}/")]
-        border = [name for name in dict.fromkeys(direct) if name in removed and name not in found]
-        found.update(border)
+        needed = {name for output in read(border) for name in removed.get(output, ())}
+        border = needed - found
+        found |= border
     return found
 
 

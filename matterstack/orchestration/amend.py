@@ -228,22 +228,43 @@ def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, c
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
         elif gone.position != number:
             out.lines.append(encode_json(["move", gone.task_id, number]))
-    _make_again(store, out, loaded, older)
     _look_below(out, loaded, older)
+    while _make_again(store, out, loaded, older):
+        _look_below(out, loaded, older)
     return out
 
 
-def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None:
-    """Restart what made temporary outputs that were removed and that a task needs again."""
-    removed = store.removed_producers()
+def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older: _Older) -> bool:
+    """Restart what made temporary outputs that were removed and that a task needs again; return whether there was any."""
+    removed = store.removed_outputs()
     if not removed:
-        return
-    to_run = {fate.task_id for fate in out.fates if fate.kind in ("new", "restarts", "below")}
-    edges = [(edge.upstream, item.task_id) for item in loaded.instances for edge in item.edges]
-    edges += [(item.task_id, item.group) for item in loaded.instances if item.group != item.task_id]
-    wanted = made_again(edges, to_run, removed)
+        return False
+    were = {row.task_id: row.state for row in older.rows}
+    instances = {item.task_id: item for item in loaded.instances}
+
+    def state(task_id: str) -> TaskState:
+        change = out.changes.get(task_id)
+        return change.state if change is not None else were.get(task_id, TaskState.PENDING)
+
+    def read(names: Iterable[str]) -> set[tuple[str, str]]:
+        inputs = (item for name in names for item in instances[name].inputs.values())
+        return {
+            (s.task, s.output) for item in inputs for s in item.sources if s.task is not None and s.output is not None
+        }
+
+    to_run = [name for name in instances if state(name) in (TaskState.PENDING, TaskState.READY)]
+    kept = {
+        task_id
+        for (task_id, name), _ in removed.items()
+        if task_id in instances
+        and name in instances[task_id].outputs
+        and not instances[task_id].outputs[name].temporary
+    }
+    wanted = made_again(kept.union(to_run), read, removed) | kept
+    found = False
     for row in older.rows:
-        if row.task_id in wanted and row.state is TaskState.COMPLETED:
+        if row.task_id in wanted and state(row.task_id) is TaskState.COMPLETED and row.task_id in instances:
+            found = True
             out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
             out.touched.add(row.task_id)
             stays = out.stay.get(row.group, {})
@@ -252,6 +273,7 @@ def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older:
             out.fates.append(
                 Fate(row.task_id, row.group, "restarts", row.state, "its temporary output is needed again")
             )
+    return found
 
 
 class _Older:
@@ -696,7 +718,9 @@ def amend(
         finish_version(path, store)
         wished = {key for event in found.events if isinstance(event, Wished) for key in event.attempts}
         live = store.tasks({task_id for task_id, _ in wished}) if wished else []
-        return found, carry_out_wishes(step, store, live)
+        alive = carry_out_wishes(step, store, live)
+        step.remove_temporary()  # of those that only a task read that is RETIRED now
+        return found, alive
 
 
 def _require_no_old_layout_at_work(store: SQLiteStateStore, found: Amendment) -> None:

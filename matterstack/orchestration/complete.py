@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.below import below
-from matterstack.core.events import AttemptChanged, AttemptMade, Event, TasksChanged
+from matterstack.core.events import AttemptChanged, AttemptMade, Event, RetriesReset, TasksChanged
 from matterstack.core.model import Evidence, ResolvedOutput, TaskChange, to_json
 from matterstack.core.reasons import Code, reason
 from matterstack.core.recorded import TaskRow
@@ -21,8 +21,9 @@ from matterstack.core.values import dump_json_lines, encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
-from matterstack.orchestration.actions import PATIENCE_S
+from matterstack.orchestration.actions import PATIENCE_S, made_again
 from matterstack.orchestration.session import author, finish_made, note_made, open_to_write
+from matterstack.orchestration.step import Step
 from matterstack.run_root.attempts import gather_evidence
 from matterstack.run_root.files import sync_files, write_beside
 from matterstack.run_root.layout import TASK, attempt_folder, require_run_root
@@ -35,6 +36,7 @@ class Completed:
     attempt: int
     outputs: tuple[str, ...]  # paths below results/
     reopened: tuple[str, ...]  # tasks below that were BLOCKED or SKIPPED
+    made_again: tuple[str, ...]  # tasks whose temporary outputs these need, and that were removed
 
 
 def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -> Completed:
@@ -64,7 +66,10 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
             finish_made(path, store)
             if isinstance(error, MatterStackError):
                 raise
-            raise RunRootError(f"{error.filename or staged}: {error.strerror}; nothing was changed") from None
+            what = error.strerror or next(
+                (str(item[2]) for item in error.args[0]), "cannot be copied"
+            )  # of a folder: a list
+            raise RunRootError(f"{error.filename or staged}: {what}; nothing was changed") from None
         except BaseException:
             finish_made(path, store)
             raise
@@ -80,15 +85,20 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
                 becomes=TaskChange(task_id, TaskState.COMPLETED),
             ),
         ]  # fmt: skip
-        waiting = [
+        waiting = [  # below
             r.task_id for r in reopened if r.state in (TaskState.PENDING, TaskState.READY) and r.retry_at is None
         ]
         again = [r.task_id for r in reopened if r.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+        removed = store.removed_outputs()
+        needed = sorted(made_again([*again, *waiting], store.outputs_read, removed)) if removed else []
         if waiting or again:
-            events.append(TasksChanged((*again, *waiting), TaskState.PENDING))
+            events.append(TasksChanged((*again, *waiting, *needed), TaskState.PENDING))
+        if tried := tuple(item.task_id for item in store.tasks(needed) if item.tries or item.restarts):
+            events.append(RetriesReset(tried))
         store.append(events, now)
         finish_made(path, store)
-    return Completed(task_id, attempt, tuple(item.path for item in evidence.outputs), tuple(again))
+        Step(path, store).remove_temporary([task_id])
+    return Completed(task_id, attempt, tuple(item.path for item in evidence.outputs), tuple(again), tuple(needed))
 
 
 def _require(root: Path, row: TaskRow, declared: Mapping[str, ResolvedOutput], given: Mapping[str, Path]) -> None:

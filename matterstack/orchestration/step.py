@@ -357,11 +357,10 @@ class Step:
                 del self.ahead.handed[key]
         for key, text in plan.defects.items():
             self.files.write_defect(key, text)
-        self._remove_temporary(events)
+        self._remove_temporary_after(events)
         return written > 0
 
-    def _remove_temporary(self, events: Sequence[Event]) -> None:
-        """Remove temporary outputs that nobody reads any more; their record is committed first."""
+    def _remove_temporary_after(self, events: Sequence[Event]) -> None:
         done = [event.becomes.task_id for event in events if isinstance(event, AttemptChanged) and event.becomes is not None
                 and event.becomes.state is TaskState.COMPLETED]  # fmt: skip
         done += [
@@ -370,9 +369,14 @@ class Step:
             if isinstance(event, TasksChanged) and event.state is TaskState.SKIPPED
             for task in event.tasks
         ]
-        if not done or not self.store.newest_campaign().has_temporary:
+        if done:
+            self.remove_temporary(done)
+
+    def remove_temporary(self, done: Iterable[str] | None = None) -> None:
+        """Remove temporary outputs, those that ``done`` have read or all, that nobody reads any more; the record comes first."""
+        if not self.store.newest_campaign().has_temporary:
             return
-        found = self.store.removable(done)
+        found = self.store.removable(self.store.task_ids() if done is None else done)
         if not found:
             return
         self.store.append([OutputsRemoved(tuple(item[:3] for item in found))], self.now)

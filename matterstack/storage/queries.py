@@ -427,10 +427,13 @@ class Queries:
         return {item.task_id: item for item in found}
 
     def results(self) -> list[tuple[str, tuple[str, int, dict[str, Any], dict[str, Any]]]]:
-        """Return (work, (task, attempt, outputs, what is recorded)) of all successful attempts, the newest of each task first."""
+        """Return (work, (task, attempt, outputs, what is recorded)) of all successful attempts, the newest of each task first.
+
+        Temporary outputs that were removed are among them.
+        """
         outputs: dict[tuple[str, int], dict[str, Any]] = {}
         for task_id, attempt, name, *item in self._all(
-            "SELECT task_id, attempt, name, path, file, size, sha256, stamp FROM outputs WHERE removed = 0"
+            "SELECT task_id, attempt, name, path, file, size, sha256, stamp FROM outputs"
         ):
             outputs.setdefault((task_id, attempt), {})[name] = tuple(item)
         rows = self._all(
@@ -584,13 +587,15 @@ class Queries:
         return [
             (row[0], row[1], row[2], row[3], row[4])
             for row in self._all(
-                "SELECT DISTINCT t.task_id, t.result, o.name, o.file, o.path FROM edges mine JOIN tasks t "
+                "SELECT DISTINCT t.task_id, o.attempt, o.name, o.file, o.path FROM edges mine JOIN tasks t "
                 "ON t.task_id = mine.upstream OR t.group_name = mine.upstream JOIN outputs o ON o.task_id = t.task_id "
-                "AND o.attempt = t.result AND o.removed = 0 WHERE mine.downstream IN (SELECT value FROM json_each(?)) "
+                "AND o.attempt <= t.result AND o.removed = 0 WHERE mine.downstream IN (SELECT value FROM json_each(?)) "
                 "AND mine.entry LIKE 'inputs.%' AND t.state = 'COMPLETED' "
                 "AND json_extract(t.outputs, '$.' || o.name || '.temporary') AND NOT EXISTS (SELECT 1 FROM edges e "
                 "JOIN tasks r ON r.task_id = e.downstream WHERE e.upstream IN (t.task_id, t.group_name) "
-                "AND e.entry LIKE 'inputs.%' AND r.state NOT IN ('COMPLETED', 'SKIPPED', 'RETIRED')) ORDER BY t.position",
+                "AND e.entry LIKE 'inputs.%' AND r.state NOT IN ('COMPLETED', 'SKIPPED', 'RETIRED') AND EXISTS "
+                "(SELECT 1 FROM json_each(r.inputs) i, json_each(i.value, '$[2]') s WHERE json_extract(s.value, '$[1]') = o.name "
+                "AND json_extract(s.value, '$[0]') IN (t.task_id, t.group_name))) ORDER BY t.position, o.attempt",
                 json.dumps(list(readers)),
             )
         ]
@@ -599,13 +604,26 @@ class Queries:
         """Return (task, attempt, file) of the temporary outputs that were removed."""
         return [(r[0], r[1], r[2]) for r in self._all("SELECT task_id, attempt, file FROM outputs WHERE removed = 1")]
 
-    def removed_producers(self) -> set[str]:
-        """Return the tasks of whose newest result a temporary output was removed."""
+    def removed_outputs(self) -> dict[tuple[str, str], set[str]]:
+        """Return the tasks of whose newest result a temporary output was removed, by (task or its group, output)."""
+        out: dict[tuple[str, str], set[str]] = {}
+        for task_id, group, name in self._all(
+            "SELECT t.task_id, t.group_name, o.name FROM outputs o JOIN tasks t ON t.task_id = o.task_id "
+            "AND t.result = o.attempt WHERE o.removed = 1 AND t.state = 'COMPLETED'"
+        ):
+            out.setdefault((task_id, name), set()).add(task_id)
+            out.setdefault((group, name), set()).add(task_id)
+        return out
+
+    def outputs_read(self, task_ids: Iterable[str]) -> set[tuple[str, str]]:
+        """Return the outputs that tasks read, each as (task or its group, output)."""
         rows = self._all(
-            "SELECT DISTINCT o.task_id FROM outputs o JOIN tasks t ON t.task_id = o.task_id AND t.result = o.attempt "
-            "WHERE o.removed = 1"
+            "SELECT DISTINCT json_extract(s.value, '$[0]'), json_extract(s.value, '$[1]') FROM tasks t, "
+            "json_each(t.inputs) i, json_each(i.value, '$[2]') s WHERE t.task_id IN (SELECT value FROM json_each(?)) "
+            "AND json_extract(s.value, '$[1]') IS NOT NULL",
+            json.dumps(list(task_ids)),
         )
-        return {row[0] for row in rows}
+        return {(row[0], row[1]) for row in rows}
 
     def left_paths(self, task_id: str) -> list[str]:
         """Return the paths below results/ that outputs of a task have, or had in an older version of the campaign."""
@@ -774,13 +792,24 @@ class Queries:
         }
         if not self._may_go_on_without():
             return out
+        # A table of results has what failed in it too.
+        rows = self._all(
+            "SELECT DISTINCT e.downstream, u.task_id, u.attempts FROM edges e "
+            f"JOIN tasks t ON t.task_id = e.downstream AND {_IN_USE} "
+            "JOIN tasks u ON (u.task_id = e.upstream OR u.group_name = e.upstream) AND u.state = 'FAILED' "
+            f"JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = {_ATTEMPT_IN_USE} "
+            "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.attempts "
+            "WHERE e.entry LIKE 'results.%' AND theirs.ended_at > mine.created_at"
+        )
+        for task_id, upstream, attempt in rows:
+            out.setdefault(task_id, f"has read {upstream} before its attempt {attempt} failed")
         rows = self._all(
             "SELECT e.downstream, u.task_id, t.state FROM edges e "
             f"JOIN tasks t ON t.task_id = e.downstream AND {_IN_USE} "
             "JOIN tasks u ON (u.task_id = e.upstream OR u.group_name = e.upstream) AND u.state = 'COMPLETED' "
             f"JOIN attempts mine ON mine.task_id = t.task_id AND mine.attempt = {_ATTEMPT_IN_USE} "
             "JOIN attempts theirs ON theirs.task_id = u.task_id AND theirs.attempt = u.result "
-            "WHERE e.entry LIKE 'inputs.%' AND theirs.ended_at > mine.created_at AND NOT EXISTS "
+            "WHERE (e.entry LIKE 'inputs.%' OR e.entry LIKE 'results.%') AND theirs.ended_at > mine.created_at AND NOT EXISTS "
             "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = mine.attempt AND i.upstream = u.task_id) "
             "AND NOT EXISTS "
             "(SELECT 1 FROM attempt_inputs i WHERE i.task_id = t.task_id AND i.attempt = mine.attempt AND i.upstream = u.group_name)"
@@ -801,9 +830,10 @@ class Queries:
     def _may_go_on_without(self) -> bool:
         """Return whether a version of the campaign lets tasks go on without some of their inputs."""
         row = self._one(
-            "SELECT 1 FROM campaign_versions, json_each(definition, '$.tasks') WHERE "
-            "json_extract(value, '$.when') IS NOT NULL OR json_extract(value, '$.allow_failure') "
-            "OR json_extract(value, '$.allow_dependency_failure') IS NOT NULL LIMIT 1"
+            "SELECT 1 FROM campaign_versions, json_each(definition, '$.tasks') v WHERE "
+            "json_extract(v.value, '$.when') IS NOT NULL OR json_extract(v.value, '$.allow_failure') "
+            "OR json_extract(v.value, '$.allow_dependency_failure') IS NOT NULL "
+            "OR EXISTS (SELECT 1 FROM json_each(v.value, '$.inputs') i WHERE i.value LIKE '%\"results\":%') LIMIT 1"
         )
         return row is not None
 
