@@ -109,3 +109,43 @@ def test_what_cannot_be_included_is_told(parts, common, told):
     found = problems(parts, common=common)
     assert any(told in line for line in found), found
     assert not any("Traceback" in line for line in found)
+
+
+def test_its_defaults_are_checked_and_hold_as_those_of_a_campaign_do(parts):
+    for given, told in {
+        "{command: 'true'}": "lib/dft.yaml:1:12: defaults.command",
+        "{when: '${{ 1 == 2 }}'}": "lib/dft.yaml:1:12: defaults.when",
+        "[1]": "lib/dft.yaml:1:11: defaults",
+        "3": "lib/dft.yaml:1:11: defaults",
+    }.items():
+        found = problems(parts, dft=f"defaults: {given}\ntasks: {{t: {{command: 'true'}}}}\n")
+        assert any(item.startswith(told) for item in found), found
+    assert problems(parts, dft="matterstack: 2\n")[0].startswith("lib/dft.yaml:1:14: matterstack")
+    (parts.folder / "lib/dft.yaml").write_text(
+        "defaults: {retries: {max: 3, delay: 5s}}\ntasks: {t: {retries: 1, command: 'true'}}\n"
+    )
+    spec = load_campaign(parts.write(MAIN.replace('inputs: {e: "e/*"}, ', "").replace("${{ inputs.e }}", "x"))).campaign
+    assert (spec.tasks["t"].retries.max, spec.tasks["t"].retries.delay_s) == (1, 5.0)
+
+
+def test_what_an_anchor_shares_is_said_from_its_folder_once(parts):
+    (parts.folder / "lib/dft.yaml").write_text(
+        "files: [scripts/*.sh, ../common.yaml]\n"
+        "x-t: &t {uses: [scripts/relax.sh], matrix: &m {table: t.csv}, command: 'sh ${{ raw(source) }}/scripts/relax.sh t.csv'}\n"
+        "defaults: {uses: [scripts/relax.sh]}\n"
+        "tasks: {t: *t, u: *t, v: {matrix: *m, command: 'true'}}\n"
+    )
+    loaded = load_campaign(parts.write(MAIN.replace('inputs: {e: "e/*"}, ', "").replace("${{ inputs.e }}", "x")))
+    assert [loaded.campaign.tasks[name].uses for name in "tuv"] == [("lib/scripts/relax.sh",)] * 3
+    assert {item.task_id for item in loaded.instances if item.group in "tuv"} == {
+        f"{name}/{row}" for name in "tuv" for row in "xy"
+    }
+    assert "lib/scripts/relax.sh" in loaded.campaign.tasks["t"].command
+    assert {"common.yaml", "lib/t.csv"} <= set(loaded.files)
+
+
+def test_a_name_may_begin_with_dots_and_tasks_may_be_wrong(parts):
+    (parts.folder / "..x.yaml").write_text("defaults: {retries: 1}\ntasks: {t: {command: 'true'}}\n")
+    assert load_campaign(parts.write("include: [..x.yaml]\ntasks: {u: {command: 'true'}}\n")).campaign.tasks["t"]
+    with pytest.raises(CampaignError, match="tasks: expected a mapping"):
+        load_campaign(parts.write("include: [..x.yaml]\ntasks: []\n"))

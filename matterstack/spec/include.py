@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.kinds import kind_of
 from matterstack.errors import CampaignError, Problem
-from matterstack.spec.loader import Document, Map, Seq, load_document
+from matterstack.spec.loader import Document, Map, Mark, Seq, load_document
+from matterstack.spec.schema import check_included
 
-_IMPORTED = ("params", "operators", "people", "tasks")  # names that must not be defined twice
+_IMPORTED = ("params", "operators", "tasks")  # names that must not be defined twice
 _ALLOWED = {*_IMPORTED, "include", "files", "defaults", "matterstack", "description"}
 _FOLDER = re.compile(r"[\w./+-]*\Z")
-_SOURCE = re.compile(r"(?<!\$)\$\{\{\s*source\s*\}\}")
+_SOURCE = re.compile(r"(?<!\$)\$\{\{\s*(?:source|raw\(\s*source\s*\))\s*\}\}")
+_MERGED = (
+    "env",
+    "params",
+    "resources",
+    "retries",
+)  # keys of `defaults` that hold where a task has others of their kind
 _MOST = 100  # files
 
 
@@ -54,9 +61,11 @@ class _Merger:
         for section in (*_IMPORTED, "files"):
             self._take(self.main, section, "")
         self._include_all(self.main, "")
+        whole = self.root.get("tasks")
         for defaults, tasks in self.defaults:
             for name in tasks:
-                self._apply(defaults, self.root["tasks"], name)
+                if isinstance(whole, Map):
+                    self._apply(defaults, whole, name)
         done = Document(self.main.file, self.root, self.main.at, [*self.main.warnings, *self.warnings], self.main.text)
         done.problems = [*self.main.problems, *self.problems]
         done.in_part = self.in_part
@@ -79,7 +88,7 @@ class _Merger:
         relative = os.path.normpath(os.path.join(base, name))
         shown = str(Path(self.main.file).parent / relative)
         folder = os.path.dirname(relative)
-        if os.path.isabs(name) or relative.startswith(".."):
+        if os.path.isabs(name) or relative.split("/")[0] == "..":
             what = "lies outside of the campaign folder; link its folder into it, and include it from there"
         elif not _FOLDER.match(folder):
             what = f"the folder '{folder}' has characters that a path in a command cannot have; rename it"
@@ -120,11 +129,15 @@ class _Merger:
                 self.problems.append(
                     other.problem((key,), f"not in a file that is included; it may have {known}", at_key=True)
                 )
+        refused = check_included(other)
+        if refused:
+            self.problems += refused
+            self.in_part = True
         for section in (*_IMPORTED, "files"):
             self._take(other, section, folder)
         if isinstance(other.root.get("tasks"), Map):
             self.bases |= dict.fromkeys(other.root["tasks"], folder)
-            if isinstance(other.root.get("defaults"), Map):
+            if isinstance(other.root.get("defaults"), Map) and not refused:
                 self.defaults.append((other.root["defaults"], list(other.root["tasks"])))
         if "include" in other.root:
             self.open_.append(shown)
@@ -177,10 +190,13 @@ class _Merger:
         for key, value in defaults.items():
             if key.startswith("x-") or (key in ("resources", "retries") and self._asks(task, defaults)):
                 continue
-            own = merged.get(key)
             if key not in merged:
                 _copy(defaults, key, merged)
-            elif isinstance(own, Map) and isinstance(value, Map):
+                continue
+            own = merged.get(key)
+            if key == "retries":
+                own, value = _as_map(own, merged.values_at[key]), _as_map(value, defaults.values_at[key])
+            if key in _MERGED and isinstance(own, Map) and isinstance(value, Map):
                 whole = Map(own.at)
                 for part in value:
                     _copy(value, part, whole)
@@ -205,6 +221,15 @@ class _Merger:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _as_map(retries: Any, at: Mark) -> Any:
+    """Return `retries` as a mapping: a number is `max`."""
+    if not isinstance(retries, int | str):
+        return retries
+    out = Map(at)
+    out["max"], out.keys_at["max"], out.values_at["max"] = retries, at, at
+    return out
 
 
 def _copy(origin: Map, key: str, target: Map) -> None:
@@ -244,19 +269,29 @@ def _rebase(root: Map, folder: str) -> None:
         for key, item in items:
             if isinstance(item, str):
                 value[key] = _SOURCE.sub(lambda match: f"{match[0]}/{folder}", item)
-    files = root.get("files")
-    if isinstance(files, Seq):
-        files[:] = [f"{folder}/{item}" if isinstance(item, str) else item for item in files]
+    done: set[int] = set()  # an alias is the very value of its anchor
+
+    def from_here(values: Any, keys: Iterable[Any]) -> None:
+        if not isinstance(values, Map | Seq) or id(values) in done:
+            return
+        done.add(id(values))
+        for key in keys:
+            item = values.get(key) if isinstance(values, Map) else values[key]
+            if isinstance(item, str):
+                values[key] = os.path.normpath(f"{folder}/{item}") + ("/" if item.endswith("/") else "")
+
+    def all_of(values: Any) -> None:
+        from_here(values, range(len(values)) if isinstance(values, Seq) else ())
+
+    all_of(root.get("files"))
     tasks = root.get("tasks")
-    for task in tasks.values() if isinstance(tasks, Map) else ():
-        if not isinstance(task, Map):
+    for part in (root.get("defaults"), *(tasks.values() if isinstance(tasks, Map) else ())):
+        if not isinstance(part, Map):
             continue
-        matrix, uses = task.get("matrix"), task.get("uses")
-        if isinstance(uses, Seq):
-            uses[:] = [f"{folder}/{item}" if isinstance(item, str) else item for item in uses]
+        all_of(part.get("uses"))
+        matrix = part.get("matrix")
         if isinstance(matrix, Map):
-            if isinstance(matrix.get("table"), str):
-                matrix["table"] = f"{folder}/{matrix['table']}"
+            from_here(matrix, ["table"])
             for axis in matrix.values():
-                if isinstance(axis, Map) and isinstance(axis.get("files"), str):
-                    axis["files"] = f"{folder}/{axis['files']}"
+                if isinstance(axis, Map):
+                    from_here(axis, ["files"])

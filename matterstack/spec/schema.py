@@ -51,6 +51,14 @@ def _all_schemas() -> str:
     )  # those that refer to each other
 
 
+def check_included(document: Document) -> list[Problem]:
+    """Return what the schema does not allow of the parts of an included file that do not become parts of the whole."""
+    given = document.plain if isinstance(document.plain, Mapping) else {}
+    frame = {"matterstack": 1, "name": "of_another", "tasks": {"of_another": {}}}
+    frame |= {key: given[key] for key in ("matterstack", "description", "defaults") if key in given}
+    return _check(document, frame, "campaign.schema.json", ())
+
+
 def check_campaign(document: Document) -> list[Problem]:
     """Return everything in a campaign file that its schema does not allow."""
     root = document.plain
