@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import time
@@ -111,3 +112,12 @@ def test_a_rerun_upstream_means_all_that_it_was_made_from(bench):
     assert told["tasks"] == ["a", "b"]
     assert bench.cli("rerun", bench.root, "b", "--upstream").returncode == 0
     assert bench.states() == {"a": "PENDING", "b": "PENDING", "c": "COMPLETED", "d": "COMPLETED"}
+
+
+def test_a_folder_that_cannot_be_copied_is_refused_and_says_why(failed):
+    (failed.folder / "made").mkdir()
+    os.mkfifo(failed.folder / "made/pipe")
+    done = complete(failed, "--output", "o=mine.txt", "--output", "d=made")
+    assert done.returncode == 1
+    assert "error: `made/pipe` is a named pipe; nothing was changed" in done.stderr
+    assert failed.states()["a"] == "FAILED"

@@ -149,3 +149,9 @@ def test_a_name_may_begin_with_dots_and_tasks_may_be_wrong(parts):
     assert load_campaign(parts.write("include: [..x.yaml]\ntasks: {u: {command: 'true'}}\n")).campaign.tasks["t"]
     with pytest.raises(CampaignError, match="tasks: expected a mapping"):
         load_campaign(parts.write("include: [..x.yaml]\ntasks: []\n"))
+
+
+def test_what_a_file_that_cannot_be_read_would_give_is_not_missing(parts):
+    with pytest.raises(CampaignError) as caught:
+        load_campaign(parts.write("include: [none.yaml]\n"))
+    assert [problem.message for problem in caught.value.problems] == ["none.yaml: no such file"]

@@ -35,9 +35,9 @@ def test_it_is_stale_once_one_of_them_has_another_result(bench):
 
 
 def test_another_name_and_what_is_no_task(bench):
-    bench.start(TEXT.replace("{results: relax}", "{results: relax, as: all.csv}"))
+    bench.start(TEXT.replace("{results: relax}", "{results: relax, as: deep/er/all.csv}"))
     bench.step_until_over()
-    assert (bench.attempt("fit") / "all.csv").exists()
+    assert (bench.attempt("fit") / "deep/er/all.csv").exists()
     with pytest.raises(CampaignError, match=r"'relay' is no task \(did you mean 'relax'\?\); there are relax"):
         load_campaign(bench.write(TEXT.replace("results: relax", "results: relay")))
     with pytest.raises(CampaignError, match="'fit' is the task itself"):

@@ -66,10 +66,9 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
             finish_made(path, store)
             if isinstance(error, MatterStackError):
                 raise
-            what = error.strerror or next(
-                (str(item[2]) for item in error.args[0]), "cannot be copied"
-            )  # of a folder: a list
-            raise RunRootError(f"{error.filename or staged}: {what}; nothing was changed") from None
+            if error.strerror is None:  # of a folder: a list of what could not be copied
+                raise RunRootError(f"{error.args[0][0][2]}; nothing was changed") from None
+            raise RunRootError(f"{error.filename or staged}: {error.strerror}; nothing was changed") from None
         except BaseException:
             finish_made(path, store)
             raise

@@ -49,6 +49,8 @@ def create_attempt_folder(
     if script:
         write_new(f"{folder}/{COMMAND}", script.encode())
     for name, text in (lists or {}).items():
+        if "/" in name:
+            os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
         Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
     _place_inputs(Path(folder), copies or {})
     write_beside(f"{folder}/{TASK}", dump_json_lines(task))

@@ -804,6 +804,7 @@ class Expander:
         own = {item.as_name for item in spec.inputs.values()} | {
             item.file or item.path for item in spec.outputs.values()
         }
+        own |= {f"{name}.csv" for name, item in spec.inputs.items() if item.results}
         for text in texts:
             literal = "".join(part if isinstance(part, str) else "\0" for part in parse(text))
             for word in re.findall(r"(?<![\w\0/.$-])[\w.-]+(?:/[\w.-]+)*\.\w+(?![\w\0/])", literal):

@@ -78,6 +78,8 @@ def load_campaign(
     home = folder if folder is not None else path.parent
     document = with_includes(document, home, site)
     problems = check_campaign(document) + unparsable(document)
+    if document.in_part:  # what a file that cannot be included would have given is not missing
+        problems = [problem for problem in problems if problem.path != ()]
     doubts = mend(document.plain, problems)
     if doubts is None:
         raise CampaignError(_sorted(problems))
