@@ -146,6 +146,29 @@ def test_a_reader_that_comes_back_has_it_made_again(bench):
     assert bench.witnessed() == ["p"]
 
 
+def test_a_fork_takes_over_what_was_removed_if_nobody_needs_it(bench):
+    text = CHAIN.replace("test -f ../../../flag &&", "")
+    bench.start(text)
+    bench.step_until_over()
+    fork = bench.folder / "fork"
+    made = bench.cli("init", "--from", bench.root, "--root", fork, "--yes", bench.write(text, "other.yaml"))
+    assert "  p: 1 of 1 reused\n" in made.stdout
+    assert "  s: 1 of 1 reused\n" in made.stdout
+    assert bench.cli("run", "-q", fork).returncode == 0
+    assert bench.witnessed() == ["p"]  # of the run before
+    assert not (fork / "results/w").is_symlink()
+    assert examine(fork) == []
+    before = content(fork / "state.sqlite")
+    (fork / "state.sqlite").unlink()
+    repair(fork)
+    assert content(fork / "state.sqlite") == before
+    told = json.loads(bench.cli("rerun", fork, "s", "--dry-run", "--json").stdout)
+    assert told["tasks"] == ["p", "s"]
+    bench.cli("rerun", fork, "s")
+    assert bench.cli("run", "-q", fork).returncode == 0
+    assert (fork / "results/s").read_text() == "hi\n"
+
+
 def test_a_fork_makes_what_was_removed_again(bench):
     completed(bench)
     changed = bench.write(CHAIN.replace("> s'", ">> s'"), "other.yaml")

@@ -38,9 +38,8 @@ class Result:
 
     task_id: str
     attempt: int
-    outputs: Mapping[
-        str, tuple[str, str, int | None, str | None, str | None]
-    ]  # name -> (path, file, bytes, sha256, stamp)
+    # name -> (path, file, bytes, sha256, stamp, whether it was temporary and was removed)
+    outputs: Mapping[str, tuple[str, str, int | None, str | None, str | None, int]]
     row: Mapping[str, Any]  # metrics, response, usage, started_at, ended_at, exit_code
 
     @property
@@ -71,13 +70,21 @@ def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
     works = Works(loaded.campaign, {**files, **externals}, members_of(loaded.instances))
     with open_ledger(path, read_only=True) as store, store.snapshot():
         results = _Results(path, store)
-        found: dict[str, Result] = {}
         members = members_of(loaded.instances)
-        for item in _upstream_first(loaded.instances, members):
-            row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
-            candidate = results.for_work(works.digest(row, item), item.task_id)
-            if candidate is not None and results.read_the_same(candidate, item, found, members):
-                found[item.task_id] = candidate
+        needed: set[str] = set()  # what was removed of these is read by an instance that is to be computed
+        while True:
+            found: dict[str, Result] = {}
+            for item in _upstream_first(loaded.instances, members):
+                if item.task_id in needed:
+                    continue
+                row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+                candidate = results.for_work(works.digest(row, item), item.task_id)
+                if candidate is not None and results.read_the_same(candidate, item, found, members):
+                    found[item.task_id] = candidate
+            more = set(_removed_and_read(loaded.instances, found, members))
+            if not more:
+                break
+            needed |= more
         run_id = store.run().run_id
     counts = {task: (sum(name in found for name in names), len(names)) for task, names in members.items()}
     answers = tuple(
@@ -92,6 +99,28 @@ def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
         answers,
         counts,
     )
+
+
+def _removed_and_read(
+    instances: Iterable[Instance], found: Mapping[str, Result], members: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield what is taken over without an output that was removed and that an instance which is to be computed reads.
+
+    Also where the new campaign says that the output is to be kept.
+    """
+    removed = {(name, output) for name, result in found.items() for output, item in result.outputs.items() if item[5]}
+    if not removed:
+        return
+    for item in instances:
+        if item.task_id in found:
+            kept = (name for name, output in item.outputs.items() if not output.temporary)
+            if any((item.task_id, name) in removed for name in kept):
+                yield item.task_id
+            continue
+        for source in (source for given in item.inputs.values() for source in given.sources):
+            for name in members.get(source.task or "", (source.task or "",)):
+                if (name, source.output) in removed:
+                    yield name
 
 
 class _Results:
@@ -118,7 +147,9 @@ class _Results:
     def _is_whole(self, result: Result) -> bool:
         folder = self.root / attempt_folder(result.task_id, result.attempt)
         try:
-            for _, file, _, digest, stamp in result.outputs.values():
+            for _, file, _, digest, stamp, removed in result.outputs.values():
+                if removed:
+                    continue
                 there = folder / file.rstrip("/")
                 if digest is None or not there.exists() or changed_digest(there, digest, stamp) is not None:
                     return False
@@ -183,7 +214,10 @@ def bring(fork: Fork, folder: Path) -> str:
             if (origin / kept).is_file():
                 copy_file(origin / kept, target / kept)
         outputs = []
-        for output, (path, file, size, digest, _) in result.outputs.items():
+        for output, (path, file, size, digest, _, removed) in result.outputs.items():
+            if removed:
+                outputs.append([output, path, file, size, digest, None, 1])
+                continue
             there, copy = origin / file.rstrip("/"), target / file.rstrip("/")
             if copy.parent != target:
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +230,7 @@ def bring(fork: Fork, folder: Path) -> str:
                     f"{there} is not what {result.task_id} made; `doctor` says more; without --from it is computed"
                 )
             make_read_only(copy)
-            outputs.append([output, path, file, size, digest, stamp_of(copy)])
+            outputs.append([output, path, file, size, digest, stamp_of(copy), 0])
         row = {**result.row, "run": fork.run_id, "task": result.task_id, "attempt": result.attempt}
         lines.append(encode_json([name, row, outputs]))
     return "".join(f"{line}\n" for line in lines)

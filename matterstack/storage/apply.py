@@ -114,7 +114,7 @@ def _reused(db: sqlite3.Connection, entry: Entry, event: e.Reused, read: Read) -
         ),
     )  # fmt: skip
     db.executemany(
-        "INSERT INTO outputs VALUES (?, 1, ?, ?, ?, ?, ?, ?, 0)",
+        "INSERT INTO outputs VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)",
         ((task, *output) for task, _, outputs in rows for output in outputs),
     )
     # What each was made from: of what it waits for, the attempt that was taken over as well.

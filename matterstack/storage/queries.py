@@ -433,7 +433,7 @@ class Queries:
         """
         outputs: dict[tuple[str, int], dict[str, Any]] = {}
         for task_id, attempt, name, *item in self._all(
-            "SELECT task_id, attempt, name, path, file, size, sha256, stamp FROM outputs"
+            "SELECT task_id, attempt, name, path, file, size, sha256, stamp, removed FROM outputs"
         ):
             outputs.setdefault((task_id, attempt), {})[name] = tuple(item)
         rows = self._all(
