@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import pytest
 
 from matterstack import open_run, run_until_done, step_run
+from matterstack.care.checks import examine
 from matterstack.cli.main import _run
 from matterstack.errors import RunIsCopyError
 from matterstack.run_root.gitignore import ignore
@@ -304,3 +307,77 @@ def test_another_user_is_told_in_one_line_what_the_umask_forbids(over, command, 
     said = capfd.readouterr().err
     assert os.waitstatus_to_exitcode(status) in (1, 2)
     assert said.count("\n") == 1 and "Traceback" not in said
+
+
+@pytest.fixture
+def branched(bench):
+    """A run whose copy was adopted and amended, and then amended at its old home as well; the copy's files come there."""
+    text = "tasks: {a: {command: 'echo NUMBER'}}\n"
+    bench.start(text.replace("NUMBER", "1"))
+    bench.step_until_over()
+    copy = bench.folder / "copy"
+    shutil.copytree(bench.root, copy, symlinks=True)
+    for file in copy.glob("state.sqlite*"):
+        file.unlink()
+    assert bench.cli("adopt", copy).returncode == 0
+    bench.cli("amend", copy, bench.write(text.replace("NUMBER", "3"), "other.yaml"), "--yes")
+    bench.write(text.replace("NUMBER", "2"))
+    bench.cli("amend", bench.root, "--yes")
+    (bench.folder / "kept").mkdir()
+    for name in ("versions/2", "journal.jsonl"):
+        shutil.move(bench.root / name, bench.folder / "kept")
+        copying = shutil.copytree if (copy / name).is_dir() else shutil.copy
+        copying(copy / name, bench.root / name)
+    shutil.copytree(copy / "expanded", bench.root / "expanded", dirs_exist_ok=True)
+    return bench
+
+
+def homes(bench):
+    return {json.loads(line)["home"] for line in (bench.root / "journal.jsonl").read_text().splitlines()}
+
+
+def test_a_journal_that_branches_is_refused_and_both_heads_are_named(branched):
+    for command in (["step"], ["adopt"], ["rerun", "--stale"], ["amend", "--yes", "--set", "x=1"]):
+        told = branched.cli(command[0], branched.root, *command[1:])
+        assert told.returncode in (1, 2)
+        if command[0] != "amend":
+            assert "branches after event " in told.stderr, told
+    assert told.stdout == ""
+    message = branched.cli("step", branched.root).stderr
+    assert re.search(
+        r"here, in the ledger, event \d+ \(amended by \S+, \S+ UTC, home \w{8}\); there, in the file, event \d+",
+        message,
+    )
+    found = [item.message for item in examine(branched.root)]
+    assert any(item.startswith("branches after event ") for item in found), found
+
+
+def test_the_history_of_the_ledger_is_kept(branched):
+    told = branched.cli("adopt", branched.root, "--journal", "here")
+    assert told.returncode == 0, told.stderr
+    (other,) = branched.root.glob("journal-*.jsonl")
+    theirs = other.stem.partition("-")[2]
+    assert "echo 3" in (branched.root / f"versions/2-{theirs}/campaign.yaml").read_text()
+    assert len(homes(branched)) == 1
+    shutil.move(branched.folder / "kept/2", branched.root / "versions/2")  # as from git
+    assert examine(branched.root) == []
+    branched.cli("rerun", branched.root, "--stale")
+    assert branched.step_until_over().state == "COMPLETED"
+    assert (branched.attempt("a", 2) / "stdout.log").read_text() == "2\n"
+
+
+def test_the_history_of_the_file_is_kept(branched):
+    shutil.move(branched.root / "versions/2", branched.folder / "kept/theirs")
+    shutil.move(branched.folder / "kept/2", branched.root / "versions/2")  # as a merge may leave it
+    told = branched.cli("adopt", branched.root, "--journal", "there")
+    assert told.returncode == 0, told.stderr
+    (mine,) = branched.root.glob("versions/2-*")
+    assert "echo 2" in (mine / "campaign.yaml").read_text()
+    shutil.move(branched.folder / "kept/theirs", branched.root / "versions/2")
+    assert examine(branched.root) == []
+    branched.cli("rerun", branched.root, "--stale")
+    assert branched.step_until_over().state == "COMPLETED"
+    assert (branched.attempt("a", 2) / "stdout.log").read_text() == "3\n"
+    refused = branched.cli("adopt", branched.root, "--journal", "here")
+    assert refused.returncode == 2
+    assert "does not branch" in refused.stderr

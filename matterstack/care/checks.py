@@ -42,7 +42,7 @@ from matterstack.run_root.verify import changed_digest, digest_or_none, output_p
 from matterstack.run_root.versions import half_made, is_linked_to
 from matterstack.storage.expanded import read_expanded
 from matterstack.storage.integrity import integrity_problem
-from matterstack.storage.journal import Journal, parse_or_none
+from matterstack.storage.journal import Journal, branch_of, parse_or_none
 from matterstack.storage.run_lock import LOCK_FILE, read_holder, run_lock
 from matterstack.storage.state_store import SQLiteStateStore
 
@@ -356,6 +356,11 @@ def _journal(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     torn = bool(newest) and not newest.endswith(b"\n")  # empty: the events before it have just become a segment
     adopted = next((entry.event for entry in reversed(entries[len(ours) :]) if isinstance(entry.event, Adopted)), None)
     if lines[: len(ours)] != ours[: len(lines)]:
+        branch = branch_of(ours, lines)
+        if branch is not None:
+            what, _, remedy = branch.in_words(root).rpartition("; ")
+            yield Finding("journal", name, what, remedy)
+            return
         number = next(n for n, (a, b) in enumerate(zip(lines, ours, strict=False), 1) if a != b)
         yield Finding(
             "journal", name, f"and state.sqlite have different histories (event {number})", journal.put_back()

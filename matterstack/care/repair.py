@@ -40,7 +40,7 @@ def repair(root: str | Path) -> list[str]:
     require_traces(path)
     done: list[str] = []
     if (path / LOCK_FILE).is_symlink() or ((path / LOCK_FILE).exists() and not (path / LOCK_FILE).is_file()):
-        done.append(f"{LOCK_FILE}: moved to {_move_aside(path / LOCK_FILE)}")
+        done.append(f"{LOCK_FILE}: moved to {move_aside(path / LOCK_FILE)}")
         write_released(path, path)
     with run_lock(path, wait_s=PATIENCE_S, check=partial(refuse_clone, path)):
         for left in left_over(path):
@@ -71,7 +71,7 @@ def _mend_git_files(root: Path, store: SQLiteStateStore) -> Iterator[str]:
         except OSError:
             have = ""
             if os.path.lexists(root / name):
-                yield f"{name}: what was not a file is {_move_aside(root / name)} now"
+                yield f"{name}: what was not a file is {move_aside(root / name)} now"
         lacking = [line for line in lines.splitlines() if line not in have.splitlines()]
         if lacking:
             kept = have if not have or have.endswith("\n") else have + "\n"
@@ -96,7 +96,7 @@ def _source_of_before_versions(root: Path) -> list[str]:
     return [] if (root / layout.SOURCE).is_symlink() else [layout.SOURCE]
 
 
-def _move_aside(path: Path) -> str:
+def move_aside(path: Path) -> str:
     """Move what should not be there out of the way; return its new name."""
     number = 1
     while os.path.lexists(kept := path.with_name(f"{path.name}.damaged-{number}")):
@@ -138,7 +138,7 @@ def _mend_journal(root: Path) -> list[str]:
     with SQLiteStateStore(root / layout.LEDGER, read_only=True) as store:
         lines = store.lines_after(0)
     moved = [
-        _move_aside(path) for path in (journal.path.with_name(layout.SEGMENTS), journal.path) if os.path.lexists(path)
+        move_aside(path) for path in (journal.path.with_name(layout.SEGMENTS), journal.path) if os.path.lexists(path)
     ]
     kept = f"; the damaged one is {' and '.join(map(str, moved))}" if moved else ""
     journal.append(lines)
@@ -155,7 +155,7 @@ def _write_record(root: Path) -> str:
         "version": created.version if isinstance(created, RunCreated) else None,
         "set": created.set if isinstance(created, RunCreated) else {},
     }  # fmt: skip
-    kept = f"; the damaged one is {_move_aside(root / layout.RUN)}" if os.path.lexists(root / layout.RUN) else ""
+    kept = f"; the damaged one is {move_aside(root / layout.RUN)}" if os.path.lexists(root / layout.RUN) else ""
     write_beside(root / layout.RUN, dump_json_lines(record))
     return f"{layout.RUN}: written from the ledger{kept}"
 

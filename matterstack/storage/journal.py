@@ -216,12 +216,14 @@ class Journal:
         if found is None:
             raise JournalError(f"{self.path}: its last line is not an event; restore the file from git or a backup")
         if found > last_seq:
+            self._stop_if_branched(after(0))
             self._stop_if_adopted(last_seq)
             raise JournalError(
                 f"{self.path} knows event {found}, the ledger only {last_seq}: state.sqlite is an old or foreign "
                 f"one; put the newer ledger back, or move it away and run {self._fix()}"
             )
         if tail is not None and line(found) != tail:
+            self._stop_if_branched(after(0))
             raise JournalError(
                 f"{self.path} and state.sqlite have different histories (event {found}); {self.put_back()}"
             )
@@ -244,10 +246,16 @@ class Journal:
             if theirs != own and (
                 own is not None or seq_of(theirs) != number
             ):  # one that is ahead: `complete` refuses it
+                self._stop_if_branched(ours)
                 raise JournalError(
                     f"{self._place(number)}: differs from the ledger: it was edited, or belongs to another history; "
                     f"{self.put_back()}"
                 )
+
+    def _stop_if_branched(self, ours: Sequence[str]) -> None:
+        branch = branch_of(ours, self.lines())
+        if branch is not None:
+            raise JournalError(f"{self.path} {branch.in_words(self.path.parent)}")
 
     def _stop_if_adopted(self, last_seq: int) -> None:
         """Raise JournalError in plainer words if what the ledger does not know is that the run goes on elsewhere."""
@@ -304,6 +312,51 @@ def _tail_of(path: Path) -> tuple[str | None, int | None]:
     if end < 0:
         return None, torn_at if size else None
     return data[begin + 1 : end].removesuffix(b"\r").decode("utf-8", errors="surrogateescape"), torn_at
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Two histories with the same beginning, since a copy was adopted and its old home was changed afterwards."""
+
+    common: int  # events
+    here: Entry  # the last of the ledger
+    there: Entry  # the last of the journal's file
+
+    def in_words(self, root: Path) -> str:
+        """Return a sentence that names both heads, and what keeps one of them."""
+        hint = Hint("adopt", root, rest="--journal here")
+        return (
+            f"branches after event {self.common}: here, in the ledger, {_head(self.here)}; there, in the file, {_head(self.there)}; "
+            f"{hint} keeps the ledger's, --journal there the file's"
+        )
+
+
+def _head(entry: Entry) -> str:
+    who = f" by {entry.who}" if entry.who else ""
+    return f"event {entry.seq} ({entry.event.kind}{who}, {to_text(entry.at)[:19]} UTC, home {entry.home})"
+
+
+def branch_of(ours: Sequence[str], theirs: Sequence[str]) -> Branch | None:
+    """Return where two journals part, if one of them was adopted there; None for one that is edited, older or foreign."""
+    common = 0
+    for own, other in zip(ours, theirs, strict=False):
+        if own != other:
+            break
+        common += 1
+    sides = []
+    for lines in (ours, theirs):
+        prev = digest_of(lines[common - 1]) if common else BEGINNING
+        entries = []
+        for line in lines[common:]:
+            entry = parse_or_none(line)
+            if entry is None or entry.prev != prev:
+                return None
+            entries.append(entry)
+            prev = digest_of(line)
+        sides.append(entries)
+    if not common or not all(sides) or not any(isinstance(e.event, Adopted) for side in sides for e in side):
+        return None
+    return Branch(common, sides[0][-1], sides[1][-1])
 
 
 def parse_or_none(line: str) -> Entry | None:
