@@ -217,6 +217,7 @@ MISTAKES = {
     "tasks: {a: {command: x, description: '${{ task.id }}'}}": ["3:38: tasks.a.description: templates cannot be used here"],
     "tasks: {a: {command: x, matrix: {i: []}}}": ["3:37: tasks.a.matrix.i: 'i' is empty: it gives no instances"],
     "tasks: {a: {command: x, matrix: {i: [a b, a_b]}}}": ["3:33: tasks.a.matrix: {i: a b} and {i: a_b} have the same label 'a_b'; set `label`"],
+    "tasks: {a: {command: x, matrix: {i: [attempt-1]}}}": ["3:33: tasks.a.matrix: {i: attempt-1} has the label 'attempt-1', the name of the folder of an attempt; set `label`"],
     "tasks: {a: {command: x, matrix: {i: [[1], [2]]}}}": ["3:37: tasks.a.matrix.i: a list or mapping as a value needs a `label`"],
     "tasks: {a: {command: x, matrix: {table: t.csv}}}": ["3:41: tasks.a.matrix.table: t.csv: no such file"],
     "tasks: {a: {command: x, matrix: {i: [1], j: [2], include: [{i: 3}]}}}": ["3:60: tasks.a.matrix.include[0]: has other keys than the first row: missing j"],

@@ -177,6 +177,10 @@ class Expander:
                     what = f"{_row_text(row)} is listed twice"
                 self.builder.add((*where, "label" if spec.label else "matrix"), what)
                 return
+            if spec.matrix is not None and re.fullmatch(r"attempt-\d+", label):
+                what = f"{_row_text(row)} has the label '{label}', the name of the folder of an attempt; set `label`"
+                self.builder.add((*where, "label" if spec.label else "matrix"), what)
+                return
             labels[label] = row
             task_id = spec.name if spec.matrix is None else f"{spec.name}/{label}"
             if text != label:
