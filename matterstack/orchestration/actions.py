@@ -281,7 +281,7 @@ def undo_rerun(root: str | Path) -> list[str]:
         if len(tasks) < count:
             hint = Hint("cancel", path, rest=" ".join(map(Hint.quote, tasks[:5])) + (" …" if len(tasks) > 5 else ""))
             raise UsageError(
-                f"{count - len(tasks)} of the {count} tasks of the last rerun have started; {hint} restores those that "
+                f"{count - len(tasks)} of the {count} tasks of the last rerun have started, or were amended since; {hint} restores those that "
                 "have not"
             )
         _restore(store, tasks)
