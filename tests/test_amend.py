@@ -440,3 +440,17 @@ def test_who_changed_what_and_why_is_on_record(screen):
     line = next(event for event in screen.journal() if event["kind"] == "amended")
     assert line["why"] == "a late candidate"
     assert "@" in line["who"]
+
+
+def test_what_reads_a_group_goes_on_while_a_retired_instance_of_it_succeeds(bench):
+    text = (
+        "tasks:\n"
+        "  a: {matrix: {x: VALUES}, command: 'while [ ${{ matrix.x }} = 2 ] && [ ! -e WITNESS ]; do sleep 0.02; done; echo > o', outputs: {o: {file: o, path: 'o/${{ matrix.x }}'}}}\n"
+        "  b: {inputs: {o: 'o/*'}, command: 'ls ${{ inputs.o }}'}\n"
+    )
+    bench.start(text.replace("VALUES", "[1, 2]"))
+    bench.step_until(lambda: bench.states()["a/1"] == "COMPLETED")
+    bench.write(text.replace("VALUES", "[1, 3]"))
+    assert bench.cli("amend", bench.root, "--yes").returncode == 0
+    bench.witness.touch()
+    assert bench.step_until_over().state == "COMPLETED"

@@ -86,7 +86,9 @@ def test_once_something_has_started_the_rest_is_taken_back_by_name(bench):
 
     refused = bench.cli("rerun", bench.root, "--undo")
     assert refused.returncode == 2
-    assert "1 of the 2 tasks of the last rerun have started, or were amended since; `matterstack cancel " in refused.stderr
+    assert (
+        "1 of the 2 tasks of the last rerun have started, or were amended since; `matterstack cancel " in refused.stderr
+    )
     assert bench.cli("cancel", bench.root, "b").stdout == "cancelled: 1 as before its rerun\n"
     bench.step_until(lambda: bench.states() == {"a": "COMPLETED", "b": "COMPLETED"})
 

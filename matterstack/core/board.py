@@ -254,7 +254,11 @@ class Board:
         out = {name: Upstream.of_task(standing) for name, standing in standings.items()}
         for name in wanted - set(standings):
             others = self._changed_of.get(name, ())
-            pairs = [(self._before[task_id].standing, self._now[task_id].standing) for task_id in others]
+            pairs = [
+                (self._before[task_id].standing, self._now[task_id].standing)
+                for task_id in others
+                if self._now[task_id].state is not TaskState.RETIRED  # it is none of the group any more
+            ]
             out[name] = Upstream.of_group(name, self.reader.group(name, others), pairs)
         return out
 

@@ -84,13 +84,14 @@ class Point:
 class Site:
     """A run root at one place, whose prepared states can be put back."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, text: str = CAMPAIGN) -> None:
         self.folder = folder
+        self.text = text
         self.root = folder / "runs" / "t"
         self.witness = folder / "witness"
         self.states: dict[str, Path] = {}
         self.file = folder / "campaign.yaml"
-        self.file.write_text(CAMPAIGN.replace("WITNESS", str(self.witness)))
+        self.file.write_text(text.replace("WITNESS", str(self.witness)))
         self.data = folder / "data.txt"
         self.data.write_text("old\n")
 
@@ -107,7 +108,7 @@ class Site:
     def put_back(self, name: str) -> None:
         edited = name.startswith("edited")
         self.data.write_text("new\n" if edited else "old\n")
-        text = CAMPAIGN.replace("{i: [1, 2]}", "{i: [1, 3]}") if edited else CAMPAIGN
+        text = self.text.replace("{i: [1, 2]}", "{i: [1, 3]}") if edited else self.text
         self.file.write_text(text.replace("WITNESS", str(self.witness)))
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
         for left in self.folder.glob("*.parcel"):

@@ -436,8 +436,7 @@ class CutSite(Site):
 
 
 def make_site(folder: Path) -> CutSite:
-    site = CutSite(folder)
-    site.file.write_text(CAMPAIGN.replace("WITNESS", str(site.witness)))
+    site = CutSite(folder, CAMPAIGN)
     site.keep("nothing")
     initialize_run(site.file, site.root)
     site.keep("fresh")
