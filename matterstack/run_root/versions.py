@@ -45,12 +45,13 @@ def write_version(
 
     ``files`` are those of the campaign ``folder``, with their digests where they are known; ``before`` gives path,
     digest and stamp of files that the run has already, which are linked if they are the same, and were not edited there. Raises OSError, and ChangedMeanwhile
-    for a file that has another digest by now.
+    for a file that has another digest by now. Without ``synced`` the run root is only being made: its maker syncs all of it.
     """
     home = root / layout.VERSIONS
     home.mkdir(exist_ok=True)
     clear_half_made(root)
-    half = home / f"{_HALF}{version}"
+    final = root / version_folder(version)
+    half = home / f"{_HALF}{version}" if synced else final
     half.mkdir()
     write_beside(half / layout.CAMPAIGN, campaign)
     write_beside(half / layout.OPERATORS, operators)
@@ -72,14 +73,13 @@ def write_version(
                 raise ChangedMeanwhile(errno.EBUSY, "was changed this moment; try again", str(folder / path))
         make_read_only(target)
         out[path] = (digest, target.stat().st_size, stamp_of(target))
-    if synced:
-        sync_files(half)
-    final = root / version_folder(version)
+    if not synced:
+        return out
+    sync_files(half)
     if final.exists():  # of one that was killed before the ledger knew it
         shutil.rmtree(final)
     os.rename(half, final)
-    if synced:
-        sync(home)
+    sync(home)
     return out
 
 
