@@ -121,3 +121,13 @@ def test_a_folder_that_cannot_be_copied_is_refused_and_says_why(failed):
     assert done.returncode == 1
     assert "error: `made/pipe` is a named pipe; nothing was changed" in done.stderr
     assert failed.states()["a"] == "FAILED"
+
+
+def test_a_rerun_upstream_leaves_out_what_a_task_only_waits_for(bench):
+    bench.start(
+        "tasks:\n  a: {command: 'echo 1 > o', outputs: {o: o}}\n  first: {command: 'true'}\n"
+        "  b: {needs: [first], inputs: {o: o}, command: 'cat ${{ inputs.o }}'}\n"
+    )
+    bench.step_until_over()
+    told = json.loads(bench.cli("rerun", bench.root, "b", "--upstream", "--dry-run", "--json").stdout)
+    assert told["tasks"] == ["a", "b"]

@@ -151,7 +151,8 @@ class Reset:
     def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool, upstream: bool = False) -> Reset:
         edges = store.all_edges()
         if upstream:
-            above = tasks_below(((downstream_, upstream_) for upstream_, downstream_ in edges), chosen)
+            read = store.all_edges(only_read=True)
+            above = tasks_below(((downstream_, upstream_) for upstream_, downstream_ in read), chosen)
             chosen = [row.task_id for row in store.tasks({*above, *chosen})]
         removed, count = store.removed_outputs(), -1
         while len(chosen) != count:  # what is made again may have others below it that need something again

@@ -451,10 +451,14 @@ class Queries:
         """Return (task, attempt, upstream or its group, attempt that was read) of all attempts."""
         return [(r[0], r[1], r[2], r[3]) for r in self._all("SELECT * FROM attempt_inputs")]
 
-    def all_edges(self) -> list[tuple[str, str]]:
-        """Return (upstream, downstream) pairs; a group that something waits for as a whole is a node behind its members."""
+    def all_edges(self, *, only_read: bool = False) -> list[tuple[str, str]]:
+        """Return (upstream, downstream) pairs; a group that something waits for as a whole is a node behind its members.
+
+        With ``only_read`` those are left out that only `needs` names.
+        """
+        read = "WHERE entry NOT LIKE 'needs[%'" if only_read else ""
         rows = self._all(
-            "SELECT DISTINCT upstream, downstream FROM edges UNION ALL SELECT task_id, group_name FROM tasks "
+            f"SELECT DISTINCT upstream, downstream FROM edges {read} UNION ALL SELECT task_id, group_name FROM tasks "
             "WHERE group_name <> task_id AND group_name IN (SELECT DISTINCT upstream FROM edges)"
         )
         return [(row[0], row[1]) for row in rows]
