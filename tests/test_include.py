@@ -73,6 +73,7 @@ def test_a_change_of_an_included_file_is_amended_and_old_versions_load(parts):
     assert "lib/dft.yaml differs from that of the run" in refused.stderr
     told = parts.cli("amend", parts.root, "--yes").stdout
     assert "2 COMPLETED become stale (command): x, y" in told
+    assert "lib/dft.yaml: tasks.many.command echo ${{ matrix.id }} -> echo changed ${{ matrix.id }}\n" in told
     assert "lib/dft.yaml: changed\n" in told
     assert "2 COMPLETED no longer stale" in parts.cli("amend", parts.root, "--to", 1).stdout
 

@@ -172,9 +172,10 @@ def _differences(run: str, found: Amendment) -> Iterator[str]:
 
     keys = _keys(found)
     if len(keys) > _MOST_KEYS:
-        keys = [*keys[:_MOST_KEYS], f"and {plural(len(keys) - _MOST_KEYS, 'other key')}"]
-    if keys:
-        yield harmless(f"{found.loaded.file.name}: {'; '.join(keys)}")
+        rest = f"and {plural(len(keys) - _MOST_KEYS, 'other key')}"
+        keys = [*keys[:_MOST_KEYS], (keys[_MOST_KEYS - 1][0], rest)]
+    for file in dict.fromkeys(file for file, _ in keys):
+        yield harmless(f"{file}: {'; '.join(text for its, text in keys if its == file)}")
     before, now = found.settings
     if before != now:
         yield harmless(f"--set: {_value(before)} -> {_value(now)}")
@@ -194,21 +195,22 @@ def _differences(run: str, found: Amendment) -> Iterator[str]:
         yield f"and {plural(len(texts) - _MOST_KEYS, 'other file')}"
 
 
-def _keys(found: Amendment) -> list[str]:
-    """Return the keys of the campaign that differ, with their values; what differs alike in several tasks is one entry."""
-    alike: dict[tuple[str, str], list[str]] = {}
+def _keys(found: Amendment) -> list[tuple[str, str]]:
+    """Return the keys of the campaign that differ, each with its file; what differs alike in several tasks is one entry."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for path, before, now in found.changed_keys:
         root, _, rest = path.partition(".")
         task, _, key = rest.partition(".")
         change = f"{_value(before)} -> {_value(now)}"
+        file = found.loaded.origins.get(f"{root}.{task}", found.loaded.file.name)
         if root == "tasks" and key:
-            alike.setdefault((key, change), []).append(task)
+            alike.setdefault((file, key, change), []).append(task)
         else:
-            alike[path, change] = []
+            alike[file, path, change] = []
     return [
-        f"{key} {change}" if not tasks
-        else f"tasks.{tasks[0]}.{key} {change}" + (f" (also in {', '.join(tasks[1:])})" if tasks[1:] else "")
-        for (key, change), tasks in alike.items()
+        (file, f"{key} {change}" if not tasks
+        else f"tasks.{tasks[0]}.{key} {change}" + (f" (also in {', '.join(tasks[1:])})" if tasks[1:] else ""))
+        for (file, key, change), tasks in alike.items()
     ]  # fmt: skip
 
 

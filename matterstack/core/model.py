@@ -251,6 +251,7 @@ class LoadedCampaign:
     text: str  # of the file, as given
     files: tuple[str, ...]  # below folder, to be copied to source/
     read: frozenset[str]  # of these, the files that it was read from next to its own: tables and included files
+    origins: Mapping[str, str]  # `tasks.NAME`, `params.NAME`, … of an included file -> that file, below folder
     operators_file: Path | None
     overrides: Mapping[str, Any]  # of --set
     digest: str  # of file, operators and overrides

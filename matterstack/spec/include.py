@@ -69,6 +69,12 @@ class _Merger:
         done = Document(self.main.file, self.root, self.main.at, [*self.main.warnings, *self.warnings], self.main.text)
         done.problems = [*self.main.problems, *self.problems]
         done.in_part = self.in_part
+        here = os.path.dirname(self.main.file)
+        done.origins = {
+            f"{section}.{name}": os.path.relpath(file, here or ".")
+            for (section, name), (file, _) in self.first.items()
+            if file != self.main.file
+        }
         done.bases, done.included = self.bases, tuple(dict.fromkeys(self.files))
         return done
 

@@ -119,6 +119,7 @@ def load_campaign(
         file=path,
         text=document.text,
         files=tuple(sorted({*expansion.files, *document.included})),
+        origins=document.origins,
         read=frozenset({*document.included, *_tables(campaign)}),
         operators_file=Path(operators) if operators is not None else None,
         overrides=overrides,
