@@ -209,3 +209,17 @@ def test_an_output_that_is_to_be_kept_from_now_on_is_made_again(bench):
     assert "p      1 COMPLETED becomes PENDING" in bench.cli("amend", bench.root, "--yes").stdout
     bench.step_until_over()
     assert (bench.root / "results/w").read_text() == "hi\n"
+
+
+def test_what_changes_and_is_needed_again_is_told_once(bench):
+    bench.start(TEXT.replace("BAD", "true"))
+    bench.step_until_over()
+    bench.write(
+        TEXT.replace("BAD", "true").replace("echo 1 > d/a", "echo 2 > d/a")
+        + "  dos: {inputs: {wf: wf/1}, command: 'cat ${{ inputs.wf }} > o', outputs: {o: o}}\n"
+    )
+    told = [line for line in bench.cli("amend", bench.root, "--yes").stdout.splitlines() if line.startswith("  scf ")]
+    assert told == [
+        "  scf   1 COMPLETED becomes stale (command): 2; 1 COMPLETED becomes PENDING (its temporary output is needed again): 1"
+    ]
+    assert bench.step_until_over().state == "COMPLETED"

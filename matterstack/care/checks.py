@@ -474,7 +474,7 @@ def owners_of_paths(store: SQLiteStateStore) -> dict[str, str]:
 
 
 def left_temporary(root: Path, store: SQLiteStateStore) -> list[str]:
-    """Return the files of temporary outputs that a killed step did not remove any more, below the run root."""
+    """Return the files of temporary outputs that are on record as removed and still there, below the run root."""
     found = []
     for task_id, attempt, file in store.removed_files():
         path = f"{attempt_folder(task_id, attempt)}/{file}"

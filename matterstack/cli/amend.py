@@ -118,7 +118,7 @@ def _load(
         path, folder = home / layout.CAMPAIGN, home / layout.SOURCE
         if not path.is_file():
             raise UsageError(
-                f"--to {to}: {path} is not there, so nobody knows that version any more; restore it from git"
+                f"--to {to}: {path} does not exist; restore it from git, or choose another version (versions/)"
             )
     else:
         path, folder = Path(file) if file else known.file, None

@@ -79,6 +79,9 @@ class Board:
             row, state=change.state, reason=change.reason, soft=change.soft, cause=change.cause, watch=change.watch,
             retry_at=change.retry_at,
         )  # fmt: skip
+        made = self._completed(row.task_id)
+        if now.state is TaskState.COMPLETED and made is not None:
+            now = changed(now, result=made[0])
         if now == row:
             return False
         self._put(row, now)
@@ -149,9 +152,6 @@ class Board:
         if change.counts and row.state is not AttemptState.LOST:  # one that was lost has counted already
             task = self.tasks([row.task_id])[row.task_id]
             self._put(task, changed(task, tries=task.tries + 1))
-        if change.state is AttemptState.COMPLETED:
-            task = self.tasks([row.task_id])[row.task_id]
-            self._put(task, changed(task, result=row.attempt))
 
     def attempt(self, task_id: str, attempt: int) -> AttemptRow | None:
         ended = self._ended.get(task_id)
@@ -257,7 +257,7 @@ class Board:
             pairs = [
                 (self._before[task_id].standing, self._now[task_id].standing)
                 for task_id in others
-                if self._now[task_id].state is not TaskState.RETIRED  # it is none of the group any more
+                if self._now[task_id].state is not TaskState.RETIRED  # it no longer belongs to the group
             ]
             out[name] = Upstream.of_group(name, self.reader.group(name, others), pairs)
         return out

@@ -246,7 +246,7 @@ class TasksChanged(Event):
         return cls(**rest, state=TaskState(data["state"]))
 
     def carry_of(self) -> int | None:
-        """Return whether the next attempt of a rerun goes on from files of one before; None for what is no rerun."""
+        """Return whether the next attempt of a rerun starts from files of an earlier one; None if this is not a rerun."""
         if self.state is not TaskState.PENDING:
             return None
         return CARRY_ALWAYS if self.continues else CARRY_NOTHING

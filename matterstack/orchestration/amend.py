@@ -125,6 +125,19 @@ class _Comparison:
     handles: list[AttemptChanged] = field(default_factory=list)
     stay: dict[str, dict[TaskState, int]] = field(default_factory=dict)
 
+    def reopen(self, rows: Sequence[TaskRow], kind: str, detail: str = "") -> None:
+        """Make tasks PENDING, whatever was to become of them before, their retries counted from zero."""
+        names = {row.task_id for row in rows}
+        told = names.intersection(fate.task_id for fate in self.fates)
+        self.fates = [fate for fate in self.fates if fate.task_id not in told]
+        for row in rows:
+            self.rows[row.task_id], self.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
+            if row.tries or row.restarts:
+                self.reset.append(row.task_id)
+            if row.task_id not in told:  # it was counted among those that stay as they are
+                self.stay[row.group][row.state] -= 1
+            self.fates.append(Fate(row.task_id, row.group, kind, row.state, detail))
+
 
 def plan_amendment(
     store: SQLiteStateStore, loaded: LoadedCampaign, root: Path, *, cancel_gone: bool = False
@@ -261,19 +274,14 @@ def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older:
         and not instances[task_id].outputs[name].temporary
     }
     wanted = made_again(kept.union(to_run), read, removed) | kept
-    found = False
-    for row in older.rows:
-        if row.task_id in wanted and state(row.task_id) is TaskState.COMPLETED and row.task_id in instances:
-            found = True
-            out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
-            out.touched.add(row.task_id)
-            stays = out.stay.get(row.group, {})
-            if stays.get(row.state):
-                stays[row.state] -= 1
-            out.fates.append(
-                Fate(row.task_id, row.group, "restarts", row.state, "its temporary output is needed again")
-            )
-    return found
+    again = [
+        row
+        for row in older.rows
+        if row.task_id in wanted and state(row.task_id) is TaskState.COMPLETED and row.task_id in instances
+    ]
+    out.reopen(again, "restarts", "its temporary output is needed again")
+    out.touched.update(row.task_id for row in again)
+    return bool(again)
 
 
 class _Older:
@@ -590,6 +598,7 @@ def _look_below(out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None
     concerned = below(edges, out.touched) | out.touched
     failed_too = below(edges, out.restarted) if out.restarted else set()
     there = {item.task_id for item in loaded.instances}
+    again: list[TaskRow] = []
     for row in older.rows:
         if row.task_id not in there or row.task_id not in concerned or row.task_id in out.changes:
             continue
@@ -599,13 +608,8 @@ def _look_below(out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None
             continue
         opened = row.state in (TaskState.BLOCKED, TaskState.SKIPPED)
         if opened or (row.state is TaskState.FAILED and row.task_id in failed_too):
-            out.rows[row.task_id], out.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
-            if row.tries or row.restarts:
-                out.reset.append(row.task_id)
-            stays = out.stay.get(row.group, {})
-            if stays.get(row.state):
-                stays[row.state] -= 1
-            out.fates.append(Fate(row.task_id, row.group, "below", row.state))
+            again.append(row)
+    out.reopen(again, "below")
 
 
 def _require_operators(store: SQLiteStateStore, loaded: LoadedCampaign, found: _Comparison) -> None:

@@ -69,7 +69,7 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
             if error.strerror is None:  # of a folder: a list of what could not be copied
                 raise RunRootError(f"{error.args[0][0][2]}; nothing was changed") from None
             raise RunRootError(f"{error.filename or staged}: {error.strerror}; nothing was changed") from None
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the staged folder is removed
             finish_made(path, store)
             raise
         reopened = _below(store, task_id)
