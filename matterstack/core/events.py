@@ -386,7 +386,7 @@ class LinksChanged(Event):
 
 @dataclass(frozen=True)
 class OutputsRemoved(Event):
-    """Temporary outputs, as (task, attempt, name), that nobody reads any more; their sizes and digests stay on record."""
+    """Temporary outputs, as (task, attempt, name), that no task needs any longer; their sizes and digests stay on record."""
 
     kind = "outputs_removed"
     outputs: tuple[tuple[str, int, str], ...]

@@ -373,7 +373,7 @@ class Step:
             self.remove_temporary(done)
 
     def remove_temporary(self, done: Iterable[str] | None = None) -> None:
-        """Remove temporary outputs, those that ``done`` have read or all, that nobody reads any more; the record comes first."""
+        """Remove temporary outputs, of those that ``done`` have read, or of all, which no task needs any longer; the record comes first."""
         if not self.store.newest_campaign().has_temporary:
             return
         found = self.store.removable(self.store.task_ids() if done is None else done)

@@ -128,7 +128,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tasks ADD COLUMN carry INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE attempts ADD COLUMN carry INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE attempts ADD COLUMN stalled INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE outputs ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",  # temporary, and read by nobody any more
+        "ALTER TABLE outputs ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",  # temporary, and no longer needed
         "CREATE INDEX outputs_removed ON outputs (task_id) WHERE removed = 1",
         "CREATE INDEX tasks_changed ON tasks (position) WHERE changed IS NOT NULL",
         """CREATE TABLE version_files (

@@ -587,7 +587,7 @@ class Queries:
         return [OutputFile(*row) for row in rows]
 
     def removable(self, readers: Iterable[str]) -> list[tuple[str, int, str, str, str]]:
-        """Return (task, attempt, output, file, path below results/) of temporary outputs above some tasks that nobody reads any more."""
+        """Return (task, attempt, output, file, path below results/) of temporary outputs that some tasks have read and that no task needs any longer."""
         return [
             (row[0], row[1], row[2], row[3], row[4])
             for row in self._all(
