@@ -98,7 +98,8 @@ def test_a_name_that_is_defined_twice_names_both(parts):
     ("common", "told"),
     [
         ("include: [lib/dft.yaml, campaign.yaml]\n", "a cycle: campaign.yaml -> common.yaml -> campaign.yaml"),
-        ("include: [../x.yaml]\n", "lies outside of the campaign folder"),
+        ("include: [../x.yaml]\n", "../x.yaml: no such file"),
+        ("include: [/no/such/x.yaml]\n", "/no/such/x.yaml: no such file"),
         ("include: [none.yaml]\n", "none.yaml: no such file"),
         ("include: none.yaml\n", "expected a list of files"),
         ("limits: {attempts: 1}\n", "not in a file that is included"),
@@ -110,6 +111,78 @@ def test_what_cannot_be_included_is_told(parts, common, told):
     found = problems(parts, common=common)
     assert any(told in line for line in found), found
     assert not any("Traceback" in line for line in found)
+
+
+@pytest.fixture
+def shared(parts):
+    """A folder that several campaigns share, and a campaign beside it."""
+    folder = parts.folder.parent / f"{parts.folder.name} shared"
+    (folder / "base").mkdir(parents=True)
+    (folder / "lib").mkdir()
+    for name in ("cells", "scripts"):
+        (parts.folder / "lib" / name).rename(folder / "lib" / name)
+    (parts.folder / "lib/t.csv").rename(folder / "lib/t.csv")
+    (folder / "lib/dft.yaml").write_text("include: [../base/more.yaml]\n" + DFT)
+    (folder / "base/more.yaml").write_text("files: [tool.sh]\ntasks: {more: {command: 'sh ${{ source }}/tool.sh'}}\n")
+    (folder / "base/tool.sh").write_text("echo more\n")
+    return folder
+
+
+def outside(parts):
+    return MAIN.replace("lib/dft.yaml", f"../{parts.folder.name} shared/lib/dft.yaml")
+
+
+def test_a_file_from_outside_is_kept_with_what_it_names(shared, parts):
+    parts.start(outside(parts))
+    parts.step_until(lambda: parts.states()["rank"] == "COMPLETED" and parts.states()["more"] == "COMPLETED")
+    assert (parts.root / "results/r").read_text() == "adft 2 1 2 5\ncdft 2 1 2 5\n"
+    kept = sorted(str(path.relative_to(parts.root / "source")) for path in (parts.root / "source").rglob("*.*"))
+    assert kept == [
+        "_1/cells/Al.txt", "_1/cells/Cu.txt", "_1/dft.yaml", "_1/scripts/relax.sh", "_1/t.csv", "_2/more.yaml",
+        "_2/tool.sh", "common.yaml",
+    ]  # fmt: skip
+    shown = parts.cli("status", parts.root)
+    assert "differ" not in shown.stdout + shown.stderr
+
+
+def test_a_change_outside_is_reported_and_amended_and_checked_out(shared, parts):
+    parts.start(outside(parts))
+    parts.step_until(lambda: parts.states()["many/x"] == "COMPLETED")
+    (shared / "lib/t.csv").write_text("id\nx\nz\n")
+    assert "_1/t.csv" in parts.cli("rerun", parts.root, "many/x").stderr
+    told = parts.cli("amend", parts.root, "--yes").stdout
+    assert "1 row added, 1 removed" in told
+    assert "many" in told
+    assert parts.states()["many/z"] in ("PENDING", "READY")
+    copy = parts.folder.parent / f"{parts.folder.name} copy"
+    parts.cli("amend", parts.root, "--checkout", copy)
+    (shared / "lib/t.csv").unlink()
+    (shared / "lib/dft.yaml").write_text("tasks: {}\n")
+    loaded = load_campaign(copy / "campaign.yaml")  # of what the run has kept, whatever is outside by now
+    assert {item.task_id for item in loaded.instances if item.group == "many"} == {"many/x", "many/z"}
+    assert "nothing" in parts.cli("amend", parts.root, copy / "campaign.yaml").stdout
+    assert parts.cli("amend", parts.root, "--to", 1, "--yes").returncode == 0
+    assert parts.states()["many/y"] != "RETIRED"
+
+
+def test_a_cycle_through_a_file_outside_names_the_way(shared, parts):
+    (shared / "base/more.yaml").write_text(f"include: ['../../{parts.folder.name}/campaign.yaml']\n")
+    with pytest.raises(
+        CampaignError, match=r"a cycle: .*campaign.yaml -> .*dft.yaml -> .*more.yaml -> .*campaign.yaml"
+    ):
+        load_campaign(parts.write(outside(parts)))
+
+
+def test_files_of_a_file_outside_stay_in_its_folder(shared, parts):
+    (shared / "base/more.yaml").write_text("files: [../lib/t.csv]\n")
+    with pytest.raises(CampaignError, match=r"more.yaml:1:9: files\[1\]: .* leaves its folder"):
+        load_campaign(parts.write(outside(parts)))
+
+
+def test_a_folder_of_the_campaign_in_the_place_of_one_outside_is_told(shared, parts):
+    (parts.folder / "_1").mkdir()
+    with pytest.raises(CampaignError, match="the run keeps its folder as _1, which the campaign folder has already"):
+        load_campaign(parts.write(outside(parts)))
 
 
 def test_its_defaults_are_checked_and_hold_as_those_of_a_campaign_do(parts):

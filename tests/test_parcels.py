@@ -298,6 +298,23 @@ def test_a_failed_calculation_comes_back_as_a_failure_with_its_logs(bench, farm)
     assert (bench.attempt("a") / "stderr.log").read_text() == "why\n"
 
 
+def test_a_program_in_a_parcel_is_warned_of_its_time_limit_and_goes_on_with_the_next_one(bench, farm):
+    bench.start(
+        "operators: {far: {kind: manual}}\n"
+        'tasks: {md: {operator: far, command: \'if [ -e md.chk ]; then echo done > o; exit 0; fi; trap "echo 1 > md.chk; exit 3" TERM; '
+        "while :; do :; done', outputs: {o: o}, resources: {time: 30s}, restart: {files: [md.chk], warn: 29s}}}\n"
+    )
+    bench.step()
+    began = time.monotonic()
+    bench.cli("parcel", "import", bench.root, bring_back_all(bench, farm))
+    assert time.monotonic() - began < 9
+    bench.step_until(lambda: bench.attempt("md", 2).is_dir() and bench.states()["md"] == "WAITING")
+    first = attempts(bench.root, "md")[1][0]
+    assert (first["class"], first["exit_code"]) == ("timeout", 3)
+    assert not (bench.attempt("md", 1) / ".warned").exists()
+    assert (bench.attempt("md", 2) / "md.chk").read_text() == "1\n"
+
+
 def test_secrets_are_named_and_not_packed(bench, farm, monkeypatch):
     bench.start(
         "operators: {far: {kind: manual}}\ntasks: {a: {operator: far, env: {TOKEN: {from_env: MY_TOKEN}}, command: 'echo $TOKEN > out', outputs: {o: out}}}\n"

@@ -222,8 +222,8 @@ def _rows_that_differ(run: str, found: Amendment, path: str) -> str:
 
     try:
         before, now = (
-            {str(next(iter(row.values()), "")): row for row in read_table(folder / path, path)}
-            for folder in (Path(run) / layout.SOURCE, found.loaded.folder)
+            {str(next(iter(row.values()), "")): row for row in read_table(place, path)}
+            for place in (Path(run) / layout.SOURCE / path, found.loaded.place(path))
         )
     except (CampaignError, OSError):
         return ""

@@ -36,10 +36,10 @@ def tell_stale(run: str | Path) -> None:
 def tell_sources(run: str | Path) -> None:
     """Say that files of the campaign folder are no longer those of the run."""
     from matterstack.orchestration.amend import differing_files
-    from matterstack.spec.files import glob_files
+    from matterstack.spec.files import glob_files, place_of
 
     try:
-        version, changed = differing_files(run, glob_files)
+        version, changed = differing_files(run, glob_files, place_of)
     except (MatterStackError, OSError):  # the folder is not here
         return
     if changed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import campaign_options, common, echo_remark
+from matterstack.cli.options import campaign_options, common, echo_remark, why_option
 from matterstack.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def agreed_fork(loaded: LoadedCampaign, origin: str, root: Path | None, *, yes: 
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="With --from: do not ask.")
 @campaign_options
+@why_option
 @common
 def init(
     file: str, root: str | None, origin: str | None, yes: bool, settings: tuple[str, ...], operators: str | None

@@ -52,6 +52,7 @@ def _bytes_of(text: str | None) -> int | None:
 @run_argument
 @click.argument("file", metavar="FILE", shell_complete=completing.files)
 @click.option("--max-size", metavar="SIZE", help="How much it may unpack to, such as 60G.")
+@why_option
 @json_option
 @common
 def import_(run: str, file: str, max_size: str | None, as_json: bool) -> int:

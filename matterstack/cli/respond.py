@@ -32,7 +32,7 @@ _MOST_SHOWN = 20  # questions that are listed before they are answered together
 @click.option("--reject", is_flag=True, help="Answer FAILED: the task fails, what depends on it is BLOCKED.")
 @click.option("--data", "fields", multiple=True, metavar="NAME=VALUE", help="A field of the answer; VALUE is YAML.")
 @click.option("--json", "file", metavar="FILE", help="The answer as a JSON object, - for stdin.")
-@click.option("--comment", metavar="TEXT", help="Why; kept with the answer.")
+@click.option("--comment", "--why", "comment", metavar="TEXT", help="Why; kept with the answer.")
 @click.option("--by", metavar="NAME", help="Who answers (default: the user).")
 @click.option("--yes", is_flag=True, help="Answer several tasks without asking.")
 @common

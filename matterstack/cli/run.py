@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from matterstack.cli import completing
-from matterstack.cli.options import campaign_options, common, default_run, echo_remark, is_quiet, tell
+from matterstack.cli.options import campaign_options, common, default_run, echo_remark, is_quiet, tell, why_option
 from matterstack.core.states import RunState
 from matterstack.errors import ExitCode, UsageError
 
@@ -31,6 +31,7 @@ from matterstack.errors import ExitCode, UsageError
 )  # fmt: skip
 @click.option("--profile", is_flag=True, help="Print in the end where the time went.")
 @campaign_options
+@why_option
 @common
 def run(
     target: str | None,

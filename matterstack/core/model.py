@@ -146,6 +146,9 @@ class Campaign:
     tasks: Mapping[str, TaskSpec]
     git_max_size: int
     limits: Mapping[str, Any] = field(default_factory=dict)  # of the run, as in `core.limits.Limits`
+    outside: Mapping[str, str] = field(
+        default_factory=dict
+    )  # `_N` -> folder of included files outside of the campaign's
 
     @cached_property
     def has_temporary(self) -> bool:
@@ -260,6 +263,12 @@ class LoadedCampaign:
     externals: Mapping[str, bool]  # absolute path of a file that is not copied -> whether its digest is recorded
     warnings: tuple[Problem, ...]
     summary: Mapping[str, Any]
+    outside: Mapping[str, Path] = field(default_factory=dict)  # `_N` of included files -> where that folder is
+
+    def place(self, path: str) -> Path:
+        """Return where one of its files is."""
+        first, _, rest = path.partition("/")
+        return self.outside[first] / rest if first in self.outside else self.folder / path
 
 
 # --- what operators are handed and give back ------------------------------------------------------------------------
@@ -491,6 +500,7 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
         tasks={name: _task_from_json(item) for name, item in data["tasks"].items()},
         git_max_size=data["git_max_size"],
         limits=data.get("limits", {}),
+        outside=data.get("outside", {}),
     )
 
 

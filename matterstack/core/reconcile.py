@@ -155,13 +155,14 @@ def classify(
         return seen.failure, seen.why
     if seen.sighting is Sighting.GONE:
         return FailureClass.LOST, seen.why or reason(Code.GONE, rebooted=False, record="missing")
+    wanted = restart is not None and restart.is_after(FailureClass.EXIT_CODE, seen.exit_code)
+    ended_by_itself = not seen.is_good and seen.failure in (None, FailureClass.EXIT_CODE)
+    if ended_by_itself and seen.warned and time_s is not None and not wanted:
+        return FailureClass.TIMEOUT, reason(Code.WARNED, time_s=time_s, exit_code=seen.exit_code)
     if seen.failure is not None:
         if seen.failure is FailureClass.TIMEOUT and not seen.why and time_s is not None:
             return seen.failure, reason(Code.TIME_LIMIT, time_s=time_s)
         return seen.failure, seen.why or reason(Code.FAILED_AS, failure=str(seen.failure))
-    wanted = restart is not None and restart.is_after(FailureClass.EXIT_CODE, seen.exit_code)
-    if not seen.is_good and seen.warned and time_s is not None and not wanted:
-        return FailureClass.TIMEOUT, reason(Code.WARNED, time_s=time_s, exit_code=seen.exit_code)
     if not seen.is_good:
         return FailureClass.EXIT_CODE, reason(Code.EXIT_CODE, exit_code=seen.exit_code)
     if evidence.unreadable:

@@ -108,6 +108,7 @@ def _status(attempt: LiveAttempt, now: float) -> Observation | None:
             response=record,
             started_at=started,
             ended_at=at,
+            warned=answer.get("warned") is True,
         )
     if code not in (None, 0):
         raise BadAnswer(f"{STATUS} says COMPLETED but gives exit code {code}")

@@ -13,7 +13,7 @@ now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
 
 digests() { # of all files below the current folder but those that say how it went; links to folders are left out
     for file in "${1:-}"* "${1:-}".[!.]*; do
-        case $file in claim | status.json | .status.json | outputs.sha256 | .outputs.sha256) continue ;; esac
+        case $file in claim | status.json | .status.json | .warned | outputs.sha256 | .outputs.sha256) continue ;; esac
         if [ -d "$file" ]; then
             [ -L "$file" ] || digests "$file/"
         elif [ -f "$file" ]; then
@@ -59,6 +59,27 @@ end_rest() { # give what is left 10 s, then end it; say yes if that was necessar
     while alive "$1" && [ "$tries" -lt 10 ]; do sleep 1; tries=$((tries + 1)); done
     kill -s KILL -- "-$1" 2> /dev/null
     return 0
+}
+
+warn() { # tell the processes of a command that its time limit is near, but shells that wait for a child, and timeout
+    parents=" "
+    for file in /proc/[0-9]*/stat; do
+        { read -r line < "$file"; } 2> /dev/null || continue
+        set -- "$1" ${line##*) } # state, parent, group
+        parents="$parents$3 "
+    done
+    for file in /proc/[0-9]*/stat; do
+        { read -r line < "$file"; } 2> /dev/null || continue
+        pid=${line%% *}
+        set -- "$1" ${line##*) }
+        [ "$4" = "$1" ] && [ "$pid" != "$1" ] || continue
+        case $line in
+            *" (bash) "* | *" (sh) "* | *" (dash) "* | *" (zsh) "* | *" (ksh) "* | *" (fish) "*)
+                case $parents in *" $pid "*) continue ;; esac
+                ;;
+        esac
+        kill -s TERM "$pid" 2> /dev/null
+    done
 }
 
 run_one() (
@@ -107,6 +128,13 @@ run_one() (
         exec "$@"
     ) > stdout.log 2>> stderr.log < /dev/null &
     child=$!
+    rm -f .warned
+    [ -z "$ms_warn_s" ] || (
+        trap - INT TERM HUP
+        while [ $(($(date +%s) - began)) -lt "$ms_warn_s" ]; do kill -s 0 "$child" 2> /dev/null && sleep 1 || exit 0; done
+        : > .warned
+        warn "$child"
+    ) & watch=$!
     trap 'kill -TERM "$child" 2> /dev/null; kill -s TERM -- "-$child" 2> /dev/null; wait "$child"; rm -f claim; echo "$folder: stopped; it begins anew next time" >&2; exit 130' INT TERM HUP
     wait "$child"
     code=$?
@@ -127,6 +155,7 @@ run_one() (
     fi
     trap '' INT TERM HUP
     ended=$(now)
+    [ -z "$ms_warn_s" ] || kill "$watch" 2> /dev/null
     took=$(($(date +%s) - began))
     status=COMPLETED; more=
     if [ "$code" -eq 0 ] && [ -n "$left" ]; then
@@ -136,8 +165,11 @@ run_one() (
         status=FAILED
         if [ -n "$ms_limit" ] && [ "$took" -ge "$ms_limit_s" ] && { [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; }; then
             more=", \"failure\": \"timeout\", \"error\": \"stopped at its time limit of $ms_limit s\""
+        elif [ -e .warned ]; then
+            more=", \"warned\": true, \"error\": \"ended when it was warned of its time limit of $ms_limit s\""
         fi
     fi
+    rm -f .warned
     digests > .outputs.sha256 && mv .outputs.sha256 outputs.sha256 || exit 1
     who=$(id -un 2> /dev/null | tr -cd '[:alnum:]._-')
     printf '{"status": "%s", "exit_code": %s, "task": "%s", "attempt": %s, "started_at": "%s", "ended_at": "%s", "by": "%s", "host": "%s"%s}\n' \

@@ -157,11 +157,11 @@ def plan_amendment(
     files = _digests(loaded)
     externals = record_externals(loaded.externals)
     was = store.sources(version)
-    modes = with_modes(loaded.folder, files)
+    modes = with_modes(loaded.place, files)
     works = Works(loaded.campaign, {**modes, **digests_of(externals)}, members_of(loaded.instances))
     found = _compare(store, loaded, works, cancel_gone=cancel_gone)
     _require_operators(store, loaded, found)
-    there = with_modes(root / store.source_of(version), was)
+    there = with_modes((root / store.source_of(version)).joinpath, was)
     changed = {path: "changed" for path in files if path in was and there[path] != modes[path]}
     changed |= {path: "new" for path in files if path not in was}
     changed |= {path: "gone" for path in was if path not in files}
@@ -182,7 +182,7 @@ def plan_amendment(
 
 def _digests(loaded: LoadedCampaign) -> dict[str, str]:
     try:
-        return {path: sha256_of(loaded.folder / path) for path in loaded.files}
+        return {path: sha256_of(loaded.place(path)) for path in loaded.files}
     except OSError as error:
         raise RunRootError(f"{error.filename}: cannot be read: {error.strerror}; the run needs a copy of it") from None
 
@@ -304,7 +304,7 @@ class _Older:
     def files(self, version: int) -> dict[str, str]:
         """Return the digests of the files of a version."""
         if version not in self._files:
-            own = with_modes(self.root / self.store.source_of(version), self.store.sources(version))
+            own = with_modes((self.root / self.store.source_of(version)).joinpath, self.store.sources(version))
             self._files[version] = {**own, **digests_of(self.store.externals(version))}
         return self._files[version]
 
@@ -751,7 +751,7 @@ def _write(root: Path, store: SQLiteStateStore, found: Amendment, *, is_of_the_r
     older = {path: (there / path, digest, stamp) for path, (digest, _, stamp) in store.source_files(before).items()}
     sources = write_version(
         root, found.version, campaign=loaded.text, operators=operators, site=loaded.site_text, settings=loaded.overrides,
-        folder=loaded.folder, files=found.files, before=older,
+        place=loaded.place, files=found.files, before=older,
     )  # fmt: skip
     ignore(root, large_files(root, version_folder(found.version), loaded.campaign.git_max_size))
     counts: dict[str, int] = {}
@@ -801,24 +801,27 @@ def recorded(root: str | Path, version: int | None = None) -> Recorded:
     return Recorded(number, file, _settings(path, number), site, has_versions)
 
 
-Find = Callable[[Path, str], Iterable[str]]  # the files of a folder that a glob of `files` matches
+Find = Callable[[Path, str, None, Mapping[str, str]], Iterable[str]]  # `spec.files.glob_files`
+Place = Callable[[Path, Mapping[str, str], str], Path]  # `spec.files.place_of`
 
 
-def differing_files(root: str | Path, find: Find) -> tuple[int, list[str]]:
+def differing_files(root: str | Path, find: Find, place: Place) -> tuple[int, list[str]]:
     """Return the newest version of a run, and the files of the campaign folder that are not those of that version.
 
     Raises UsageError if the campaign file is not there.
     """
     path = require_run_root(Path(root))
     with open_ledger(path, read_only=True) as store:
-        version, was, patterns = store.newest_version(), store.sources(), store.newest_campaign().files
+        version, was, campaign = store.newest_version(), store.sources(), store.newest_campaign()
     file = recorded(path).file
     if not file.is_file():
         raise UsageError(f"the campaign file {file} is not there")
     kept = path / layout.CAMPAIGN
     out = [] if _same(kept, sha256_of(file)) else [file.name]
-    for name in sorted({*was, *(found for pattern in patterns for found in find(file.parent, pattern))}):
-        if not _same(file.parent / name, was.get(name, "")):
+    for name in sorted(
+        {*was, *(found for pattern in campaign.files for found in find(file.parent, pattern, None, campaign.outside))}
+    ):
+        if not _same(place(file.parent, campaign.outside, name), was.get(name, "")):
             out.append(name)
     return version, out
 

@@ -63,7 +63,7 @@ def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
     """Return what a campaign could take over from a run; nothing is written. Raises UsageError if that is no run root."""
     path = require_run_root(Path(root))
     try:
-        files = with_modes(loaded.folder, {name: sha256_of(loaded.folder / name) for name in loaded.files})
+        files = with_modes(loaded.place, {name: sha256_of(loaded.place(name)) for name in loaded.files})
         externals = digests_of(record_externals(loaded.externals))
     except OSError as error:
         raise RunRootError(f"{error.filename}: cannot be read: {error.strerror}") from None

@@ -181,7 +181,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) 
     write_beside(folder / ".gitattributes", layout.GITATTRIBUTES)
     sources = write_version(
         folder, 1, campaign=loaded.text, operators=operators_text(loaded), site=loaded.site_text,
-        settings=loaded.overrides, folder=loaded.folder, files=loaded.files, synced=False,
+        settings=loaded.overrides, place=loaded.place, files=loaded.files, synced=False,
     )  # fmt: skip
     link_version(folder, 1)
     ignore(folder, large_files(folder, layout.VERSIONS, loaded.campaign.git_max_size))
@@ -199,7 +199,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) 
         first = (TaskChange(item.task_id, TaskState.PENDING) for item in loaded.instances)
     reused = bring(fork, folder) if fork is not None and fork.results else ""
     externals = record_externals(loaded.externals)
-    digests = {**with_modes(folder / layout.SOURCE, digests_of(sources)), **digests_of(externals)}
+    digests = {**with_modes((folder / layout.SOURCE).joinpath, digests_of(sources)), **digests_of(externals)}
     works = Works(loaded.campaign, digests, members_of(loaded.instances))
     rows = write_expanded(folder, "".join(f"{row}\n" for row in rows_of(loaded.instances, first, works.digest)))
     reused_rows = write_expanded(folder, reused) if reused else ""

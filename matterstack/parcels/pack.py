@@ -277,9 +277,11 @@ def _task_of(root: Path, row: AttemptRow) -> dict[str, Any]:
 
 def _task_for_the_driver(row: AttemptRow, task: Mapping[str, Any], store: SQLiteStateStore, folder: str) -> str:
     limit, spec = row.time_s, store.campaign(row.campaign_version).tasks[task["group"]]
+    restart = spec.restart
+    warned_s = "" if limit is None or restart is None or restart.warn_s is None else max(int(limit - restart.warn_s), 0)
     lines = [
         f"ms_task={shlex.quote(row.task_id)}", f"ms_attempt={row.attempt}", f"ms_shell={shlex.quote(' '.join(task['shell']))}",
-        f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}",
+        f"ms_limit={'' if limit is None else f'{limit:.3f}'}", f"ms_limit_s={0 if limit is None else int(limit)}", f"ms_warn_s={warned_s}",
         f"ms_source={shlex.quote(store.source_of(row.campaign_version))}",
         f"ms_cpus={int(task['resources'].get('cpus', 1))}", f"ms_background={spec.background}",
         f"ms_from_env={shlex.quote(' '.join(task['asked'].get('env_from', {}).values()))}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,14 @@ def write_version(
     operators: str,
     site: str | None,
     settings: Mapping[str, Any],
-    folder: Path,
+    place: Callable[[str], Path],
     files: Mapping[str, str] | tuple[str, ...],
     before: Mapping[str, tuple[Path, str, str | None]] | None = None,
     synced: bool = True,
 ) -> Sources:
     """Write the folder of a version whole, or not at all; return {path: (sha256, size, stamp)} of its source files.
 
-    ``files`` are those of the campaign ``folder``, with their digests where they are known; ``before`` gives path,
+    ``files`` are those of the campaign, which are at their ``place``, with their digests where they are known; ``before`` gives path,
     digest and stamp of files that the run has already, which are linked if they are the same, and were not edited there. Raises OSError, and ChangedMeanwhile
     for a file that has another digest by now. Without ``synced`` the run root is only being made: its maker syncs all of it.
     """
@@ -65,12 +65,12 @@ def write_version(
         target = half / layout.SOURCE / path
         target.parent.mkdir(parents=True, exist_ok=True)
         older, digest, stamp = (before or {}).get(path, (None, "", None))
-        if older is None or digest != known.get(path) or not _linked(older, target, folder / path, digest, stamp):
-            shutil.copyfile(folder / path, target)
-            shutil.copymode(folder / path, target)
+        if older is None or digest != known.get(path) or not _linked(older, target, place(path), digest, stamp):
+            shutil.copyfile(place(path), target)
+            shutil.copymode(place(path), target)
             digest = sha256_of(target)
             if path in known and digest != known[path]:
-                raise ChangedMeanwhile(errno.EBUSY, "was changed this moment; try again", str(folder / path))
+                raise ChangedMeanwhile(errno.EBUSY, "was changed this moment; try again", str(place(path)))
         make_read_only(target)
         out[path] = (digest, target.stat().st_size, stamp_of(target))
     if not synced:

@@ -145,6 +145,7 @@ class Builder:
             tasks=tasks,
             git_max_size=self._convert(parse_memory, root.get("git_max_size", "10M"), ("git_max_size",)) or 0,
             limits=root.get("limits", {}),
+            outside=self.document.outside,
         )
 
     def _params(self) -> dict[str, Any]:

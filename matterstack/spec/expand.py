@@ -36,7 +36,7 @@ from matterstack.deferred import dataclass
 from matterstack.errors import CampaignError, TemplateError
 from matterstack.spec.axes import OF_MATRIX, in_lockstep, range_values
 from matterstack.spec.campaign import Builder
-from matterstack.spec.files import glob_files
+from matterstack.spec.files import glob_files, place_of
 from matterstack.spec.paths import PathTree, path_problem
 from matterstack.spec.tables import MOST_ROWS, decimal_commas, read_table
 from matterstack.template.forms import render, render_pattern, render_text
@@ -139,6 +139,9 @@ class Expander:
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
         self._drafts_of: dict[str, list[_Draft]] = {}
+
+    def place(self, path: str) -> Path:
+        return place_of(self.folder, self.campaign.outside, path)
 
     def expand(self) -> Expansion:
         for index, pattern in enumerate(self.campaign.files):
@@ -302,7 +305,7 @@ class Expander:
         shown = str(Path(self.builder.document.file).parent / name)
         try:
             kept = self.folder / KEPT_TABLES / name  # of a run whose table was refreshed since
-            rows = read_table(kept if self._only_files is not None and kept.is_file() else self.folder / name, shown)
+            rows = read_table(kept if self._only_files is not None and kept.is_file() else self.place(name), shown)
         except CampaignError as error:
             for found in error.problems:
                 if found.line:
@@ -532,7 +535,7 @@ class Expander:
 
     def _external(self, where: Where, spec: InputSpec, written: str, as_name: str | None) -> ResolvedInput:
         """Return the input of a file outside of the campaign, and note that it has to be recorded."""
-        path = os.path.abspath(self.folder / spec.base / os.path.expanduser(written))
+        path = os.path.abspath(self.place(spec.base) / os.path.expanduser(written))
         if path not in self.externals and not self.builder.has_problem(where):
             try:
                 mode = os.stat(path).st_mode if "\0" not in path else 0
@@ -564,7 +567,7 @@ class Expander:
         for source in sources:
             if source.task is None:
                 match.files += 1
-                if not (self.folder / source.path).is_dir():  # of a folder, all files are there already
+                if not self.place(source.path).is_dir():  # of a folder, all files are there already
                     self.files.add(source.path)
             else:
                 group = source.task.split("/")[0]
@@ -617,7 +620,7 @@ class Expander:
         pattern = f"{base}/{pattern}" if base else pattern  # of a file that is included: from its own folder
         if is_list:
             return [Source(None, None, path) for path in self._glob(pattern)]
-        path = self.folder / pattern
+        path = self.place(pattern)
         try:
             if path.is_dir():
                 self.files.update(self._glob(pattern))
@@ -629,7 +632,7 @@ class Expander:
     def _glob(self, pattern: str) -> list[str]:
         if pattern not in self._globbed:
             unreadable: dict[str, str] = {}
-            found = glob_files(self.folder, pattern, unreadable)
+            found = glob_files(self.folder, pattern, unreadable, self.campaign.outside)
             for path, why in unreadable.items():
                 self.builder.add(("files",), f"'{pattern}' selects {path}, which cannot be read: {why}; move it away")
             strange = [path for path in found if not _is_utf8(path)]
@@ -799,7 +802,7 @@ class Expander:
     def _check_source_path(self, where: Where, text: Any, folders: set[str]) -> None:
         for path in _source_paths(text) if isinstance(text, str) and not self.builder.doubts.files else ():
             if path not in self.files and path not in folders:
-                exists = (self.folder / path).exists()
+                exists = self.place(path).exists()
                 what = "is not in `files`; add it" if exists else "does not exist in the campaign folder"
                 self.builder.add(where, f"source/{path} {what}{did_you_mean(path, self.files)}")
 

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from matterstack.core.selection import WILDCARD, matches
 
+Outside = Mapping[str, str]  # as in `core.model.Campaign`
 Unreadable = dict[str, str]  # path below the folder -> why what it selects cannot be told
 
 
-def glob_files(folder: Path, pattern: str, unreadable: Unreadable | None = None) -> list[str]:
+def place_of(folder: Path, outside: Outside, path: str) -> Path:
+    """Return where a file of a campaign is: below its folder, or of `_N/` in the folder outside that this stands for.
+
+    What a run keeps of a campaign, and a campaign folder made from that, has the files themselves in `_N/`.
+    """
+    first, _, rest = path.partition("/")
+    if first in outside and not (folder / first).is_dir():
+        return folder / outside[first] / rest
+    return folder / path
+
+
+def glob_files(
+    folder: Path, pattern: str, unreadable: Unreadable | None = None, outside: Outside | None = None
+) -> list[str]:
     """Return the files below ``folder`` that match, sorted, relative, with `/`; a folder stands for all below it.
 
     What the pattern selects and cannot be read is added to ``unreadable``: a loop of links, a folder that may not be
-    entered.
+    entered. ``outside`` is that of the campaign.
     """
+    first, _, rest = pattern.partition("/")
+    if outside and rest and first in outside:
+        place = place_of(folder, outside, first)
+        return [f"{first}/{path}" for path in glob_files(place, rest, unreadable)]
     found: set[str] = set()
     _walk_files(folder, "", pattern.rstrip("/").split("/"), found, {} if unreadable is None else unreadable)
     return sorted(found)

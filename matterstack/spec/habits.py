@@ -10,6 +10,7 @@ from typing import Any
 from matterstack.core.model import Campaign, Instance, TaskSpec
 from matterstack.spec.campaign import Builder
 from matterstack.spec.expand import Expansion
+from matterstack.spec.files import Outside, place_of
 from matterstack.template.language import (
     Attribute,
     Expression,
@@ -35,7 +36,7 @@ _ORDER = ("<", "<=", ">", ">=", "==", "!=")
 
 def warn_of_habits(campaign: Campaign, expansion: Expansion, folder: Path, builder: Builder) -> None:
     """Warn of line ends, spaces, `#!`, `cd`, nulls and comparisons that will not do what they look like."""
-    _warn_of_line_ends(expansion, folder, builder)
+    _warn_of_line_ends(expansion, folder, campaign.outside, builder)
     groups: dict[str, list[Instance]] = {}
     for instance in expansion.instances:
         groups.setdefault(instance.group, []).append(instance)
@@ -50,10 +51,10 @@ def warn_of_habits(campaign: Campaign, expansion: Expansion, folder: Path, build
                 builder.add(("tasks", name, "when"), message, severity="warning")
 
 
-def _warn_of_line_ends(expansion: Expansion, folder: Path, builder: Builder) -> None:
+def _warn_of_line_ends(expansion: Expansion, folder: Path, outside: Outside, builder: Builder) -> None:
     for name in expansion.files[:_MOST_FILES]:
         try:
-            with open(folder / name, "rb") as file:
+            with open(place_of(folder, outside, name), "rb") as file:
                 head = file.read(512)
         except OSError:
             continue

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.kinds import kind_of
 from matterstack.errors import CampaignError, Problem
+from matterstack.spec.files import place_of
 from matterstack.spec.loader import Document, Map, Mark, Seq, load_document
 from matterstack.spec.schema import check_included
 
@@ -50,6 +51,7 @@ class _Merger:
         self.first: dict[tuple[str, str], tuple[str, int]] = {}  # (section, name) -> (file, line) of its definition
         self.bases: dict[str, str] = {}  # included task -> folder of its file
         self.files: list[str] = []  # that were included, relative to the campaign folder
+        self.outside: dict[str, str] = {}  # as in `core.model.Campaign`
         self.open_: list[str] = [main.file]
         self.in_part = False
         self.defaults: list[tuple[Map, list[str]]] = []  # of an included file, and its tasks
@@ -75,7 +77,7 @@ class _Merger:
             for (section, name), (file, _) in self.first.items()
             if file != self.main.file
         }
-        done.bases, done.included = self.bases, tuple(dict.fromkeys(self.files))
+        done.bases, done.included, done.outside = self.bases, tuple(dict.fromkeys(self.files)), self.outside
         return done
 
     def _include_all(self, document: Document, base: str) -> None:
@@ -91,15 +93,15 @@ class _Merger:
         self.in_part = True
 
     def _include(self, document: Document, base: str, where: tuple[str | int, ...], name: str) -> None:
-        relative = os.path.normpath(os.path.join(base, name))
-        shown = str(Path(self.main.file).parent / relative)
+        relative, real = self._name(base, name)
+        shown = os.path.normpath(Path(self.main.file).parent / real)
         folder = os.path.dirname(relative)
-        if os.path.isabs(name) or relative.split("/")[0] == "..":
-            what = "lies outside of the campaign folder; link its folder into it, and include it from there"
+        if folder in self.outside and (self.home / folder).is_dir() and not (self.home / relative).is_file():
+            what = f"the run keeps its folder as {folder}, which the campaign folder has already; rename that one"
         elif not _FOLDER.match(folder):
             what = f"the folder '{folder}' has characters that a path in a command cannot have; rename it"
-        elif shown in self.open_:
-            what = f"a cycle: {' -> '.join([*self.open_[self.open_.index(shown) :], shown])}"
+        elif (place := os.path.abspath(shown)) in (there := [os.path.abspath(file) for file in self.open_]):
+            what = f"a cycle: {' -> '.join([*self.open_[there.index(place) :], self.open_[there.index(place)]])}"
         elif len(self.files) >= _MOST:
             what = f"more than {_MOST} files are included"
         else:
@@ -110,7 +112,7 @@ class _Merger:
         if relative in self.files:
             return  # by another file as well: it is one
         try:
-            other = load_document(self.home / relative, shown, with_problems=True)
+            other = load_document(place_of(self.home, self.outside, relative), shown, with_problems=True)
         except CampaignError as error:
             first = error.problems[0]
             if first.line:
@@ -126,7 +128,7 @@ class _Merger:
             return
         self.files.append(relative)
         _mark(other.root, shown)
-        _rebase(other.root, folder)
+        _rebase(other.root, folder, self.outside)
         self.problems += other.problems
         self.warnings += other.warnings
         for key in other.root:
@@ -149,6 +151,19 @@ class _Merger:
             self.open_.append(shown)
             self._include_all(other, folder)
             self.open_.pop()
+
+    def _name(self, base: str, name: str) -> tuple[str, str]:
+        """Return what an included file is called in the campaign, and its path from the campaign folder."""
+        first, _, rest = base.partition("/")
+        real = os.path.normpath(os.path.join(self.outside.get(first, first), rest, name))
+        if not os.path.isabs(real) and real.split("/")[0] != "..":
+            return real, real
+        for known, folder in self.outside.items():
+            if real.startswith(f"{folder}/"):
+                return f"{known}{real[len(folder) :]}", real
+        new = f"_{len(self.outside) + 1}"
+        self.outside[new] = os.path.dirname(real)
+        return f"{new}/{os.path.basename(real)}", real
 
     def _take(self, document: Document, section: str, folder: str) -> None:
         """Add a section of a file to the whole."""
@@ -266,7 +281,7 @@ def _nodes(node: Any) -> Iterator[Any]:
             stack += value.values() if isinstance(value, Map) else value
 
 
-def _rebase(root: Map, folder: str) -> None:
+def _rebase(root: Map, folder: str, outside: Container[str]) -> None:
     """Let what a file says of its own folder be said from the campaign folder."""
     if not folder:
         return
@@ -284,7 +299,9 @@ def _rebase(root: Map, folder: str) -> None:
         for key in keys:
             item = values.get(key) if isinstance(values, Map) else values[key]
             if isinstance(item, str):
-                values[key] = os.path.normpath(f"{folder}/{item}") + ("/" if item.endswith("/") else "")
+                path = os.path.normpath(f"{folder}/{item}")
+                if path.split("/")[0] == folder.split("/")[0] or folder.split("/")[0] not in outside:
+                    values[key] = path + ("/" if item.endswith("/") else "")
 
     def all_of(values: Any) -> None:
         from_here(values, range(len(values)) if isinstance(values, Seq) else ())

@@ -23,6 +23,7 @@ from matterstack.spec.checks import (
     warn_of_typos,
 )
 from matterstack.spec.expand import Expander, Expansion, answer_names
+from matterstack.spec.files import place_of
 from matterstack.spec.habits import warn_of_habits
 from matterstack.spec.include import with_includes
 from matterstack.spec.loader import Document, load_document, parse_document, plain
@@ -129,6 +130,7 @@ def load_campaign(
         warnings=tuple(_sorted([*builder.problems, *document.warnings])),
         externals=expansion.externals,
         summary=_summary(campaign, expansion),
+        outside={name: place_of(home, document.outside, name) for name in document.outside},
     )
 
 
@@ -142,7 +144,7 @@ def differences(loaded: LoadedCampaign, root: Path, digest: str, sources: Mappin
     ``digest`` and ``sources`` are that version's. Files other than tables and included ones do not count. Raises UsageError if ``root`` cannot
     be read as a run root.
     """
-    other = sorted(path for path in loaded.read if sha256_of_file(loaded.folder / path) != sources.get(path))
+    other = sorted(path for path in loaded.read if sha256_of_file(loaded.place(path)) != sources.get(path))
     if digest == loaded.digest:
         return f"{other[0]} differs from that of the run" if other else ""
     try:

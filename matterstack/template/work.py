@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,9 @@ def digests_of(sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     return {path: str(item[0]) or ":".join(str(item[2]).split(":")[:2]) for path, item in sources.items()}
 
 
-def with_modes(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
-    """Return digests of files in a folder, with a mark on those that can be executed."""
-    return {path: f"{digest}+x" if os.access(folder / path, os.X_OK) else digest for path, digest in digests.items()}
+def with_modes(place: Callable[[str], Path], digests: Mapping[str, str]) -> dict[str, str]:
+    """Return digests of files, with a mark on those that can be executed. ``place`` says where they are."""
+    return {path: f"{digest}+x" if os.access(place(path), os.X_OK) else digest for path, digest in digests.items()}
 
 
 def digest_of_value(value: Any) -> str:

@@ -69,7 +69,7 @@ def _what(root: Path, event: e.Event, entry: Entry, following: Entry | None) -> 
     """Return what an event is in words, and of which tasks; "" for what only a program needs."""
     if isinstance(event, e.RunCreated):
         count = following.event.count if following is not None and isinstance(following.event, e.TasksAdded) else 0
-        return f"version 1 of {event.name} begun: {count} tasks", ()
+        return f"version 1 of {event.name} begun: {count} task{'s' if count != 1 else ''}", ()
     if isinstance(event, e.Reused):
         return f"{event.count} results taken over from {event.run}", ()
     if isinstance(event, e.Amended):
