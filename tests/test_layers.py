@@ -18,6 +18,7 @@ DATA = {"core"}
 DISK = DATA | {"run_root"}
 LEDGER = DISK | {"storage"}
 STEP = LEDGER | {"operators", "template", "text", "orchestration"}
+GROWTH = {"spec"}  # what results make is expanded by the code that expands a campaign file
 ARROWS = {
     "errors": set(),
     "version": set(),
@@ -30,7 +31,7 @@ ARROWS = {
     "run_root": DISK,
     "storage": LEDGER,
     "operators": DISK | {"operators"},
-    "orchestration": STEP,
+    "orchestration": STEP | GROWTH,
     "care": STEP | {"care", "spec"},  # spec only for a journal of version 1
     "views": STEP | {"care", "views"},
     "people": STEP | {"views", "people", "spec"},  # spec only for a typed value, which is YAML

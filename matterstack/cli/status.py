@@ -87,7 +87,10 @@ def _show_status(view: Any) -> None:
     click.echo(f"{plural(sum(view.counts.values()), 'task')}: {counts_text(view.counts)}")
     states = list(view.counts)
     rows = [
-        [name, *[str(counts.get(state, "")) for state in states]]
+        [
+            f"{name} ({view.plans[name]})" if name in view.plans else name,
+            *[str(counts.get(state, "")) for state in states],
+        ]
         for name, counts in list(groups.items())[:_MOST_GROUPS]
     ]
     click.echo()

@@ -58,6 +58,8 @@ def validate(
     )
     for name, count in summary["instances_of"].items():
         click.echo(f"  {name}: {count}" if count > 1 else f"  {name}")
+    for name, item in summary["unknown"].items():
+        click.echo(f"  {unknown_line(name, item)}")
     click.echo(f"  {_asked(summary)}")
     for remark in remarks_on_machine(loaded):
         click.echo(f"  {remark}")
@@ -72,6 +74,14 @@ def _asked(summary: Mapping[str, Any]) -> str:
         return f"asks for at most {summary['cpu_hours']:.6g} cpu-hours, all retries included"
     names = ", ".join(unlimited[:4]) + (f" and {len(unlimited) - 4} more" if len(unlimited) > 4 else "")
     return f"no bound on cpu-hours: no time limit (resources.time) for {names}"
+
+
+def unknown_line(name: str, item: Mapping[str, Any]) -> str:
+    """Return the line of what is not known before the run."""
+    if "rounds" in item:
+        return f"{name}: a loop of at most {item['rounds']} rounds of {', '.join(item['tasks'])}"
+    expect = f"; expect {item['expect']}" if "expect" in item else ""
+    return f"{name} (not known yet: waits for {', '.join(item['waits_for'])}{expect})"
 
 
 def _list(title: str, lines: list[str]) -> None:

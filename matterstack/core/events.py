@@ -145,6 +145,32 @@ class Amended(Event):
 
 
 @dataclass(frozen=True)
+class Expanded(Event):
+    """A result made instances: those of a group, or the next round of a loop, for which ``task`` stands.
+
+    ``rows`` names a file of expanded/ as that of `Amended` does. Of a group, ``values`` names one with what the axes were
+    given, and ``reads`` says by which attempts. Of a loop, ``given`` is what the round gets, and ``edges`` are the pairs
+    (upstream, entry) that the loop waits for from now on.
+    """
+
+    kind = "expanded"
+    task: str
+    campaign_version: int
+    rows: str
+    count: int
+    values: str = ""
+    reads: Mapping[str, int] = field(default_factory=dict)
+    round: int = 0
+    given: Mapping[str, Any] = field(default_factory=dict)
+    edges: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Expanded:
+        rest = {name: value for name, value in data.items() if name != "edges"}
+        return cls(**rest, edges=tuple((str(up), str(entry)) for up, entry in data.get("edges", ())))
+
+
+@dataclass(frozen=True)
 class Paused(Event):
     kind = "paused"
     tasks: tuple[str, ...] = ()  # none: the run
@@ -427,7 +453,7 @@ class ParcelReturned(Event):
 KINDS: dict[str, type[Event]] = {
     item.kind: item
     for item in (
-        RunCreated, TasksAdded, Reused, Amended, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
+        RunCreated, TasksAdded, Reused, Amended, Expanded, Paused, Resumed, Cancelled, Uncancelled, SourceChanged, Moved, Adopted, Rebuilt,
         Translated, TasksChanged, RetriesReset, RerunUndone, AttemptMade, Withdrawn, AttemptChanged, LinksChanged, OutputsRemoved, Wished, ParcelPacked,
         ParcelReturned,
     )

@@ -5,6 +5,7 @@ What a file or the ledger stores of them goes through `to_json` and the `…_fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields
 from enum import StrEnum
@@ -72,6 +73,16 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """A loop: rounds of the same tasks, each of which begins when the one before has settled, until a condition holds."""
+
+    max: int  # rounds
+    until: str | None = None  # a template, of metrics and answers of a round
+    carry: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name -> first and next, as written
+    on_max: str = "complete"  # or "fail"
+
+
+@dataclass(frozen=True)
 class OperatorSpec:
     name: str
     kind: str
@@ -120,6 +131,9 @@ class TaskSpec:
     label: str | None = None
     when: str | None = None
     bundle: Any = None
+    expect: int | None = None  # a guess of how many instances results will make
+    late: tuple[str, ...] = ()  # axes (or `table`) whose values results give
+    repeat: Repeat | None = None  # of a loop, which runs nothing itself; its tasks are `NAME/TASK`
     asked: Mapping[str, Any] = field(default_factory=dict)  # instructions, response_schema, deadline, …
     # People, labs and parcels inherit neither resources nor retries: where a templated `operator` may choose them,
     # this is the task as they carry it out.
@@ -131,9 +145,40 @@ class TaskSpec:
         texts = repr((self.command, self.setup, self.env, self.params, self.resources, self.retries_written, self.when))
         return bool(self.asked) or "response" in texts or "metrics" in texts
 
+    @property
+    def loop(self) -> str:
+        """The loop whose rounds it is part of; "" if it is part of none."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether what it stands for is not known when a run begins."""
+        return bool(self.late) or self.repeat is not None
+
     def for_operator(self, operator: OperatorSpec) -> TaskSpec:
         """Return the task as an operator of this kind carries it out."""
         return self.for_people if self.for_people is not None and operator.row.asks else self
+
+
+_OF_A_ROUND = re.compile(r"(?P<loop>[^/]+)(?:/[^/]+)?/[1-9][0-9]*/(?P<task>[^/]+)\Z")
+
+
+class Tasks(dict[str, TaskSpec]):
+    """The tasks of a campaign by name. A group of a round, such as `learn/3/label`, finds the task of its loop."""
+
+    def __missing__(self, group: str) -> TaskSpec:
+        found = _OF_A_ROUND.match(group)
+        name = f"{found['loop']}/{found['task']}" if found is not None else ""
+        if name not in self:
+            raise KeyError(group)
+        return self[name]
+
+    def has_round(self, group: str) -> bool:
+        """Return whether a group is one of a round."""
+        try:
+            return self[group] is not None
+        except KeyError:
+            return False
 
 
 @dataclass(frozen=True, eq=False)  # one is kept for each version, and what is computed of it once is found by it
@@ -143,12 +188,17 @@ class Campaign:
     params: Mapping[str, Any]
     files: tuple[str, ...]
     operators: Mapping[str, OperatorSpec]
-    tasks: Mapping[str, TaskSpec]
+    tasks: Tasks
     git_max_size: int
     limits: Mapping[str, Any] = field(default_factory=dict)  # of the run, as in `core.limits.Limits`
     outside: Mapping[str, str] = field(
         default_factory=dict
     )  # `_N` -> folder of included files outside of the campaign's
+
+    @cached_property
+    def has_unknown(self) -> bool:
+        """Whether results decide of a task what its instances are, or how often it is repeated."""
+        return any(spec.is_unknown for spec in self.tasks.values())
 
     @cached_property
     def has_temporary(self) -> bool:
@@ -164,13 +214,15 @@ class Source:
     """Where a file of an input comes from: an output of a task, or a file of ``source/``.
 
     With ``whole`` it stands for as many files: the output of each instance of the group that ``task`` names, in the order
-    of the campaign. A list that many tasks share takes no room in each of them then.
+    of the campaign. A list that many tasks share takes no room in each of them then. With ``match``, and `*` as output, it
+    stands for all outputs of a group or loop whose paths match that: which these are is not known before.
     """
 
     task: str | None
     output: str | None
     path: str  # of a task: what to take inside a folder output ("" for all); else the path below source/
     whole: bool = False
+    match: str = ""
 
     @property
     def is_table(self) -> bool:
@@ -223,6 +275,8 @@ class Instance:
     inputs: Mapping[str, ResolvedInput]
     outputs: Mapping[str, ResolvedOutput]
     edges: tuple[Edge, ...]
+    plan: str = ""  # "group" or "loop" of what stands for instances that are not known yet
+    given: Mapping[str, Any] = field(default_factory=dict)  # of one in a round: the template roots carry and repeat
     work: str = ""  # digest of what determines its result (`template.work`), of one that the ledger has
 
 
@@ -497,7 +551,7 @@ def campaign_from_json(data: Mapping[str, Any]) -> Campaign:
         params=data.get("params", {}),
         files=tuple(data.get("files", ())),
         operators=operators_from_json(data["operators"]),
-        tasks={name: _task_from_json(item) for name, item in data["tasks"].items()},
+        tasks=Tasks({name: _task_from_json(item) for name, item in data["tasks"].items()}),
         git_max_size=data["git_max_size"],
         limits=data.get("limits", {}),
         outside=data.get("outside", {}),
@@ -520,7 +574,7 @@ def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
     values = dict(data)
     if isinstance(values.get("command"), list):
         values["command"] = tuple(values["command"])
-    for key in ("setup", "needs", "uses", "retries_written"):
+    for key in ("setup", "needs", "uses", "retries_written", "late"):
         values[key] = tuple(values.get(key, ()))
     values["inputs"] = {name: InputSpec(**item) for name, item in values.get("inputs", {}).items()}
     values["outputs"] = {name: OutputSpec(**item) for name, item in values.get("outputs", {}).items()}
@@ -530,6 +584,8 @@ def _task_from_json(data: Mapping[str, Any]) -> TaskSpec:
     if "restart" in values:
         given = values["restart"]
         values["restart"] = Restart(**{**given, "files": tuple(given["files"]), "after": tuple(given["after"])})
+    if "repeat" in values:
+        values["repeat"] = Repeat(**values["repeat"])
     if "for_people" in values:
         values["for_people"] = _task_from_json(values["for_people"])
     return TaskSpec(**values)
@@ -549,7 +605,10 @@ def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
         name: [
             item.is_list,
             item.as_name,
-            [[s.task, s.output, s.path, *([True] if s.whole else [])] for s in item.sources],
+            [
+                [s.task, s.output, s.path, *([True] if s.whole else []), *([s.match] if s.match else [])]
+                for s in item.sources
+            ],
         ]
         for name, item in inputs.items()
     }

@@ -104,6 +104,13 @@ class Unlaunchable:
     defect: str = ""
 
 
+@dataclass(frozen=True)
+class Unneeded:
+    """A task that has nothing to work on: it is skipped."""
+
+    reason: Reason
+
+
 class Workshop(Protocol):
     """What decisions ask about campaign and files. Nothing of it writes."""
 
@@ -141,7 +148,7 @@ class Workshop(Protocol):
         """
         ...
 
-    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
+    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Unneeded | Notice:
         """Render an attempt of a READY task; a notice says why that cannot be done at the moment."""
         ...
 
@@ -219,6 +226,7 @@ class Decider:
         self.plan = Plan()
         self._over: set[Key] = set()  # live attempts that end in this plan
         self._budget: Budget | None = None
+        self._made_again: list[str] = []  # tasks that have another result now
 
     # --- attempts ---
 
@@ -307,6 +315,8 @@ class Decider:
             outputs = attempt.evidence.outputs if attempt.evidence is not None else ()
             shown = completed and task.state is not TaskState.RETIRED
             self.plan.publications.append(Publication(*row.key, outputs, shown))
+            if completed and row.attempt > 1:
+                self._made_again.append(row.task_id)
             self.plan.ended.append(self._ended(attempt, change.state if change else task.state, seen, task))
         return [becomes] if becomes is not None else []
 
@@ -426,13 +436,21 @@ class Decider:
         self.plan.retried = [row.task_id for row in due]
         return self.change_tasks(due, [TaskChange(row.task_id, TaskState.PENDING) for row in due])
 
+    def expand_again(self) -> list[TaskChange]:
+        """Let groups be made anew whose instances are those of an older result."""
+        if not self._made_again:
+            return []
+        names, self._made_again = self._made_again, []
+        rows = self.board.current(self.board.reader.plans_below(names))
+        return self.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
+
     def settle(self, made: Iterable[TaskChange], *, unlooked: bool = True) -> None:
         """Decide what changes upstream mean, round by round, until nothing is left.
 
         Looks at tasks that nobody has looked at, at those that watch a settled task, and at all directly below a
         failure for good. Without ``unlooked``, for commands of people, the first are left to the next step.
         """
-        changes = list(made)
+        changes = [*made, *self.expand_again()]
         candidates = {row.task_id: row for row in (self.board.reader.unlooked() if unlooked else ())}
         candidates |= {row.task_id: row for row in self.board.pending_now(changes)} if unlooked else {}
         candidates |= self._concerned(changes)
@@ -575,6 +593,9 @@ class Decider:
         found = self.workshop.prepare(row)
         if isinstance(found, Notice):
             self.plan.notices.append(found)
+            return None
+        if isinstance(found, Unneeded):
+            failed += self.change_tasks([row], [TaskChange(row.task_id, TaskState.SKIPPED, found.reason)])
             return None
         if isinstance(found, Unlaunchable):
             failed.append(self._unlaunchable(row, found))

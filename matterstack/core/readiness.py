@@ -124,6 +124,7 @@ class WaitingTask:
     condition: bool | None = True  # of `when`, once those have settled; None if it cannot be evaluated
     condition_text: str = ""
     allow_failure: bool = False
+    round: int = 0  # of a loop: which it is in
 
 
 def initial_changes(instances: Sequence[Instance], conditional: Collection[str]) -> Iterator[TaskChange]:
@@ -170,29 +171,29 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
             return TaskChange(task.task_id, TaskState.PENDING, watch=upstream.watch)
     if task.condition is False:
         return TaskChange(task.task_id, TaskState.SKIPPED, reason(Code.CONDITION_FALSE, condition=task.condition_text))
-    # Of a group whose table is read nothing but its end is waited for: what failed has a row too.
-    needed = {member.name for entry, members in groups.items() if not is_table(entry) for member in members}
+    needed = {member.name for entry, members in groups.items() if not only_its_end(entry) for member in members}
     if task.rule is None:
         for upstream in unique:
             if upstream.bad and upstream.name in needed:
                 return _because(task, TaskState.BLOCKED, upstream)
+    in_round = {member.name for member in groups.get(ROUND, ())}
     unsettled = [upstream for upstream in unique if upstream.unsettled]
     if unsettled:
         return TaskChange(task.task_id, TaskState.PENDING, watch=unsettled[-1].watch)
     if task.rule is None:
         for upstream in unique:
-            if upstream.soft_failed and upstream.name in needed:
+            if upstream.soft_failed and upstream.name in needed - in_round:
                 return _because(task, TaskState.SKIPPED, upstream)
     if not task.allow_skipped:
         for entry, members in groups.items():
-            if not is_table(entry) and all(member.skipped == member.total for member in members):
+            if not only_its_end(entry) and entry != ROUND and all(member.skipped == member.total for member in members):
                 why = reason(Code.ALL_SKIPPED, entry=entry, first=members[0].name, more=len(members) > 1)
                 return TaskChange(task.task_id, TaskState.SKIPPED, why, cause=members[0].cause)
     if task.rule is not None:
         counted = {
             upstream.name: upstream
             for entry, members in groups.items()
-            if not entry.startswith(("response.", "metrics.")) and not is_table(entry)
+            if not entry.startswith(("response.", "metrics.")) and not only_its_end(entry)
             for upstream in members
         }
         short = _too_few(task.rule, list(counted.values()))
@@ -203,13 +204,21 @@ def _decide(task: WaitingTask, groups: Mapping[str, list[Upstream]], unique: lis
     return TaskChange(task.task_id, TaskState.READY)
 
 
-def is_table(entry: str) -> bool:
-    """Return whether an entry stands for the table of results of a group."""
-    return entry.startswith("results.")
+ROUND = "round"  # the entry of what a loop waits for in its round
+DECIDED = "matrix"  # the entry of what decided that an instance is there
+
+
+def only_its_end(entry: str) -> bool:
+    """Return whether nothing but the end of an upstream is waited for: its results have a row, or its rows stay."""
+    return entry.startswith("results.") or entry == DECIDED
 
 
 def _because(task: WaitingTask, state: TaskState, upstream: Upstream) -> TaskChange:
     assert upstream.culprit is not None
+    if task.round and upstream.culprit.task_id.startswith(f"{task.task_id}/"):
+        culprit = upstream.culprit
+        why = reason(Code.ROUND_FAILED, round=task.round, task=culprit.task_id, state=str(culprit.state))
+        return TaskChange(task.task_id, TaskState.FAILED, why, soft=task.allow_failure, cause=upstream.cause)
     why = reason(
         Code.UPSTREAM,
         task=upstream.culprit.task_id,

@@ -66,6 +66,16 @@ class Code(StrEnum):
     ALL_SKIPPED = "all_skipped"  # entry, first, more
     TOO_FEW = "too_few"  # completed, counted, min_count or min_percent
 
+    # what stands for instances that results make
+    NO_ROWS = "no_rows"  # of a group: nothing was to be made
+    NO_INPUT = "no_input"  # input, pattern: nothing matched it
+    BAD_ROWS = "bad_rows"  # text
+    KNOWN = "known"  # count
+    ROUND = "round"  # round, of, values: of a loop that goes on
+    LOOP_DONE = "loop_done"  # round, of, condition, values
+    ROUNDS_DONE = "rounds_done"  # rounds, condition, values: as many as may be
+    ROUND_FAILED = "round_failed"  # round, task, state
+
     # limits of the run
     LIMIT_CPU_HOURS = "limit_cpu_hours"  # used, most, next: cpu-hours
     LIMIT_ATTEMPTS = "limit_attempts"  # attempts, most

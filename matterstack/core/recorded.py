@@ -51,6 +51,7 @@ class TaskRow:
     result: int | None  # the newest successful attempt
     restarts: int  # attempts that went on from the files of one before
     carry: int  # whether the next attempt does: one of CARRY
+    plan: str | None  # "group" or "loop" of what stands for instances that results make
 
     @property
     def standing(self) -> TaskStanding:

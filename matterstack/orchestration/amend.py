@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from matterstack.core.below import below
 from matterstack.core.events import Amended, AttemptChanged, Event, RetriesReset, TasksChanged, Uncancelled, Wished
-from matterstack.core.model import Instance, LoadedCampaign, TaskChange, TaskSpec, inputs_from_json, to_json
+from matterstack.core.model import Campaign, Instance, LoadedCampaign, TaskChange, TaskSpec, inputs_from_json, to_json
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason_from_json
 from matterstack.core.recorded import AsAsked, AttemptRow, TaskRow
 from matterstack.core.resources import parse_resources, rule_for
@@ -40,7 +40,7 @@ from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import require_run_root, version_folder
 from matterstack.run_root.source import record_externals
 from matterstack.run_root.versions import keep_first, write_version
-from matterstack.storage.apply import row_of
+from matterstack.storage.apply import WORK, row_of
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.queries import Queries
 from matterstack.storage.run_lock import read_holder
@@ -228,7 +228,7 @@ def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, c
     older = _Older(store, store.root, [row for row, _, _ in olds.values()])
     for position, item in enumerate(loaded.instances):
         row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
-        row[-1] = works.digest(row, item)
+        row[WORK] = works.digest(row, item)
         old = olds.pop(item.task_id, None)
         if old is None:
             out.lines.append(encode_json(["put", position, row, None, None]))
@@ -241,10 +241,56 @@ def _compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, c
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
         elif gone.position != number:
             out.lines.append(encode_json(["move", gone.task_id, number]))
-    _look_below(out, loaded, older)
+    edges = _edges(loaded.instances)
+    there = {item.task_id for item in loaded.instances}
+    _look_below(out, edges, there, older)
     while _make_again(store, out, loaded, older):
-        _look_below(out, loaded, older)
+        _look_below(out, edges, there, older)
     return out
+
+
+def _edges(instances: Iterable[Instance]) -> list[tuple[str, str]]:
+    """Return the edges between instances, and from them to their groups."""
+    items = list(instances)
+    edges = [(edge.upstream, item.task_id) for item in items for edge in item.edges]
+    return edges + [(item.task_id, item.group) for item in items if item.group != item.task_id]
+
+
+def compare_some(
+    store: SQLiteStateStore, campaign: Campaign, items: Sequence[Instance], before: Mapping[str, TaskRow], works: Works
+) -> tuple[str, list[Event]]:
+    """Return the lines, and the events that follow, by which the instances of a group become others, as in an amendment.
+
+    ``before`` are those that the run has.
+    """
+    out, part = _Comparison(), _Part(campaign)
+    everything = store.tasks_as_asked()
+    olds = {row.task_id: (row, attempt, asked) for row, attempt, asked in everything if row.task_id in before}
+    older = _Older(store, store.root, [row for row, _, _ in everything])
+    for item in items:
+        row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+        row[WORK] = works.digest(row, item)
+        old = olds.pop(item.task_id, None)
+        if old is None:
+            out.lines.append(encode_json(["put", None, row, None, None]))
+            out.touched.add(item.task_id)
+        else:
+            _Judge(out, old, item, row, old[0].position, part, works, older).judge()
+    for gone, attempt, _ in olds.values():
+        if gone.state is not TaskState.RETIRED:
+            _retire(store, out, gone, attempt, gone.position, cancel_gone=False)
+    edges = [*store.all_edges(), *_edges(items)]
+    there = {row.task_id for row, _, _ in everything} - set(olds)
+    _look_below(out, edges, there, older)
+    lines = [line for line in out.lines if not line.startswith('["move"')]
+    return "".join(f"{line}\n" for line in lines), list(_events(store, out))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What `_Judge` needs of a campaign."""
+
+    campaign: Campaign
 
 
 def _make_again(store: Queries, out: _Comparison, loaded: LoadedCampaign, older: _Older) -> bool:
@@ -340,7 +386,7 @@ class _Judge:
         item: Instance,
         row: list[Any],
         position: int,
-        loaded: LoadedCampaign,
+        loaded: LoadedCampaign | _Part,
         works: Works,
         older: _Older,
     ) -> None:
@@ -362,12 +408,12 @@ class _Judge:
         same = same_text == row[1:8] and edges == asked.edges
         names: list[str] = []
         marks: tuple[Any, Any] = (None, None)
-        moved_work = asked.work != row[-1]
+        moved_work = asked.work != row[WORK]
         kept = (
             asked.asked if self.attempt is not None and asked.asked and asked.asked[0] == self.attempt.attempt else None
         )
         was_stale = kept is not None and bool(asked.changed)
-        if self.attempt is not None and (moved_work or kept is not None or back) and asked.attempt_work != row[-1]:
+        if self.attempt is not None and (moved_work or kept is not None or back) and asked.attempt_work != row[WORK]:
             parts = self.works.parts(self.item)
             before = kept[1] if kept is not None else self.older.parts(task, asked)
             comparable = self.older.as_if_named(before, parts, self.attempt.campaign_version)
@@ -588,16 +634,14 @@ def _retire(
     out.fates.append(Fate(row.task_id, row.group, "retired", row.state, detail))
 
 
-def _look_below(out: _Comparison, loaded: LoadedCampaign, older: _Older) -> None:
+def _look_below(out: _Comparison, edges: Sequence[tuple[str, str]], there: Collection[str], older: _Older) -> None:
     """Decide anew what waits, or is blocked, below all that changed."""
     if not out.touched:
         return
-    edges = [(edge.upstream, item.task_id) for item in loaded.instances for edge in item.edges]
-    edges += [(item.task_id, item.group) for item in loaded.instances if item.group != item.task_id]
-    edges += [(task_id, task_id.partition("/")[0]) for task_id in out.retired if "/" in task_id]
+    groups = {row.task_id: row.group for row in older.rows}
+    edges = [*edges, *((task_id, groups[task_id]) for task_id in out.retired if groups[task_id] != task_id)]
     concerned = below(edges, out.touched) | out.touched
     failed_too = below(edges, out.restarted) if out.restarted else set()
-    there = {item.task_id for item in loaded.instances}
     again: list[TaskRow] = []
     for row in older.rows:
         if row.task_id not in there or row.task_id not in concerned or row.task_id in out.changes:

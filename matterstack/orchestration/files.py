@@ -296,6 +296,10 @@ class RunFiles:
             make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)
 
+    def withdraw(self, task_id: str, paths: Iterable[str]) -> None:
+        """Remove links of results/ to outputs of a task."""
+        withdraw(self.root, task_id, paths)
+
     def remove_output(self, key: Key, file: str, path: str) -> None:
         """Remove a temporary output, as far as that is possible, and its link in results/."""
         withdraw(self.root, key[0], [path])

@@ -18,6 +18,8 @@ def remarks_on_machine(loaded: LoadedCampaign) -> list[str]:
     most: dict[str, dict[str, int]] = {}
     known: dict[tuple[str, str], Resources | None] = {}  # of tasks whose instances all ask for the same
     for instance in loaded.instances:
+        if instance.plan:
+            continue
         operator = loaded.campaign.operators[instance.operator]
         asked = _asked(loaded, instance, known) if operator.row.on_this_machine else None
         if asked is None:

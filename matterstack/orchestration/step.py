@@ -46,6 +46,7 @@ from matterstack.deferred import changed, dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
 from matterstack.orchestration.files import FolderTaken, RunFiles
+from matterstack.orchestration.growth import grow
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.profile import HAND_OVER, LOOK, RECORD, Profile, part_of
 from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
@@ -127,6 +128,11 @@ class Step:
         board, acted = self._pass(plans)
         if acted.freed and board.startable():
             # What was fenced or ended may run again at once: by a pass like any other.
+            board, again = self._pass(plans)
+            acted.outcomes.update(again.outcomes)
+            acted.started |= again.started
+        while not board.run.paused and board.run.cancelled is False and grow(self):
+            # What was made may start at once, and so decide more.
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
             acted.started |= again.started
@@ -308,9 +314,7 @@ class Step:
             item = self.files.evidence(row.key, found, outputs, self.now, ours=ours)
             if isinstance(item, Evidence) and found.response is not None:
                 item = changed(item, response=found.response)
-            restart = (
-                None if good else self.store.campaign(row.campaign_version).tasks[row.task_id.partition("/")[0]].restart
-            )
+            restart = None if good else self.store.spec_of(row.task_id, row.campaign_version).restart
             if restart is not None and isinstance(item, Evidence):
                 item = changed(item, stalled=self.files.has_stalled(row.key, restart.files))
             evidence[row.key] = item
@@ -374,7 +378,7 @@ class Step:
 
     def remove_temporary(self, done: Iterable[str] | None = None) -> None:
         """Remove temporary outputs, of those that ``done`` have read, or of all, which no task needs any longer; the record comes first."""
-        if not self.store.newest_campaign().has_temporary:
+        if not self.store.newest_campaign().has_temporary or self.store.has_open_plans():
             return
         found = self.store.removable(self.store.task_ids() if done is None else done)
         if not found:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from matterstack.core.board import Board, Published
 from matterstack.core.events import AttemptMade, Key, attempt_made
 from matterstack.core.limits import Budget, Limits, Spent
-from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, TaskSpec, to_json
-from matterstack.core.plan import Intent, Notice, Unlaunchable
+from matterstack.core.model import Instance, OperatorSpec, ResolvedInput, Resources, Retries, Source, TaskSpec, to_json
+from matterstack.core.plan import Intent, Notice, Unlaunchable, Unneeded
 from matterstack.core.readiness import WaitingTask
 from matterstack.core.reasons import NO_REASON, Code, Reason, reason
 from matterstack.core.recorded import CARRY_ALWAYS, CARRY_NOTHING, AttemptRow, TaskRow
@@ -57,6 +57,14 @@ class RenderedIntent:
     @property
     def resources(self) -> Resources:
         return self.rendered.resources
+
+
+class NothingMatches(Exception):
+    """Nothing that a group or loop made is what an input asks for."""
+
+    def __init__(self, why: Reason) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class MissingVariable(Exception):
@@ -108,14 +116,18 @@ class RunWorkshop:
     def condition(self, task: TaskRow, entries: Sequence[tuple[str, str]], unsettled: frozenset[str]) -> WaitingTask:
         campaign = self.store.campaign(task.campaign_version)
         spec = campaign.tasks[task.group]
+        if task.plan == "group":
+            return WaitingTask(task.task_id, None, False, tuple(entries))
+        number = int(self.store.made(task.task_id).get("round", 0)) if task.plan else 0
         waiting = WaitingTask(
             task.task_id,
             spec.allow_dependency_failure,
             spec.allow_skipped,
             tuple(entries),
             allow_failure=spec.allow_failure,
+            round=number,
         )
-        if spec.when is None:
+        if spec.when is None or number:
             return waiting
         from matterstack.template.attempt import condition_names, meets_condition
 
@@ -125,6 +137,7 @@ class RunWorkshop:
         if not named & unsettled:
             given, _ = self._given(task)
             instance = self.store.instance(task.task_id)
+            instance = replace(instance, operator="local") if task.plan else instance
             condition = meets_condition(campaign, instance, task.attempts + 1, self._facts(task), given)
         return replace(waiting, named=named, condition=condition, condition_text=spec.when)
 
@@ -159,7 +172,7 @@ class RunWorkshop:
 
     # --- attempts ---
 
-    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Notice:
+    def prepare(self, task: TaskRow) -> Intent | Unlaunchable | Unneeded | Notice:
         """Render an attempt of a READY task. One that cannot be rendered fails; an unreadable input only waits."""
         operator = self.pool.usable(task.campaign_version, task.operator)
         if operator is None:
@@ -169,6 +182,8 @@ class RunWorkshop:
             intent = self._render(task, operator)
             self.between()
             return intent
+        except NothingMatches as error:
+            return Unneeded(error.why)
         except MissingVariable as error:
             failure, why = FailureClass.REJECTED, reason(Code.REJECTED, text=str(error))
         except (TemplateError, ValueError) as error:
@@ -400,7 +415,7 @@ class InputFinder:
         self.read: dict[str, int] = {}  # task, or group as a whole -> the attempt that is read
         self._names = {id(item): name for name, item in instance.inputs.items()}
         sources = [source for item in instance.inputs.values() for source in item.sources]
-        wanted = {source.task for source in sources if source.task and not source.whole}
+        wanted = {source.task for source in sources if source.task and not source.whole}  # and nothing to be matched
         standings = board.standings(wanted) if wanted else {}
         self._published = board.published_of(
             name for name, item in standings.items() if item.state is TaskState.COMPLETED
@@ -425,6 +440,8 @@ class InputFinder:
                 where = where or {"path": f"{self.up}{self._source}/{source.path}"}
                 files.append({**where, "sha256": digest or None})
                 self.stamps[str(where["path"])] = stamp
+            elif source.match:
+                files += self._matching(source, item, self._names[id(item)])
             else:
                 found = self.board.published_in(source.task) if source.whole else self._published
                 of_it: list[dict[str, Any]] = []
@@ -444,6 +461,30 @@ class InputFinder:
             self.copies[item.as_name] = self.disk.root / paths[0].removeprefix(self.up)  # or the external file itself
             return item.as_name
         return paths[0] if paths else None
+
+    def _matching(self, source: Source, item: ResolvedInput, name: str) -> list[dict[str, Any]]:
+        """Return the files of a group or loop that a path or glob means, now that it is known. Raises NothingMatches."""
+        from matterstack.spec.paths import matching
+
+        declared = self.store.paths_of(str(source.task))
+        paths = [
+            (path, (task_id, output), path.endswith("/"))
+            for task_id, output, own, last in declared
+            for path in dict.fromkeys((own, last))
+        ]
+        found = matching(paths, source.match, is_list=item.is_list)
+        if not found:
+            raise NothingMatches(reason(Code.NO_INPUT, input=name, pattern=source.match))
+        tasks = [task_id for (task_id, _), _ in found]
+        standings = self.board.standings(tasks)
+        published = self.board.published_of(
+            task_id for task_id, standing in standings.items() if standing.state is TaskState.COMPLETED
+        )
+        out: list[dict[str, Any]] = []
+        for (task_id, output), rest in found:
+            out += self._of_task(task_id, published.get(task_id), output, rest, is_list=item.is_list)
+        self.read |= {file["task"]: file["attempt"] for file in out}
+        return out
 
     def _of_task(
         self, task_id: str, found: Published | None, output: str, inside: str, *, is_list: bool

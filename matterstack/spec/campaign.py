@@ -15,8 +15,10 @@ from matterstack.core.model import (
     InputSpec,
     OperatorSpec,
     OutputSpec,
+    Repeat,
     Restart,
     Retries,
+    Tasks,
     TaskSpec,
 )
 from matterstack.core.resources import parse_retries, retry_problems
@@ -24,6 +26,7 @@ from matterstack.core.suggestions import did_you_mean
 from matterstack.core.values import as_text, parse_memory, parse_time
 from matterstack.errors import Problem, TemplateError
 from matterstack.spec.axes import OF_MATRIX, files_axes
+from matterstack.spec.late import late_axes
 from matterstack.spec.loader import Document
 from matterstack.spec.mend import Doubts
 from matterstack.spec.paths import path_problem
@@ -50,18 +53,23 @@ _ALL = (
     "run",
     "response",
     "metrics",
+    "carry",
+    "repeat",
 )
-_OF_RESULTS = ("response", "metrics", "inputs", "outputs")
-_EARLY = ("params", "matrix", "task")
-_DECIDED = ("params", "matrix", "task", "response", "metrics")
+_OF_ROUNDS = ("carry", "repeat")  # only in the tasks of a loop
+_EARLY = ("params", "matrix", "task", "repeat")
+_DECIDED = ("params", "matrix", "task", "response", "metrics", *_OF_ROUNDS)
 ROOTS: dict[str, tuple[str, ...]] = {  # the table of docs/campaign-file.md: which roots each key may use
-    "matrix": ("params",),
-    "label": _EARLY, "needs": _EARLY, "operator": _EARLY, "priority": _EARLY, "inputs": _EARLY, "outputs": _EARLY,
+    "matrix": ("params", "response", "metrics", *_OF_ROUNDS),
+    "label": _EARLY, "needs": _EARLY, "operator": _EARLY, "priority": _EARLY, "inputs": (*_EARLY, "carry"), "outputs": _EARLY,
     "command": _ALL, "command_text": _ALL, "setup": _ALL, "env": _ALL, "params": _ALL, "instructions": _ALL,
     "resources": _DECIDED, "deadline": _DECIDED, "retries": _DECIDED,
     "when": tuple(root for root in _ALL if root not in ("inputs", "outputs")),
     "response_schema": ("params", "matrix"), "result_schema": ("params", "matrix"),
+    "until": ("params", "matrix", "task", "response", "metrics", *_OF_ROUNDS),
+    "carry": ("params", "matrix", "task", "response", "metrics", *_OF_ROUNDS), "carry_path": ("params", "matrix"),
 }  # fmt: skip
+_OF_A_LOOP = frozenset({"description", "matrix", "label", "needs", "when", "repeat", "allow_failure", "expect"})
 
 
 _OF_A_LAUNCH = ("command", "command_text", "setup", "env", "params", "instructions")  # resolved when it is handed over
@@ -90,6 +98,13 @@ class Builder:
         self.operators: dict[str, OperatorSpec] = {}
         self.root: dict[str, Any] = document.plain
         self.doubts = doubts or Doubts()
+
+    @property
+    def file(self) -> str:
+        return self.document.file
+
+    def lines_from_defaults(self, task: str, lines: int) -> int:
+        return lines - len(self.root["tasks"][task].get("setup", ()))
 
     def add(self, path: Path, message: str, *, at_key: bool = False, severity: str = "error") -> None:
         path = self._written_at(path)
@@ -135,7 +150,12 @@ class Builder:
         self.kinds = {name: operator.kind for name, operator in operators.items()}
         self.operators = operators
         self._check_defaults(defaults)
-        tasks = {name: self._task(name, task, self._defaults_of(name)) for name, task in root["tasks"].items()}
+        tasks = Tasks({name: self._task(name, task, self._defaults_of(name)) for name, task in root["tasks"].items()})
+        for name, spec in tasks.items():
+            late = late_axes(spec, tasks) if spec.matrix is not None else ()
+            if late:
+                people = replace(spec.for_people, late=late) if spec.for_people is not None else None
+                tasks[name] = replace(spec, late=late, for_people=people)
         return Campaign(
             name=root["name"],
             description=root.get("description", ""),
@@ -305,6 +325,8 @@ class Builder:
             label=data.get("label"),
             when=value("when"),
             bundle=value("bundle"),
+            expect=data.get("expect"),
+            repeat=self._repeat(data["repeat"], data, path) if isinstance(data.get("repeat"), Mapping) else None,
             asked={key: value(key) for key in ASKED_KEYS if key in data or key in defaults},
         )
         self._check_forms(spec, path, data)
@@ -321,6 +343,15 @@ class Builder:
             message = f"under `shell: sh` a failure before a | is not noticed ({cure})"
             self.add((*path, "command"), message, severity="warning")
         return spec
+
+    def _repeat(self, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> Repeat:
+        for key in data:
+            if key not in _OF_A_LOOP:
+                self.add((*path, key), f"a loop runs nothing itself; '{key}' belongs to its tasks", at_key=True)
+        if not any(name.startswith(f"{path[1]}/") for name in self.root["tasks"]) and not self.doubts.any:
+            self.add(path, "a loop needs tasks: write them below `tasks`", at_key=True)
+        carry = {key: value for key, value in given.get("carry", {}).items() if not str(key).startswith("x-")}
+        return Repeat(int(given["max"]), given.get("until"), carry, given.get("on_max", "complete"))
 
     def _restart(self, given: Any, resources: Mapping[str, Any], path: Path) -> Restart | None:
         if not isinstance(given, Mapping):
@@ -366,6 +397,8 @@ class Builder:
                 self.add(full, "templates cannot be used here")
                 continue
             form = "command_text" if key == "command" and isinstance(spec.command, str) else key
+            if key == "repeat":
+                form = "until" if where[1] == "until" else "carry" if whole(text) is not None else "carry_path"
             self._check_form(full, form, text, spec)
             with suppress(TemplateError):  # told already
                 for reference in references(text):
@@ -375,6 +408,16 @@ class Builder:
     def _check_name(self, path: Path, reference: tuple[str, ...], key: str, spec: TaskSpec) -> None:
         """Report a name below a root that cannot be there, whatever the instance."""
         root, names = reference[0], reference[1:]
+        loop = spec.name if spec.repeat is not None and path[-1] in ("until", "next") else spec.loop
+        if root in _OF_ROUNDS and not loop:
+            where = "in `first`" if spec.repeat is not None else "outside of a loop"
+            self.add(path, f"'{root}' cannot be used {where}: it belongs to the rounds of a loop")
+            return
+        if root == "carry" and key == "inputs" and whole(str(self._text_at(path))) is None:
+            self.add(path, f"carry.{'.'.join(names)} must be the whole input: it is a file, not a part of a path")
+            return
+        if root in ("response", "metrics") and names:
+            names = self._in_frame(loop, names)
         if not names or self.doubts.about(spec.name, root, names[0]):
             return
         if root in ("operator", "resources", "response") and self.doubts.operators:
@@ -397,6 +440,8 @@ class Builder:
             "resources": self._resource_names(spec),
             "response": self._answering,
             "metrics": self.root["tasks"],
+            "carry": _mapping(_mapping(self.root["tasks"].get(loop)).get("repeat")).get("carry", {}),
+            "repeat": ("round",),
         }
         found = known.get(root)
         if root == "response" and names[0] in self.root["tasks"] and names[0] not in (found or ()):
@@ -409,13 +454,27 @@ class Builder:
         elif root == "response":
             self._check_field(path, names)
         elif root == "metrics" and len(names) < 2:
-            self.add(path, f"name a value of its metrics.json: metrics.{names[0]}.NAME")
+            self.add(path, f"name a value of its metrics.json: metrics.{names[0].replace('/', '.')}.NAME")
         elif root == "operator" and len(names) > 1 and spec.operator in self.operators:
             known_params = self.operators[spec.operator].params
             if names[1] not in known_params:
                 has = f"it has {_some(known_params)}" if known_params else "it has none"
                 near = did_you_mean(names[1], known_params)
                 self.add(path, f"'{names[1]}' is not in the params of operator '{spec.operator}'{near}; {has}")
+
+    def _in_frame(self, loop: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a reference to a task with the name that this has: of a round's own first, or within a loop."""
+        if loop and f"{loop}/{names[0]}" in self.root["tasks"]:
+            return (f"{loop}/{names[0]}", *names[1:])
+        if "repeat" in _mapping(self.root["tasks"].get(names[0])) and len(names) > 1:
+            return (f"{names[0]}/{names[1]}", *names[2:])
+        return names
+
+    def _text_at(self, path: Path) -> Any:
+        node: Any = self.root
+        for part in path:
+            node = node.get(part) if isinstance(node, Mapping) else node[part] if isinstance(part, int) else None
+        return node
 
     def _resource_names(self, spec: TaskSpec) -> set[str] | None:
         if spec.operator not in self.operators:
@@ -435,12 +494,12 @@ class Builder:
             return False
         try:
             parse(text)
-            if key in ("matrix", "when") and whole(text) is None:
+            if key in ("matrix", "when", "until") and whole(text) is None:
                 self.add(path, "must be exactly one template")
             elif key in ("command_text", "setup"):
                 for message in command_problems(text):
                     self.add(path, message)
-            only_in_when = next(conditional_parts(text), None) if key != "when" else None
+            only_in_when = next(conditional_parts(text), None) if key not in ("when", "until") else None
             if only_in_when is not None:
                 self.add(path, f"'{only_in_when}' can only be used in `when`")
             if key not in ("command_text", "command", "setup") and uses_raw(text):
@@ -479,10 +538,8 @@ class Builder:
             self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
     def _unknown_root(self, path: Path, root: str, key: str, spec: TaskSpec | None) -> None:
-        known, key = ROOTS[key], "command" if key == "command_text" else key
-        if key == "matrix" and root in _OF_RESULTS:
-            self.add(path, "a matrix that comes from a result is reserved for a later version of MatterStack")
-        elif root in _ALL:
+        known, key = ROOTS[key], {"command_text": "command", "carry_path": "carry"}.get(key, key)
+        if root in _ALL:
             self.add(path, f"'{root}' cannot be used in {key}; {', '.join(known)} can")
         else:
             near = self._below_a_root(root, known, spec) or did_you_mean(root, known)
@@ -502,6 +559,10 @@ class Builder:
 
 def _as_mapping(retries: Any) -> dict[str, Any]:
     return {"max": int(retries)} if isinstance(retries, int) else dict(retries)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from matterstack.core.kinds import BUILT_IN, EXPERIMENT, HUMAN
@@ -113,7 +114,7 @@ def check_instances(campaign: Campaign, expansion: Expansion, builder: Builder) 
         complete = set(campaign.tasks[name].inputs) <= set(instances[0].inputs)
         if name in wrong or not complete or (general and not _stands_alone(campaign, name, builder)):
             continue  # a sample is only worth rendering where inputs and outputs are known to be right
-        answer_keys = {key for keys in expansion.named[name].values() for key in keys}
+        answer_keys = {key for keys in expansion.named[campaign.tasks[name].name].values() for key in keys}
         with_templates = _has_early_templates(campaign, name)
         fine = all(
             _check_early(campaign, instance, answer_keys, builder)
@@ -159,12 +160,12 @@ def _warn_of_long_lists(
             len(f"{source}/{found.path} ") if task is None
             else len(f"{source}/{task}/attempt-1/{found.output}/{found.path} ")
             for found in item.sources
-            for task in ([item.task_id for item in by_group[str(found.task)]] if found.whole else [found.task])
+            for task in ([item.task_id for item in by_group.get(str(found.task), ())] if found.whole else [found.task])
         )  # fmt: skip
         try:
             check_fits(name, size)
         except TemplateError as error:
-            builder.add(("tasks", instance.group, "command"), str(error), severity="warning")
+            builder.add(("tasks", campaign.tasks[instance.group].name, "command"), str(error), severity="warning")
 
 
 def _has_early_templates(campaign: Campaign, task: str) -> bool:
@@ -215,7 +216,7 @@ def _check_early(campaign: Campaign, instance: Instance, answer_keys: set[str], 
         try:
             check()
         except (TemplateError, ValueError) as error:
-            _report(instance, key, error, builder)
+            _report(campaign, instance, key, error, builder)
             fine = False
     return fine
 
@@ -224,19 +225,19 @@ def _check_whole(campaign: Campaign, instance: Instance, builder: Builder) -> bo
     try:
         render_attempt(campaign, instance, 1, RunFacts("run", "run", FIRST_SOURCE), _sample_inputs(instance), [])
     except (TemplateError, ValueError) as error:
-        _report(instance, "", error, builder)
+        _report(campaign, instance, "", error, builder)
         return False
     return True
 
 
-def _report(instance: Instance, key: str, error: Exception, builder: Builder) -> None:
+def _report(campaign: Campaign, instance: Instance, key: str, error: Exception, builder: Builder) -> None:
     """Report an error of one instance where its key is written; ``key`` is what was looked at, if it does not say."""
     message: str = str(error)
     keys: tuple[str, ...] = (key,) if key else ()
     if isinstance(error, TemplateError | ValueRefused) and error.keys:
         message, keys = error.what, (error.keys[0], ".".join(error.keys[1:])) if error.keys[1:] else error.keys
     of = f"{instance.task_id}: " if instance.matrix else ""
-    builder.add(("tasks", instance.group, *keys), f"{of}{message}")
+    builder.add(("tasks", campaign.tasks[instance.group].name, *keys), f"{of}{message}")
 
 
 def _check_slots(resources: Resources, operator: OperatorSpec) -> None:
@@ -348,17 +349,18 @@ def warn_of_typos(campaign: Campaign, expansion: Expansion, builder: Builder) ->
     """Warn of outputs that nobody uses where a name close to theirs is used."""
     first: dict[str, Instance] = {}
     used: set[tuple[str, str]] = set()
+    groups = {instance.task_id: instance.group for instance in expansion.instances}
     for instance in expansion.instances:
         first.setdefault(instance.group, instance)
         for item in instance.inputs.values():
-            used.update((s.task.split("/")[0], str(s.output)) for s in item.sources if s.task is not None)
+            used.update((groups.get(s.task, s.task), str(s.output)) for s in item.sources if s.task is not None)
     patterns = _patterns(campaign, first.values())
     for group, instance in first.items():
         spec = campaign.tasks[group]
         for name, output in instance.outputs.items():
-            if (group, name) in used:
+            if (group, name) in used or (group, "*") in used or spec.loop:
                 continue
-            where: Where = ("tasks", group, "outputs", name)
+            where: Where = ("tasks", spec.name, "outputs", name)
             path = output.path.rstrip("/")
             near = next((item for item in patterns if item[0] != group and _is_almost(path, item[2])), None)
             if near is not None:
@@ -434,29 +436,56 @@ def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
 def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str]]:
     """Return the most cpu-hours that all attempts may use, all retries included, and the tasks without a time limit.
 
-    People, labs and closed clusters use none of ours.
+    Of a group that results make, `expect` says how many instances there are, else the limit of the run; of a loop, all
+    its rounds count. People, labs and closed clusters use none of ours.
     """
     total, unlimited = 0.0, dict[str, None]()
     of_task: dict[tuple[str, str], float | None] = {}
     of_values: dict[str, float | None] = {}
+    rows: dict[str, int] = {}
     for instance in expansion.instances:
+        if instance.plan == "loop":
+            rows[instance.group] = rows.get(instance.group, 0) + 1
+    for instance in (*expansion.instances, *expansion.samples):
+        spec = campaign.tasks[instance.group]
+        times: int | None = 1
+        if spec.loop:
+            loop = campaign.tasks[spec.loop]
+            assert loop.repeat is not None
+            times = loop.repeat.max * max(rows.get(spec.loop, 1), 1)
+        if instance.plan == "loop":
+            continue
+        if instance.plan:
+            expected = spec.expect or campaign.limits.get("attempts")
+            times = None if expected is None or times is None else times * int(expected)
+            if is_template(spec.operator):
+                times = None
+            else:
+                instance = replace(instance, operator=spec.operator)
+        if times is None:
+            unlimited[spec.name] = None
+            continue
         operator = campaign.operators[instance.operator]
         if operator.row.asks:
             continue
         key = (instance.group, instance.operator)
         if key not in of_task or _has_early_templates(campaign, instance.group):
-            answer_keys = {name for names in expansion.named[instance.group].values() for name in names}
+            answer_keys = {name for names in expansion.named[spec.name].values() for name in names}
             of_task[key] = None  # where an answer or metric decides, nobody knows yet
             if not answer_keys & {"resources", "retries", "params"}:
-                spec, early = campaign.tasks[instance.group], early_scope(campaign, instance)
-                asked, retries = asked_resources(spec, operator, early), resolve_retries(spec, early)
+                early = early_scope(campaign, instance)
+                try:
+                    asked, retries = asked_resources(spec, operator, early), resolve_retries(spec, early)
+                except (TemplateError, ValueError):  # of a column that is not known yet
+                    unlimited[spec.name] = None
+                    continue
                 values = repr((asked, retries))
                 if values not in of_values:
                     of_values[values] = most_cpu_seconds(asked, retries)
                 of_task[key] = of_values[values]
         seconds = of_task[key]
         if seconds is None:
-            unlimited[instance.group] = None
+            unlimited[spec.name] = None
         else:
-            total += seconds
+            total += seconds * times
     return total / 3600, list(unlimited)

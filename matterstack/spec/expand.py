@@ -11,9 +11,9 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from matterstack.core.graph import Graph, build, find_cycles
 from matterstack.core.kinds import HUMAN
@@ -33,14 +33,16 @@ from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
 from matterstack.deferred import dataclass
-from matterstack.errors import CampaignError, TemplateError
+from matterstack.errors import CampaignError, Problem, TemplateError
 from matterstack.spec.axes import OF_MATRIX, in_lockstep, range_values
-from matterstack.spec.campaign import Builder
 from matterstack.spec.files import glob_files, place_of
+from matterstack.spec.frames import ROOT, Frame, Known
+from matterstack.spec.late import HOLE, can_match, declared
+from matterstack.spec.mend import Doubts
 from matterstack.spec.paths import PathTree, path_problem
 from matterstack.spec.tables import MOST_ROWS, decimal_commas, read_table
 from matterstack.template.forms import render, render_pattern, render_text
-from matterstack.template.language import Hole, Name, is_template, parse, references
+from matterstack.template.language import Hole, Name, is_template, parse, references, whole
 
 KEPT_TABLES = ".tables"  # in source/ of a run, see storage.run_root: tables as they were at init
 MOST_INSTANCES = MOST_ROWS
@@ -60,6 +62,7 @@ class Match:
 
     by_task: dict[str, int] = field(default_factory=dict)
     files: int = 0
+    unknown: list[str] = field(default_factory=list)  # groups and loops of which it is not known yet what matches
 
 
 @dataclass()
@@ -72,6 +75,7 @@ class Expansion:
     named: Mapping[str, AnswerNames]  # task -> `answer_names` of it
     labels: dict[str, str]  # task id -> what its label was before it was made safe, where that is something else
     externals: dict[str, bool]  # as in `LoadedCampaign`
+    samples: list[Instance]  # the first round of each loop, which is made when the run gets there
 
 
 AnswerNames = Mapping[tuple[str, str], Sequence[str]]
@@ -80,8 +84,9 @@ AnswerNames = Mapping[tuple[str, str], Sequence[str]]
 def answer_names(spec: TaskSpec) -> AnswerNames:
     """Return each (root, task) that a task's templates name below response and metrics, with the keys that do."""
     found: dict[tuple[str, str], list[str]] = {}
+    first = [item["first"] for item in spec.repeat.carry.values()] if spec.repeat is not None else ()
     parts: dict[str, Any] = {
-        "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
+        "repeat": first, "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
         "resources": spec.resources, "retries": spec.retries_written, "when": spec.when, **spec.asked,
     }  # fmt: skip
     for key, value in parts.items():
@@ -109,32 +114,54 @@ def _safe(text: str) -> str:
     return "".join(char if char.isalnum() or char in "._+-" else "_" for char in text)
 
 
+class Reporter(Protocol):
+    """Where an expansion reports its problems: the `Builder` of a campaign file, or what a run has in its place."""
+
+    problems: list[Problem]
+    doubts: Doubts
+
+    @property
+    def file(self) -> str: ...
+    def add(self, path: Where, message: str, *, at_key: bool = False, severity: str = "error") -> None: ...
+    def has_problem(self, path: Where) -> bool: ...
+    def may_give(self, root: str, task: str) -> bool: ...
+    def lines_from_defaults(self, task: str, lines: int) -> int:
+        """Return how many of the `setup` lines of a task are those of `defaults`."""
+        ...
+
+
 class Expander:
     def __init__(
         self,
         campaign: Campaign,
         named: Mapping[str, AnswerNames],
         folder: Path,
-        builder: Builder,
+        builder: Reporter,
         only_files: frozenset[str] | None = None,
+        known: Mapping[str, Known] | None = None,
     ) -> None:
+        """``known`` gives what results gave to groups, by id; those of which nothing is known are left open."""
         self.campaign = campaign
+        self.known = known or {}
+        self.frames: list[Frame] = [ROOT]
+        self.specs: dict[str, tuple[TaskSpec, Frame]] = {}  # by id of the group
         self.named = named
         self.folder = folder
         self.builder = builder
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.drafts: list[_Draft] = []
+        self.by_id: dict[str, _Draft] = {}
         self.outputs = PathTree()
         self.ids = PathTree()
         self.files: set[str] = set()
         self.externals: dict[str, bool] = {}  # absolute path -> whether its digest is recorded
         self.matches: dict[tuple[str, str], Match] = {}
         self.labels: dict[str, str] = {}
-        self.files_of_axes: dict[tuple[str, str], dict[str, str]] = {}  # (task, axis) -> its values -> their files
+        self.files_of_axes: dict[tuple[str, str], dict[str, Source]] = {}  # (group, axis) -> its values -> their files
         self._suggestions = 0
         self._shared: dict[
-            tuple[str, str], tuple[list[Source], set[str]]
-        ] = {}  # pattern, base -> what it matches, and of which tasks
+            tuple[str, str, str], tuple[list[Source], set[str]]
+        ] = {}  # frame, pattern, base -> what it matches, and of which tasks
         self._globbed: dict[str, list[str]] = {}
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
@@ -146,25 +173,115 @@ class Expander:
     def expand(self) -> Expansion:
         for index, pattern in enumerate(self.campaign.files):
             self._take_files(pattern, ("files", index))
-        for spec in self.campaign.tasks.values():
-            self._draft_instances(spec)
-        for draft in self.drafts:
-            self._resolve_outputs(draft)
-        for draft in self.drafts:
-            self._resolve_inputs(draft)
-            self._resolve_needs(draft)
-        for spec in self.campaign.tasks.values():
-            if self.named[spec.name]:
-                self._resolve_answers(spec, self.named[spec.name])
+        self._draft_frame(ROOT)
+        for loop in [draft for draft in self.drafts if draft.plan == "loop"]:
+            if loop.task_id == self._members(loop.group)[0].task_id:  # the others differ in values alone
+                self._draft_frame(self.first_round(loop))
+        self._resolve(self.drafts)
         self._check_source_paths()
         return self._finish()
 
+    def _draft_frame(self, frame: Frame) -> list[_Draft]:
+        """Add the instances of a frame, with their outputs."""
+        before = len(self.drafts)
+        if frame is not ROOT:
+            self.frames.append(frame)
+        for spec in self.campaign.tasks.values():
+            if frame.has(spec):
+                self._draft_instances(spec, frame)
+        new = self.drafts[before:]
+        for draft in new:
+            self._resolve_outputs(draft)
+        for draft in new:
+            if draft.plan == "group":
+                self._resolve_plan(draft)
+        return new
+
+    def _resolve(self, drafts: Sequence[_Draft]) -> None:
+        """Find what instances read and wait for."""
+        groups: dict[str, list[_Draft]] = {}
+        for draft in drafts:
+            if draft.plan != "group":
+                self._resolve_inputs(draft)
+                self._resolve_needs(draft)
+                groups.setdefault(draft.group, []).append(draft)
+        for group, members in groups.items():
+            spec, frame = self.specs[group]
+            if self.named[spec.name]:
+                self._resolve_answers(spec, frame, members)
+
+    # --- while a run goes on ---
+
+    def preload(self, item: Instance, frame: Frame, upstreams: Sequence[tuple[str, str]] = ()) -> None:
+        """Add an instance that the run has already; ``upstreams`` are the (upstream, entry) pairs of one with a plan."""
+        spec = self.campaign.tasks[item.group]
+        draft = _Draft(
+            spec, item.task_id, item.label, item.matrix, len(self.drafts), item.group, frame, item.plan, item.operator,
+            item.priority, dict(item.inputs), dict(item.outputs), {Edge(*pair): None for pair in upstreams},
+        )  # fmt: skip
+        self.drafts.append(draft)
+        self.by_id[item.task_id] = draft
+        self.ids.add(item.task_id, draft)
+        self.specs.setdefault(item.group, (spec, frame))
+        if item.plan != "group":
+            self.rows.setdefault(item.group, []).append(dict(item.matrix))
+        for name, output in item.outputs.items():
+            self.outputs.add(output.path, (draft, name))
+
+    def grow_group(self, spec: TaskSpec, frame: Frame) -> list[Instance]:
+        """Return the instances of a group by what is known of it now; others, of the run, were added by `preload`."""
+        group, before = frame.id_of(spec), len(self.drafts)
+        self.specs[group] = spec, frame
+        self._draft_rows(spec, frame, group, ("tasks", spec.name))
+        return self._grown(self.drafts[before:])
+
+    def grow_round(self, frame: Frame) -> list[Instance]:
+        """Return the instances of a round, as far as they are known when it begins."""
+        new = self._draft_frame(frame)
+        self._resolve(new)
+        return [draft.finish() for draft in new]
+
+    def _grown(self, new: list[_Draft]) -> list[Instance]:
+        for draft in new:
+            self._resolve_outputs(draft)
+        self._resolve(new)
+        return [draft.finish() for draft in new]
+
+    # --- loops ---
+
+    def first_round(self, loop: _Draft) -> Frame:
+        """Return the frame of a loop's first round, with what is known of it before it begins."""
+        assert loop.spec.repeat is not None
+        carry, paths = {}, set()
+        for name, item in loop.spec.repeat.carry.items():
+            value = item["first"]
+            if isinstance(value, str) and whole(value) is None:
+                where: Where = ("tasks", loop.spec.name, "repeat", "carry", name, "first")
+                value = self._attempt(where, loop, render_pattern, value, self.scope(loop), escape=False)
+                paths.add(name)
+            elif isinstance(value, str):
+                try:
+                    value = render(value, self.scope(loop))
+                except (TemplateError, ValueError):
+                    value = UNKNOWN  # of an answer or a metric
+            carry[name] = value
+        return Frame(f"{loop.task_id}/1", loop.spec.name, loop.task_id, loop.matrix, 1, carry, frozenset(paths))
+
     # --- matrices and labels ---
 
-    def _draft_instances(self, spec: TaskSpec) -> None:
+    def _draft_instances(self, spec: TaskSpec, frame: Frame) -> None:
         where: Where = ("tasks", spec.name)
-        rows = [{}] if spec.matrix is None else self._rows(spec, (*where, "matrix"))
-        self.rows[spec.name] = rows
+        group = frame.id_of(spec)
+        self.specs[group] = spec, frame
+        if spec.late:
+            self._add(spec, frame, group, spec.name.rpartition("/")[2], frame.matrix, "group")
+            if group not in self.known:
+                return
+        self._draft_rows(spec, frame, group, where)
+
+    def _draft_rows(self, spec: TaskSpec, frame: Frame, group: str, where: Where) -> None:
+        rows = [{}] if spec.matrix is None else self._rows(spec, group, (*where, "matrix"))
+        self.rows[group] = rows
         if len(self.drafts) + len(rows) > MOST_INSTANCES:
             self.builder.add(where, f"{len(rows)} instances; a campaign may have {MOST_INSTANCES}")
             return
@@ -185,20 +302,43 @@ class Expander:
                 self.builder.add((*where, "label" if spec.label else "matrix"), what)
                 return
             labels[label] = row
-            task_id = spec.name if spec.matrix is None else f"{spec.name}/{label}"
+            task_id = group if spec.matrix is None else f"{group}/{label}"
             if text != label:
                 self.labels[task_id] = text
-            draft = _Draft(spec, task_id, label, row, len(self.drafts))
-            self.drafts.append(draft)
-            self.ids.add(task_id, draft)
-            self._resolve_choice(draft, where)
+            double = next((axis for axis in row if axis in frame.matrix), None)
+            if double is not None:
+                message = f"'{double}' is an axis of the loop as well; rename one"
+                self.builder.add((*where, "matrix", double), message, at_key=True)
+                return
+            self._add(spec, frame, task_id, label, {**frame.matrix, **row}, "loop" if spec.repeat is not None else "")
 
-    def _rows(self, spec: TaskSpec, where: Where) -> list[dict[str, Any]]:
+    def _add(
+        self, spec: TaskSpec, frame: Frame, task_id: str, label: str, matrix: Mapping[str, Any], plan: str
+    ) -> _Draft:
+        draft = _Draft(spec, task_id, label, matrix, len(self.drafts), frame.id_of(spec), frame, plan)
+        self.drafts.append(draft)
+        self.by_id[task_id] = draft
+        self._drafts_of.clear()
+        self.ids.add(task_id, draft)
+        if plan:
+            if plan == "group" and not is_template(spec.operator):  # what all its instances have can be told now
+                self._resolve_choice(replace(draft), ("tasks", spec.name))
+            draft.operator = ""
+        else:
+            self._resolve_choice(draft, ("tasks", spec.name))
+        return draft
+
+    def _rows(self, spec: TaskSpec, group: str, where: Where) -> list[dict[str, Any]]:
         assert spec.matrix is not None
         axes: list[list[dict[str, Any]]] = []
-        tables = [self._table(str(spec.matrix["table"]), (*where, "table"))] if "table" in spec.matrix else []
+        tables = []
+        if "table" in spec.matrix:
+            late = "table" in spec.late
+            tables = [
+                self.known[group].axes["table"] if late else self._table(str(spec.matrix["table"]), (*where, "table"))
+            ]
         named = [
-            (name, self._axis(spec, name, values, (*where, name)))
+            (name, self._axis(spec, group, name, values, (*where, name)))
             for name, values in spec.matrix.items()
             if name != "table" and name not in OF_MATRIX
         ]
@@ -230,17 +370,24 @@ class Expander:
         rows = self._exclude(rows, spec.matrix.get("exclude", []), (*where, "exclude"))
         return self._include(rows, spec.matrix.get("include", []), (*where, "include"), spec.label)
 
-    def _axis(self, spec: TaskSpec, name: str, values: Any, where: Where) -> list[Any]:
+    def _axis(self, spec: TaskSpec, group: str, name: str, values: Any, where: Where) -> list[Any]:
         if self.builder.has_problem(where):
             return []
         label = spec.label
+        known = self.known[group] if name in spec.late else None
+        if known is not None and name in known.files:
+            self.files_of_axes[group, name] = dict(known.files[name])
+            return list(known.axes[name])
         if isinstance(values, Mapping) and "files" in values:
-            return self._files_axis(spec, name, str(values["files"]), (*where, "files"))
+            return self._files_axis(spec, group, name, str(values["files"]), (*where, "files"))
+        frame = self.specs[group][1]
         try:
             if isinstance(values, Mapping):
                 where = (*where, "range")
-                return range_values(self._with_params(values["range"]), MOST_INSTANCES)
-            values = self._with_params(values) if isinstance(values, str) else values
+                given = known.axes[name] if known is not None else self._with_params(values["range"], frame)
+                return range_values(given, MOST_INSTANCES)
+            values = self._with_params(values, frame) if isinstance(values, str) and known is None else values
+            values = known.axes[name] if known is not None else values
         except TemplateError as error:
             if self.builder.doubts.params or self.builder.doubts.param_names:
                 self.builder.doubts.outputs = True  # how many instances there are is not known
@@ -253,17 +400,17 @@ class Expander:
         if not isinstance(values, list):
             self.builder.add(where, f"'{name}' must be a list of values, got {show(values)}")
             return []
-        if not values:
+        if not values and known is None:
             self.builder.add(where, f"'{name}' is empty: it gives no instances")
         return values if self._values_have_labels(values, where, label) else []
 
-    def _with_params(self, value: Any) -> Any:
+    def _with_params(self, value: Any, frame: Frame) -> Any:
         """Return what is written for an axis, its templates resolved. Raises TemplateError."""
         if isinstance(value, list):
-            return [self._with_params(item) for item in value]
-        return render(value, {"params": self.campaign.params}) if isinstance(value, str) else value
+            return [self._with_params(item, frame) for item in value]
+        return render(value, {"params": self.campaign.params, **frame.given}) if isinstance(value, str) else value
 
-    def _files_axis(self, spec: TaskSpec, axis: str, pattern: str, where: Where) -> list[Any]:
+    def _files_axis(self, spec: TaskSpec, group: str, axis: str, pattern: str, where: Where) -> list[Any]:
         """Return the stems of the files that a pattern matches, each the value of an instance."""
         problem = path_problem(pattern)
         if not problem and axis in spec.inputs:
@@ -275,14 +422,14 @@ class Expander:
             self.builder.add(where, problem)
             return []
         self.files.update(found)
-        stems: dict[str, str] = {}
+        stems: dict[str, Source] = {}
         for path in found:
             stem = Path(path).stem
             if stem in stems:
-                self.builder.add(where, f"{stems[stem]} and {path} are both '{stem}'")
+                self.builder.add(where, f"{stems[stem].path} and {path} are both '{stem}'")
                 return []
-            stems[stem] = path
-        self.files_of_axes[spec.name, axis] = stems
+            stems[stem] = Source(None, None, path)
+        self.files_of_axes[group, axis] = stems
         return list(stems)
 
     def _values_have_labels(self, values: Iterable[Any], where: Where, label: str | None) -> bool:
@@ -302,7 +449,7 @@ class Expander:
             if problem:
                 self.builder.add(where, problem)
             return []
-        shown = str(Path(self.builder.document.file).parent / name)
+        shown = str(Path(self.builder.file).parent / name)
         try:
             kept = self.folder / KEPT_TABLES / name  # of a run whose table was refreshed since
             rows = read_table(kept if self._only_files is not None and kept.is_file() else self.place(name), shown)
@@ -344,17 +491,17 @@ class Expander:
                 continue
             if self._values_have_labels(extra.values(), (*where, index), label):
                 rows.append({key: extra[key] for key in first})
-        if not rows and not self.builder.problems:
+        if not rows and not self.builder.problems and not self.campaign.tasks[str(where[1])].late:
             self.builder.add(where[:-1], "gives no instances")
         return rows
 
     def _label_text(self, spec: TaskSpec, row: Mapping[str, Any], where: Where) -> str | None:
         """Return the label of a row before it is made safe."""
         if spec.matrix is None:
-            return spec.name
+            return spec.name.rpartition("/")[2]
         try:
             if spec.label:
-                scope = {"params": self.campaign.params, "matrix": row, "task": {"name": spec.name}}
+                scope = {"params": self.campaign.params, "matrix": row, "task": {"name": spec.name.rpartition("/")[2]}}
                 return render_text(spec.label, scope)
             return "-".join(as_text(row[name]) for name in self._label_columns(spec, row))
         except (TemplateError, ValueError) as error:
@@ -427,19 +574,24 @@ class Expander:
             self.builder.add((*where, "command"), f"{who} runs no command; use `instructions`", at_key=True)
 
     def scope(self, draft: _Draft) -> dict[str, Any]:
-        task = {"id": draft.task_id, "name": draft.spec.name, "label": draft.label}
-        return {"params": self.campaign.params, "matrix": draft.matrix, "task": task}
+        task = {"id": draft.task_id, "name": draft.spec.name.rpartition("/")[2], "label": draft.label}
+        return {"params": self.campaign.params, "matrix": draft.matrix, "task": task, **draft.frame.given}
 
     def _resolve_outputs(self, draft: _Draft) -> None:
+        if draft.plan:
+            return
         scope = self.scope(draft)
         files: set[str] = set()
+        prefix = f"{draft.frame.prefix}/" if draft.frame.prefix else ""
         for name, spec in draft.spec.outputs.items():
             where: Where = ("tasks", draft.spec.name, "outputs", name)
             path = self._attempt(where, draft, render_pattern, spec.path, scope, escape=False)
             file = self._attempt(where, draft, render_pattern, spec.file or spec.path, scope, escape=False)
             if path is None or file is None:
                 continue
-            problem = self._output_problem(draft, spec, path, file, files)
+            problem = path_problem(path) or self._name_of_a_round(draft, path)
+            path = prefix + path
+            problem = problem or self._output_problem(draft, spec, path, file, files)
             if problem:
                 self._report_once(where, problem)
                 continue
@@ -454,6 +606,16 @@ class Expander:
             path = f"responses/{draft.task_id}.json"  # where people's answers appear
             self.outputs.add(path, (draft, "response"))
             draft.outputs["response"] = ResolvedOutput(path, "response.json")
+
+    def _name_of_a_round(self, draft: _Draft, path: str) -> str:
+        """Return what is wrong with a path that names the place of another round, or of a loop."""
+        first = path.split("/")[0]
+        if draft.frame is not ROOT and first.isdigit():
+            return f"'{path}': the folder '{first}' is that of a round"
+        loop = self.campaign.tasks.get(first)
+        if draft.frame is ROOT and loop is not None and loop.repeat is not None:
+            return f"'{path}' is in the folder of the loop '{first}', which shows the outputs of its rounds"
+        return ""
 
     def _output_problem(self, draft: _Draft, spec: OutputSpec, path: str, file: str, files: set[str]) -> str:
         problem = path_problem(path) or path_problem(file)
@@ -480,14 +642,29 @@ class Expander:
     def _resolve_inputs(self, draft: _Draft) -> None:
         scope = self.scope(draft)
         taken: set[str] = set()
+        if draft.plan:
+            return
         for axis, value in draft.matrix.items():
-            path = self.files_of_axes.get((draft.spec.name, axis), {}).get(value)
-            if path is not None:
-                draft.inputs[axis] = ResolvedInput(False, None, (Source(None, None, path),))
+            file = self.files_of_axes.get((draft.group, axis), {}).get(value)
+            if file is not None:
+                draft.inputs[axis] = ResolvedInput(False, None, (file,))
+                if file.task is not None:
+                    draft.edges[Edge(file.task, f"inputs.{axis}")] = None
+        for upstream in self._plan_edges(draft):
+            draft.edges[Edge(upstream, "matrix")] = None
         for name, spec in draft.spec.inputs.items():
             where: Where = ("tasks", draft.spec.name, "inputs", name)
             is_list = is_pattern(spec.pattern) and not spec.external and spec.results is None
-            pattern = self._attempt(where, draft, render_pattern, spec.pattern, scope, escape=is_list)
+            carried = _carried(spec.pattern)
+            frame = draft.frame if carried is None else ROOT
+            if carried is not None and carried not in draft.frame.paths and carried in draft.frame.carry:
+                self._report_once(where, f"carry.{carried} is a value, no file: use it in the command")
+                continue
+            pattern = (
+                str(draft.frame.carry.get(carried))
+                if carried is not None
+                else self._attempt(where, draft, render_pattern, spec.pattern, scope, escape=is_list)
+            )
             if pattern is None:
                 continue
             as_name = None
@@ -509,7 +686,7 @@ class Expander:
             if problem:
                 self.builder.add(where, problem)
                 continue
-            sources = self._sources(draft, pattern, is_list, spec.base)
+            sources = self._sources(draft, pattern, spec.base, frame, is_list=is_list)
             if not sources:
                 # A matrix without rows has no outputs: that is told already.
                 doubts = self.builder.doubts
@@ -523,11 +700,19 @@ class Expander:
     def _take_results(self, draft: _Draft, name: str, task: str, as_name: str | None) -> None:
         """Make the input that is a table of the results of a task; it waits until that has settled, however."""
         where: Where = ("tasks", draft.spec.name, "inputs", name, "results")
-        known = [other for other in self.campaign.tasks if other != draft.spec.name]
+        written, task = task, self._id_of(draft.frame, task)
+        known = [other for other in self.specs if other != draft.group]
+        if task in known and self.specs[task][0].repeat is not None:
+            self._report_once(
+                where, f"'{written}' is a loop; name one of its tasks as an input, or a file below {written}/"
+            )
+            return
         if task not in known:
             if task not in self.builder.doubts.tasks:
-                itself = "is the task itself" if task == draft.spec.name else "is no task"
-                self._report_once(where, f"'{task}' {itself}{did_you_mean(task, known)}; there are {', '.join(known)}")
+                itself = "is the task itself" if task == draft.group else "is no task"
+                self._report_once(
+                    where, f"'{written}' {itself}{did_you_mean(written, known)}; there are {', '.join(known)}"
+                )
             return
         draft.inputs[name] = ResolvedInput(False, as_name or f"{name}.csv", (Source(task, None, "", whole=True),))
         draft.edges[Edge(task, f"results.{name}")] = None
@@ -569,8 +754,11 @@ class Expander:
                 match.files += 1
                 if not self.place(source.path).is_dir():  # of a folder, all files are there already
                     self.files.add(source.path)
+            elif source.match:
+                match.unknown.append(source.task)
+                draft.edges[Edge(source.task, f"inputs.{name}")] = None
             else:
-                group = source.task.split("/")[0]
+                group = source.task if source.whole else self.by_id[source.task].group
                 members = [item.task_id for item in self._members(group)] if source.whole else [source.task]
                 match.by_task[group] = match.by_task.get(group, 0) + len(members)
                 # A rule counts tasks: it needs an edge for each.
@@ -578,34 +766,56 @@ class Expander:
                 for upstream in [group] if whole else members:
                     draft.edges[Edge(upstream, f"inputs.{name}")] = None
 
-    def _sources(self, draft: _Draft, pattern: str, is_list: bool, base: str) -> list[Source]:
+    def _sources(self, draft: _Draft, pattern: str, base: str, frame: Frame, *, is_list: bool) -> list[Source]:
+        """Return what a path or glob of a task means: outputs in its own frame, else of the campaign, else its files."""
+        for one in dict.fromkeys((frame, ROOT)):
+            inside = f"{one.prefix}/{pattern}" if one.prefix else pattern
+            found = [
+                *self._outputs(draft, inside, one, is_list=is_list),
+                *self._open(draft, inside, one, is_list=is_list),
+            ]
+            if found:
+                return found
+        return self._files_of(f"{base}/{pattern}" if base else pattern, is_list=is_list)
+
+    def _outputs(self, draft: _Draft, pattern: str, frame: Frame, *, is_list: bool) -> list[Source]:
         if not is_list:
-            return self._sources_for(draft, pattern, base, is_list=False)
-        if (pattern, base) not in self._shared:
-            found = self._sources_for(None, pattern, base, is_list=True)
-            self._shared[pattern, base] = self._in_short(found), {str(source.task) for source in found}
-        sources, tasks = self._shared[pattern, base]
+            return self._outputs_for(draft, pattern, frame, is_list=False)
+        key = (frame.prefix, pattern, draft.frame.prefix)
+        if key not in self._shared:
+            found = self._outputs_for(None, pattern, frame, is_list=True)
+            self._shared[key] = self._in_short(found), {str(source.task) for source in found}
+        sources, tasks = self._shared[key]
         # What matches outputs of the task itself means all the others.
-        return self._sources_for(draft, pattern, base, is_list=True) if draft.task_id in tasks else sources
+        mine = draft.task_id in tasks or (draft.plan and any(self.by_id[name].group == draft.group for name in tasks))
+        return self._outputs_for(draft, pattern, frame, is_list=True) if mine else sources
 
     def _in_short(self, sources: list[Source]) -> list[Source]:
         """Return sources in which an output of all instances of a task is one."""
         out: list[Source] = []
         for (group, output, path), items in itertools.groupby(
-            sources, lambda s: (s.task and s.task.split("/")[0], s.output, s.path)
+            sources, lambda s: (self.by_id[s.task].group if s.task and not s.whole else s.task, s.output, s.path)
         ):
             run = list(items)
             whole = group is not None and len(run) > 1 and len(run) == len(self._members(group))
             out += [Source(group, output, path, whole=True)] if whole else run
         return out
 
-    def _sources_for(self, draft: _Draft | None, pattern: str, base: str, *, is_list: bool) -> list[Source]:
+    def _outputs_for(self, draft: _Draft | None, pattern: str, frame: Frame, *, is_list: bool) -> list[Source]:
         if is_list:
             found: list[tuple[Any, str]] = list(dict.fromkeys(self.outputs.glob(pattern)))  # `**/**` meets some twice
         else:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []
-        found = [(owner, rest) for owner, rest in found if owner[0] is not draft]
+        found = [(owner, rest) for owner, rest in found if owner[0] is not draft and owner[0].frame is frame]
+        # Which outputs a group has is not known to others before their time: those count by `_open`.
+        found = [
+            (owner, rest)
+            for owner, rest in found
+            if not owner[0].spec.late or (not is_list and draft is not None and draft.spec.late)
+        ]
+        if draft is not None and draft.plan:
+            found = [(owner, rest) for owner, rest in found if owner[0].group != draft.group]
         # `**` may match nothing: then it is the file itself; of a folder it is all that lies in it.
         found = [
             (owner, "" if rest == "**" and not owner[0].outputs[owner[1]].is_folder else rest) for owner, rest in found
@@ -614,10 +824,40 @@ class Expander:
         found = [item for item in found if item[1] in ("", "**")] or [
             (owner, rest) for owner, rest in found if owner[0].outputs[owner[1]].is_folder
         ]
-        if found:
-            found.sort(key=lambda item: (item[0][0].position, list(item[0][0].outputs).index(item[0][1])))
-            return [Source(owner[0].task_id, owner[1], rest) for owner, rest in found]
-        pattern = f"{base}/{pattern}" if base else pattern  # of a file that is included: from its own folder
+        found.sort(key=lambda item: (item[0][0].position, list(item[0][0].outputs).index(item[0][1])))
+        return [Source(owner[0].task_id, owner[1], rest) for owner, rest in found]
+
+    def _open(self, draft: _Draft, pattern: str, frame: Frame, *, is_list: bool) -> list[Source]:
+        """Return the groups and loops some of whose outputs may match, which cannot be told before they are known."""
+        out = []
+        for group, (spec, home) in self.specs.items() if self.campaign.has_unknown else ():
+            if home is not frame or group == draft.group or not spec.is_unknown:
+                continue
+            prefix = f"{home.prefix}/" if home.prefix else ""
+            if spec.repeat is not None:
+                if spec.name != draft.frame.loop:
+                    out += [Source(row, "*", "", True, pattern) for row in self._rows_of_loop(group, spec, pattern)]
+            elif not (draft.spec.late and not is_list and group in self.known):
+                paths = (prefix + declared(output.path) for output in spec.outputs.values())
+                if any(can_match(pattern, path) for path in paths):
+                    out.append(Source(group, "*", "", True, pattern))
+        return out
+
+    def _rows_of_loop(self, group: str, spec: TaskSpec, pattern: str) -> list[str]:
+        """Return the instances of a loop that a pattern may match outputs of; the loop if these are not known."""
+        body = [other for other in self.campaign.tasks.values() if other.loop == spec.name]
+        paths = [declared(output.path) for other in body for output in other.outputs.values()]
+        rows = [draft.task_id for draft in self._members(group)]
+        places = {row: (f"{row}/", f"{row}/{HOLE}/") for row in rows}
+        if spec.late:
+            places = {group: (f"{group}/{HOLE}/", f"{group}/{HOLE}/{HOLE}/")}
+        return [
+            row
+            for row, prefixes in places.items()
+            if any(can_match(pattern, prefix + path) for prefix in prefixes for path in paths)
+        ]
+
+    def _files_of(self, pattern: str, *, is_list: bool) -> list[Source]:
         if is_list:
             return [Source(None, None, path) for path in self._glob(pattern)]
         path = self.place(pattern)
@@ -628,6 +868,55 @@ class Expander:
             return [Source(None, None, pattern)] if path.is_file() else []
         except OSError:
             return []
+
+    def _resolve_plan(self, draft: _Draft) -> None:
+        """Find what must be done before the instances of a group are known."""
+        spec = draft.spec
+        assert spec.matrix is not None
+        for axis in spec.late:
+            values, where = spec.matrix[axis], ("tasks", spec.name, "matrix", axis)
+            path = values if axis == "table" else values.get("files") if isinstance(values, Mapping) else None
+            if path is None:
+                for reference in references(values):
+                    if reference[0] in ("response", "metrics") and len(reference) > 1:
+                        self._wait_for_value(draft, draft.frame, (reference[0], reference[1]), where)
+                continue
+            is_list = axis != "table" and is_pattern(path)
+            problem = path_problem(path)
+            if not problem and axis in spec.inputs:
+                problem = f"inputs.{axis} is the file of this axis; rename the input" if axis != "table" else ""
+            sources = [] if problem else self._sources(draft, path, "", draft.frame, is_list=is_list)
+            if not problem and not any(source.task for source in sources):
+                problem = self._no_match(draft, path, is_list)
+            if problem:
+                self.builder.add(where, problem)
+                continue
+            draft.inputs[axis] = ResolvedInput(is_list or axis != "table", None, tuple(sources))
+            for source in sources:
+                upstream = str(source.task)
+                draft.edges[Edge(upstream, f"inputs.{axis}")] = None
+
+    def _wait_for_value(self, draft: _Draft, frame: Frame, name: tuple[str, str], where: Where) -> None:
+        """Make the edge to the one task whose answer or metric decides how many instances there are."""
+        root, task = name
+        upstream = self._id_of(frame, task)
+        found = self.specs.get(upstream)
+        if found is None or not self.builder.may_give(root, found[0].name):
+            return  # told where the name stands
+        if found[0].matrix is not None:
+            self._report_once(where, f"{root}.{task} is of many instances; an axis takes the values of one task")
+            return
+        draft.edges[Edge(upstream, f"{root}.{task}")] = None
+
+    def _plan_edges(self, draft: _Draft) -> list[str]:
+        """Return what decided that an instance is there: if that runs again, the instance waits."""
+        plan = self.by_id.get(draft.group) if draft.spec.late else None
+        return list(dict.fromkeys(edge.upstream for edge in plan.edges)) if plan is not None else []
+
+    def _id_of(self, frame: Frame, name: str) -> str:
+        """Return the id of the task or group that a name means for tasks of a frame."""
+        own = f"{frame.prefix}/{name}" if frame.prefix else name
+        return own if own in self.specs else name
 
     def _glob(self, pattern: str) -> list[str]:
         if pattern not in self._globbed:
@@ -662,36 +951,33 @@ class Expander:
         return f"'{pattern}' is neither a declared output nor a file of the campaign folder{near}"
 
     def _resolve_needs(self, draft: _Draft) -> None:
-        expand_groups = draft.spec.allow_dependency_failure is not None
+        if draft.plan == "group":
+            return
         for index, need in enumerate(draft.spec.needs):
             where: Where = ("tasks", draft.spec.name, "needs", index)
             pattern = self._attempt(where, draft, render_pattern_of_id, need, self.scope(draft))
             if pattern is None:
                 continue
-            group = self.campaign.tasks.get(pattern)
-            if group is not None and group.matrix is not None and not expand_groups:
-                draft.edges[Edge(pattern, f"needs[{index}]")] = None
-                continue
-            if group is not None and group.matrix is not None:
-                pattern = f"{pattern}/*"
-            found: list[Any] = [owner for owner, rest in self.ids.glob(pattern) if not rest]
+            found: list[Any] = []
             groups: list[str] = []
-            if is_pattern(need):
-                found = [other for other in found if other is not draft]
-                groups = self._groups_named(pattern, draft)
-                if expand_groups:
-                    found += [member for name in groups for member in self._members(name)]
-                else:
-                    draft.edges |= {Edge(name, f"needs[{index}]"): None for name in groups}
-            if not found and not groups and pattern.split("/")[0] in self.rows and not self.rows[pattern.split("/")[0]]:
+            for frame in dict.fromkeys((draft.frame, ROOT)):
+                inside = f"{frame.prefix}/{pattern}" if frame.prefix else pattern
+                found, groups = self._needed(draft, frame, inside, is_glob=is_pattern(need))
+                if found or groups:
+                    break
+            draft.edges |= {Edge(name, f"needs[{index}]"): None for name in groups}
+            if not found and not groups and self.rows.get(pattern.split("/")[0]) == []:
                 continue  # its matrix has a problem of its own
             doubts = self.builder.doubts
             named = pattern.split("/")[0] in doubts.tasks or (doubts.tasks and is_pattern(need))
             if named or (doubts.outputs and "/" in pattern):  # it may name what was taken out
                 continue
             if not found and not groups and not self.builder.has_problem(where):
+                names = [d.task_id for d in self.drafts if d.frame is ROOT or d.frame is draft.frame]
                 known = (
-                    name for name in (*self.campaign.tasks, *(d.task_id for d in self.drafts)) if name != draft.task_id
+                    name.removeprefix(f"{draft.frame.prefix}/")
+                    for name in (*self.specs, *names)
+                    if name != draft.task_id and self.specs.get(name, (None, ROOT))[1] in (ROOT, draft.frame)
                 )
                 if is_pattern(need) and any(rest == "" for _, rest in self.ids.glob(pattern)):
                     self.builder.add(where, f"'{pattern}' matches nothing but {draft.task_id} itself")
@@ -711,36 +997,72 @@ class Expander:
                 where, f"needs at least {rule.min_count} completed tasks, but {draft.task_id} depends on only {most}"
             )
 
-    def _groups_named(self, pattern: str, draft: _Draft) -> list[str]:
-        """Return the groups whose name a glob matches, which means all of their instances, but for the task's own."""
-        return [
-            name
-            for name, spec in self.campaign.tasks.items()
-            if spec.matrix is not None and name != draft.spec.name and names_task(pattern, name)
-        ]
+    def _needed(self, draft: _Draft, frame: Frame, pattern: str, *, is_glob: bool) -> tuple[list[_Draft], list[str]]:
+        """Return the instances, and the groups as a whole, that an entry of `needs` names in a frame."""
+        expand = draft.spec.allow_dependency_failure is not None
+        spec, home = self.specs.get(pattern, (None, None))
+        if spec is not None and home is frame and spec.matrix is not None:
+            if not expand or spec.late:
+                return [], [pattern]
+            pattern = f"{pattern}/*"
+        owners: list[Any] = [owner for owner, rest in self.ids.glob(pattern) if not rest]
+        found = [owner for owner in owners if owner.frame is frame and owner.plan != "group" and not owner.spec.late]
+        groups: list[str] = []
+        for name, (other, place) in self.specs.items() if is_glob or self.campaign.has_unknown else ():
+            if place is not frame or name == draft.group or other.matrix is None:
+                continue
+            if other.late:  # which instances it has is not known: all are waited for
+                groups += [name] if names_task(name, pattern) or (is_glob and names_task(pattern, name)) else []
+            elif is_glob and names_task(pattern, name):
+                if expand:
+                    found += self._members(name)
+                else:
+                    groups.append(name)
+        return [other for other in found if not is_glob or other is not draft], groups
 
     # --- answers and metrics ---
 
-    def _resolve_answers(self, spec: TaskSpec, names: AnswerNames) -> None:
+    def _resolve_answers(self, spec: TaskSpec, frame: Frame, members: Sequence[_Draft]) -> None:
         """Make the edges that `response.TASK` and `metrics.TASK` imply: to the instance of equal axis values."""
-        for (root, task), keys in names.items():
-            if (
-                self.builder.doubts.outputs
-                or task not in self.rows
-                or not self.rows[task]
-                or not self.builder.may_give(root, task)
-            ):
+        for (root, name), keys in self.named[spec.name].items():
+            task = self._id_of(frame, name)
+            other = self.specs[task][0] if task in self.specs else None
+            if self.builder.doubts.outputs or other is None:
                 continue  # told already, where the name stands
             where: Where = ("tasks", spec.name, keys[0])
-            for draft in self._members(spec.name):
+            if other.repeat is not None:
+                self._wait_for_loop(root, name, other, where, members)
+                continue
+            if other.late and task not in self.known:
+                if not spec.late:
+                    self._report_once(
+                        where, f"{root}.{name} must be of one instance; those of {name} are not known yet"
+                    )
+                continue
+            if not self.rows.get(task) or not self.builder.may_give(root, other.name):
+                continue
+            for draft in members:
                 found = self._with_equal_values(task, draft)
                 if len(found) != 1:
                     shared = [axis for axis in self.rows[task][0] if axis in draft.matrix]
                     has = f"{len(found)} instances with equal {', '.join(shared)}" if shared else "no axis in common"
-                    message = f"{root}.{task} must be of one instance: {task} has {has}, seen from {draft.task_id}"
+                    message = f"{root}.{name} must be of one instance: {name} has {has}, seen from {draft.task_id}"
                     self._report_once(where, message)
                     break
-                draft.edges[Edge(found[0], f"{root}.{task}")] = None
+                draft.edges[Edge(found[0], f"{root}.{name}")] = None
+
+    def _wait_for_loop(self, root: str, name: str, loop: TaskSpec, where: Where, members: Sequence[_Draft]) -> None:
+        """Make the edges to a loop of whose last round a value is taken: with axes, of the row of equal values."""
+        if loop.late:
+            self._report_once(where, f"{root}.{name} must be of one loop; those of {name} are not known yet")
+            return
+        for draft in members:
+            found = self._with_equal_values(name, draft)
+            if len(found) != 1:
+                message = f"{root}.{name} must be of one loop: {name} has {len(found)}, seen from {draft.task_id}"
+                self._report_once(where, message)
+                break
+            draft.edges[Edge(found[0], f"{root}.{name}")] = None
 
     def _with_equal_values(self, task: str, draft: _Draft) -> list[str]:
         """Return the instances of a task whose values of the common axes are those of ``draft``."""
@@ -755,7 +1077,8 @@ class Expander:
     def _members(self, task: str) -> list[_Draft]:
         if not self._drafts_of:
             for draft in self.drafts:
-                self._drafts_of.setdefault(draft.spec.name, []).append(draft)
+                if draft.plan != "group":
+                    self._drafts_of.setdefault(draft.group, []).append(draft)
         return self._drafts_of.get(task, [])
 
     # --- files and the whole ---
@@ -785,7 +1108,7 @@ class Expander:
                 self._check_source_path(("tasks", spec.name, "command"), text, folders)
             for variable, value in spec.env.items():
                 self._check_source_path(("tasks", spec.name, "env", variable), value, folders)
-            inherited = len(spec.setup) - len(self.builder.root["tasks"][spec.name].get("setup", ()))
+            inherited = self.builder.lines_from_defaults(spec.name, len(spec.setup))
             for index, text in enumerate(spec.setup):
                 own = ("tasks", spec.name, "setup", index - inherited)
                 self._check_source_path(own if index >= inherited else ("defaults", "setup", index), text, folders)
@@ -822,16 +1145,19 @@ class Expander:
                     self.builder.add(("tasks", spec.name, "command"), message, severity="warning")
 
     def _finish(self) -> Expansion:
-        instances = [draft.finish() for draft in self.drafts]
+        everything = [(draft, draft.finish()) for draft in self.drafts]
+        instances = [item for draft, item in everything if draft.frame is ROOT]
+        samples = [item for draft, item in everything if draft.frame is not ROOT]
+        names = {name for name, (spec, _) in self.specs.items() if spec.matrix is not None}
         group_nodes = frozenset(
-            edge.upstream
-            for instance in instances
-            for edge in instance.edges
-            if edge.upstream in self.campaign.tasks and self.campaign.tasks[edge.upstream].matrix is not None
+            edge.upstream for _, item in everything for edge in item.edges if edge.upstream in names
         )
-        graph = task_graph(instances, group_nodes)
+        graph = task_graph([*instances, *samples], group_nodes)
+        graph.add_edges_from((draft.task_id, draft.frame.row) for draft in self.drafts if draft.frame is not ROOT)
         for cycle in find_cycles(graph):
             self._report_cycle(cycle)
+        if samples:
+            graph = task_graph(instances, {name for name in group_nodes if self.specs[name][1] is ROOT})
         return Expansion(
             instances,
             tuple(sorted(self.files)),
@@ -841,13 +1167,16 @@ class Expander:
             self.named,
             self.labels,
             self.externals,
+            samples,
         )
 
     def _report_cycle(self, cycle: list[str]) -> None:
         first = min(range(len(cycle)), key=lambda index: cycle[index])
         ordered = cycle[first:] + cycle[:first]
         path = " -> ".join([*ordered, ordered[0]]) if len(ordered) <= 12 else " -> ".join(ordered[:12]) + " -> …"
-        self.builder.add(("tasks", ordered[0].split("/")[0]), f"a cycle: {path}", at_key=True)
+        first_of = self.by_id.get(ordered[0])
+        name = first_of.spec.name if first_of is not None else self.specs[ordered[0]][0].name
+        self.builder.add(("tasks", name), f"a cycle: {path}", at_key=True)
 
 
 @dataclass(eq=False)
@@ -857,6 +1186,9 @@ class _Draft:
     label: str
     matrix: Mapping[str, Any]
     position: int
+    group: str
+    frame: Frame
+    plan: str = ""  # as in `Instance`
     operator: str = "local"
     priority: int = 0
     inputs: dict[str, ResolvedInput] = field(default_factory=dict)
@@ -865,8 +1197,8 @@ class _Draft:
 
     def finish(self) -> Instance:
         return Instance(
-            self.task_id, self.spec.name, self.label, self.matrix, self.operator, self.priority,
-            self.inputs, self.outputs, tuple(self.edges),
+            self.task_id, self.group, self.label, self.matrix, self.operator, self.priority,
+            self.inputs, self.outputs, tuple(self.edges), self.plan, self.frame.given,
         )  # fmt: skip
 
 
@@ -878,9 +1210,19 @@ def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Gra
     for instance in instances:
         nodes.append(instance.task_id)
         edges += [(edge.upstream, instance.task_id) for edge in instance.edges]
-        if instance.group in groups:
+        if instance.group in groups and instance.task_id != instance.group:
             edges.append((instance.task_id, instance.group))
     return build(edges, nodes)
+
+
+UNKNOWN = "?"  # a value that is not known before the run
+
+
+def _carried(pattern: str) -> str | None:
+    """Return the name of what a round is given, if that is the whole input."""
+    hole = whole(pattern)
+    names = list(references(pattern)) if hole is not None else []
+    return names[0][1] if len(names) == 1 and names[0][0] == "carry" and len(names[0]) == 2 else None
 
 
 def is_pattern(text: str) -> bool:

@@ -121,7 +121,11 @@ def _nulls(campaign: Campaign, spec: TaskSpec, instance: Instance) -> Iterator[s
         item = instance.inputs.get(name)
         if item is None or item.is_list or item.sources[0].task is None or item.sources[0].is_table:
             continue
-        group = str(item.sources[0].task).partition("/")[0]
+        group = str(item.sources[0].task)
+        if item.sources[0].match or group not in campaign.tasks:
+            group = group.partition("/")[0]
+        if group not in campaign.tasks or campaign.tasks[group].repeat is not None:
+            continue
         upstream = campaign.tasks[group]
         if spec.allow_dependency_failure is not None:
             how = f"{group} fails"

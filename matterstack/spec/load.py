@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from matterstack.spec.checks import (
 )
 from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.files import place_of
+from matterstack.spec.frames import Known
 from matterstack.spec.habits import warn_of_habits
 from matterstack.spec.include import with_includes
 from matterstack.spec.loader import Document, load_document, parse_document, plain
+from matterstack.spec.loops import with_loops
 from matterstack.spec.mend import mend, unparsable
 from matterstack.spec.schema import check_campaign, check_operators
 
@@ -63,6 +66,7 @@ def load_campaign(
     folder: Path | None = None,
     only_files: frozenset[str] | None = None,
     gpus_here: int | None = None,
+    known: Mapping[str, Known] | None = None,
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
@@ -70,14 +74,14 @@ def load_campaign(
     those of ``kept`` since they were set before.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
     checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
-    that count, by default all. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
+    that count, by default all. ``known`` is what results of a run gave to groups, by their names. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
     CampaignError with all problems, sorted by position.
     """
     path = Path(file)
     document = load_document(path, with_problems=True)
     site = load_document(Path(operators), with_problems=True) if operators is not None else None
     home = folder if folder is not None else path.parent
-    document = with_includes(document, home, site)
+    document = with_loops(with_includes(document, home, site))
     problems = check_campaign(document) + unparsable(document)
     if document.in_part:  # what a file that cannot be included would have given is not missing
         problems = [problem for problem in problems if problem.path != ()]
@@ -104,13 +108,15 @@ def load_campaign(
     named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
     check_licences(campaign, builder)
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
-    expansion = Expander(campaign, named, home, builder, only_files).expand()
+    expansion = Expander(campaign, named, home, builder, only_files, known).expand()
+    known_now = [item for item in (*expansion.instances, *expansion.samples) if not item.plan]
+    to_check = replace(expansion, instances=known_now)
     if to_run:
-        check_chosen_kinds(campaign, expansion, builder, installed_kinds)
-    check_instances(campaign, expansion, builder)
+        check_chosen_kinds(campaign, to_check, builder, installed_kinds)
+    check_instances(campaign, to_check, builder)
     if not _errors(builder.problems):
-        warn_of_typos(campaign, expansion, builder)
-        warn_of_habits(campaign, expansion, home, builder)
+        warn_of_typos(campaign, to_check, builder)
+        warn_of_habits(campaign, to_check, home, builder)
     if _errors(builder.problems):
         raise CampaignError(_sorted([*builder.problems, *document.warnings]))
     return LoadedCampaign(
@@ -218,18 +224,20 @@ def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
     patterns = {
         f"{task_id}.{name}": ", ".join(
             [f"{count} of {group}" for group, count in match.by_task.items()]
+            + [f"those of {name} that match" for name in match.unknown]
             + ([f"{match.files} file{'s' if match.files > 1 else ''}"] if match.files else [])
         )
         for (task_id, name), match in expansion.matches.items()
     }
     counts: dict[str, int] = {}
-    for instance in expansion.instances:
+    ordinary = [instance for instance in expansion.instances if not instance.plan]
+    for instance in ordinary:
         counts[instance.group] = counts.get(instance.group, 0) + 1
     hours, unlimited = cpu_hours(campaign, expansion)
     return {
         "name": campaign.name,
-        "tasks": len(campaign.tasks),
-        "instances": len(expansion.instances),
+        "tasks": sum(not spec.loop for spec in campaign.tasks.values()),
+        "instances": len(ordinary),
         "depth": form.depth,
         "width": form.width,
         "edges": sum(_edges_into(instance, counts) for instance in expansion.instances),
@@ -239,4 +247,21 @@ def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
         "instances_of": counts,
         "patterns": patterns,
         "labels": expansion.labels,
+        "unknown": _unknown(campaign, expansion),
     }
+
+
+def _unknown(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
+    """Return what is not known before the run: of groups what they wait for, of loops how many rounds there may be."""
+    out: dict[str, Any] = {}
+    for item in (*expansion.instances, *expansion.samples):
+        spec = campaign.tasks[item.group]
+        if item.plan and spec.name not in out:
+            waits = list(dict.fromkeys(edge.upstream for edge in item.edges))
+            out[spec.name] = {"waits_for": waits}
+            if spec.expect is not None:
+                out[spec.name]["expect"] = spec.expect
+            if spec.repeat is not None:
+                body = [name for name, other in campaign.tasks.items() if other.loop == spec.name]
+                out[spec.name] |= {"rounds": spec.repeat.max, "tasks": [name.rpartition("/")[2] for name in body]}
+    return out

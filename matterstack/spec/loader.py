@@ -65,7 +65,7 @@ class Document:
         self.at = at
         self.warnings = warnings
         self.problems: list[Problem] = []  # values that were replaced so that the rest could be read
-        self.bases: Mapping[str, str] = {}  # task of an included file -> the folder of that, in the campaign folder
+        self.bases: dict[str, str] = {}  # task of an included file -> the folder of that, in the campaign folder
         self.included: tuple[str, ...] = ()  # files, in the campaign folder
         self.outside: Mapping[str, str] = {}  # as in `core.model.Campaign`
         self.origins: Mapping[str, str] = {}  # `tasks.NAME`, … of an included file -> that file, in the campaign folder

@@ -23,7 +23,7 @@ _ROOT_OF = {"inputs": "inputs", "outputs": "outputs", "params": "params", "matri
 _WITH_TEMPLATES = frozenset(
     [
         "matrix", "label", "needs", "operator", "priority", "inputs", "outputs", "command", "setup", "env", "params",
-        "instructions", "resources", "deadline", "retries", "when", "response_schema", "result_schema",
+        "instructions", "resources", "deadline", "retries", "when", "response_schema", "result_schema", "repeat",
     ]
 )  # fmt: skip
 
@@ -163,8 +163,9 @@ def _mend_task(root: dict[str, Any], path: Path, problem: Problem, doubts: Doubt
         task[key].pop(path[3], None)
         return
     task.pop(key, None)
-    if key == "command":
+    if key in ("command", "repeat"):
         task["command"] = "true"
+        doubts.outputs |= key == "repeat"
 
 
 def _doubt_key(doubts: Doubts, task: str, key: str) -> None:

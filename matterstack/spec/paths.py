@@ -6,7 +6,8 @@ begin with a dot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from matterstack.core.selection import WILDCARD, matches
 
@@ -31,6 +32,30 @@ def path_problem(path: str) -> str:
     if long is not None:
         return f"the name '{long[:40]}…' has more than {LONGEST_NAME} bytes"
     return ""
+
+
+def matching(paths: Iterable[tuple[str, Any, bool]], pattern: str, *, is_list: bool) -> list[tuple[Any, str]]:
+    """Return (value, rest) of declared paths, each (path, value, whether it is a folder), that a path or glob means.
+
+    The rest is what to take inside of a folder, "" for all. A value comes once, in the order that was given.
+    """
+    tree, order = PathTree(), dict[Any, int]()
+    folders = set()
+    for path, value, is_folder in paths:
+        tree.add(path, value)
+        order.setdefault(value, len(order))
+        if is_folder:
+            folders.add(value)
+    if is_list:
+        found = list(dict.fromkeys(tree.glob(pattern)))
+    else:
+        single = tree.find(pattern)
+        found = [single] if single is not None else []
+    whole: list[tuple[Any, str]] = [
+        (value, "" if rest == "**" and value not in folders else rest) for value, rest in found
+    ]
+    whole = [item for item in whole if item[1] in ("", "**")] or [item for item in whole if item[0] in folders]
+    return sorted(dict.fromkeys(whole), key=lambda item: order[item[0]])
 
 
 class _Node:

@@ -18,9 +18,9 @@ from matterstack.core.values import dump_json
 from matterstack.errors import Problem, UsageError
 from matterstack.spec.loader import Document
 
-RESERVED = ("quorum", "repeat", "tasks", "container", "notify")
+RESERVED = ("quorum", "container", "notify")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
-_OF_TASKS_ALONE = ("needs", "inputs", "outputs", "matrix", "label", "command", "when")
+_OF_TASKS_ALONE = ("needs", "inputs", "outputs", "matrix", "label", "command", "when", "expect", "repeat", "tasks")
 _FREE_TEXT = ("description", "command", "instructions", "label", "when")
 
 
@@ -79,10 +79,18 @@ def check_campaign(document: Document) -> list[Problem]:
                 problems += _check(document, task, "campaign.schema.json#/$defs/task", ("tasks", name))
         # Names that are right need not all be looked at again: one stands for them.
         first = next(iter(tasks))
-        frame["tasks"] = {name: {} for name in tasks if name == first or not NAME.match(name)}
+        frame["tasks"] = {
+            name: {} for name in tasks if name == first or not (NAME.match(name) or is_of_a_loop(name, tasks))
+        }
     else:
         frame = dict(root)
     return _check(document, frame, "campaign.schema.json", ()) + problems
+
+
+def is_of_a_loop(name: str, tasks: Mapping[str, Any]) -> bool:
+    """Return whether a task is one of a loop, as `spec.loops` names it."""
+    loop, _, own = name.rpartition("/")
+    return loop in tasks and bool(NAME.match(own))
 
 
 def check_operators(document: Document) -> list[Problem]:

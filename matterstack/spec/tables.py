@@ -21,12 +21,19 @@ _OTHERS = (";", "\t", "|")  # that programs write in place of a comma
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?\Z")
 
 
-def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
+def read_table(path: Path, shown: str, *, may_be_empty: bool = False) -> list[dict[str, Any]]:
     """Return the rows of a table, each {column: value}, with the columns in their order.
 
     Cells of CSV and TSV follow the rule for scalars of a campaign file; an empty one is "". Raises CampaignError
-    for a file that cannot be read, an empty table, and rows that do not fit the header.
+    for a file that cannot be read, an empty table unless it ``may_be_empty``, and rows that do not fit the header.
     """
+    rows = _read(path, shown)
+    if not rows and not may_be_empty:
+        raise _refuse(shown, 0, "has no rows")
+    return rows
+
+
+def _read(path: Path, shown: str) -> list[dict[str, Any]]:
     delimiter = _DELIMITERS.get(path.suffix.lower())
     if delimiter:
         return _read_delimited(path, shown, delimiter)
@@ -40,7 +47,7 @@ def read_table(path: Path, shown: str) -> list[dict[str, Any]]:
         if list(row) != list(rows[0]) and set(row) != set(rows[0]):
             line = document.root.items_at[index][0]
             raise _refuse(shown, line, f"row {index + 1} has other columns ({', '.join(row)}) than the first")
-    return _checked(rows, shown)
+    return rows
 
 
 def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, Any]]:
@@ -74,7 +81,7 @@ def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, An
             rows.append({name: _cell(cell, shown, reader.line_num) for name, cell in zip(header, cells, strict=True)})
     except csv.Error as error:
         raise _refuse(shown, reader.line_num, f"is not {path.suffix[1:].upper()}: {error}") from None
-    return _checked(rows, shown)
+    return rows
 
 
 def _cell(text: str, shown: str, line: int) -> Any:
@@ -85,12 +92,6 @@ def _cell(text: str, shown: str, line: int) -> Any:
     except ValueError as error:
         raise _refuse(shown, line, str(error)) from None
     return text if value is None else value
-
-
-def _checked(rows: list[dict[str, Any]], shown: str) -> list[dict[str, Any]]:
-    if not rows:
-        raise _refuse(shown, 0, "has no rows")
-    return rows
 
 
 def decimal_commas(rows: list[dict[str, Any]]) -> str:

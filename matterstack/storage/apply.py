@@ -68,9 +68,9 @@ def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read
     position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
     rows = [json.loads(line) for line in read(event.rows).splitlines()]
     db.executemany(
-        f"{_NEW_TASK} ?, ?)",
+        _NEW_TASK,
         (
-            (number, event.campaign_version, *row[:8], _work_of(row), *row[8:10])
+            (number, event.campaign_version, *row[:8], _work_of(row), *row[8:10], *_plan_of(row))
             for number, row in enumerate(rows, position)
         ),
     )
@@ -79,12 +79,16 @@ def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read
 
 _NEW_TASK = (
     "INSERT INTO tasks (position, campaign_version, task_id, group_name, label, matrix, operator, priority, inputs, outputs, "
-    "work, state, watch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+    "work, state, watch, plan, given) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
 def _work_of(row: list[Any]) -> str:
     return row[11] if len(row) > 11 else ""  # a run of before has none
+
+
+def _plan_of(row: list[Any]) -> tuple[Any, Any]:
+    return (row[12] or None, row[13] or None) if len(row) > 12 else (None, None)
 
 
 def _put_edges(db: sqlite3.Connection, rows: Iterable[list[Any]]) -> None:
@@ -152,6 +156,13 @@ def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read)
         (event.version, json.dumps(retired)),
     )
     _update(db, "UPDATE tasks SET position = ? WHERE task_id = ?", moved)
+    _put_instances(db, event.version, put, retired)
+
+
+def _put_instances(
+    db: sqlite3.Connection, version: int, put: list[tuple[int, list[Any], Any]], retired: Iterable[str]
+) -> None:
+    """Write instances that are new or another, as (position, row, marks); ``retired`` ones wait for nothing any longer."""
     given = json.dumps([*(row[0] for _, row, _ in put), *retired])
     db.execute("DELETE FROM edges WHERE downstream IN (SELECT value FROM json_each(?))", (given,))
     known = {
@@ -161,22 +172,57 @@ def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read)
     _update(
         db,
         "UPDATE tasks SET position = ?, campaign_version = ?, group_name = ?, label = ?, matrix = ?, operator = ?, "
-        "priority = ?, inputs = ?, outputs = ?, work = ?, asked = ?, changed = ? WHERE task_id = ?",
+        "priority = ?, inputs = ?, outputs = ?, work = ?, plan = ?, given = ?, asked = ?, changed = ? WHERE task_id = ?",
         (
-            (number, event.version, *row[1:8], row[11], *(_json_or_none(item) for item in marks), row[0])
+            (
+                number,
+                version,
+                *row[1:8],
+                row[11],
+                *_plan_of(row),
+                *(_json_or_none(item) for item in marks),
+                row[0],
+            )
             for number, row, marks in put
             if row[0] in known
         ),
     )
     db.executemany(
-        f"{_NEW_TASK} ?, ?)",
-        ((number, event.version, *row[:8], row[11], *row[8:10]) for number, row, _ in put if row[0] not in known),
+        _NEW_TASK,
+        (
+            (number, version, *row[:8], row[11], *row[8:10], *_plan_of(row))
+            for number, row, _ in put
+            if row[0] not in known
+        ),
     )
     _put_edges(db, (row for _, row, _ in put))
 
 
+def _expanded(db: sqlite3.Connection, entry: Entry, event: e.Expanded, read: Read) -> None:
+    position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
+    put: list[tuple[int, list[Any], Any]] = []
+    retired: list[str] = []
+    for line in read(event.rows).splitlines() if event.rows else ():
+        what, number, *rest = json.loads(line)
+        if what == "put":
+            put.append((position + len(put) if number is None else number, rest[0], rest[1:]))
+        else:
+            retired.append(number)
+    _put_instances(db, event.campaign_version, put, retired)
+    made = (
+        {"round": event.round, "given": event.given} if event.round else {"reads": event.reads, "values": event.values}
+    )
+    _update(db, "UPDATE tasks SET made = ? WHERE task_id = ? AND plan IS NOT NULL", [(encode_json(made), event.task)])
+    if event.round:
+        db.execute("DELETE FROM edges WHERE downstream = ? AND entry = 'round'", (event.task,))
+        db.executemany("INSERT INTO edges VALUES (?, ?, ?)", ((up, event.task, how) for up, how in event.edges))
+
+
 def _json_or_none(value: Any) -> str | None:
     return None if value is None else encode_json(value)
+
+
+WORK = 11  # where a row has the digest of its work
 
 
 def row_of(item: Instance, change: TaskChange, work: str = "") -> list[Any]:
@@ -185,6 +231,7 @@ def row_of(item: Instance, change: TaskChange, work: str = "") -> list[Any]:
         item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
         encode_json(inputs_to_json(item.inputs)), encode_json(to_json(item.outputs)), str(change.state), change.watch,
         [[edge.upstream, edge.entry] for edge in item.edges], work,
+        *([item.plan, dump_json(item.given, exact=True) if item.given else ""] if item.plan or item.given else []),
     ]  # fmt: skip
 
 
@@ -197,7 +244,7 @@ def rows_of(
     for item, change in zip(instances, first, strict=True):
         row = row_of(item, change)
         if works is not None:
-            row[-1] = works(row, item)
+            row[WORK] = works(row, item)
         yield encode_json(row)
 
 
@@ -437,6 +484,7 @@ _FUNCTIONS: dict[str, Callable[[Any, Entry, Any, Read], None]] = {
     e.TasksAdded.kind: _tasks_added,
     e.Reused.kind: _reused,
     e.Amended.kind: _amended,
+    e.Expanded.kind: _expanded,
     e.Paused.kind: _paused,
     e.Resumed.kind: _paused,
     e.Cancelled.kind: _cancelled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from matterstack.core.recorded import bucket_of
+from matterstack.core.states import TaskState
 from matterstack.errors import JournalError, LedgerDamagedError, MatterStackError
 from matterstack.storage.journal import Journal
 from matterstack.storage.rows import ATTEMPT_COLUMNS, Undecodable, attempt_row, plain
@@ -59,10 +60,11 @@ def _wrong_type(store: SQLiteStateStore) -> str:
 def _content_problem(store: SQLiteStateStore) -> str:
     store.run()
     counted: dict[object, int] = {}
-    for row in store.tasks(retired=True):
+    for row in [*store.tasks(retired=True), *(row for row in store.plans(TaskState.RETIRED) if row.plan == "group")]:
         counted[bucket_of(row)] = counted.get(bucket_of(row), 0) + 1
         campaign, item = store.campaign(row.campaign_version), store.instance(row.task_id)
-        if row.group not in campaign.tasks or row.operator not in campaign.operators:
+        named = row.group in campaign.tasks or (item.given and campaign.tasks.has_round(row.group))
+        if not named or (row.operator not in campaign.operators and row.plan is None):
             return f"no task '{row.group}' or operator '{row.operator}' is in its campaign"
         known = store.published(row.task_id)
         if known is not None and row.campaign_version == 1 and not set(known[1]) <= set(item.outputs):

@@ -138,6 +138,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE source_files",
         "ALTER TABLE version_files RENAME TO source_files",
     ),
+    (
+        # What stands for instances that are not known yet: `group` or `loop`; of one whose are, JSON of what made them
+        # (core/events.py, `Expanded`).
+        "ALTER TABLE tasks ADD COLUMN plan TEXT",
+        "ALTER TABLE tasks ADD COLUMN made TEXT",
+        "ALTER TABLE tasks ADD COLUMN given TEXT",  # JSON, of a task in a round of a loop: {carry, repeat}
+        "CREATE INDEX tasks_planned ON tasks (state) WHERE plan IS NOT NULL",
+        "CREATE INDEX tasks_outside ON tasks (position) WHERE given IS NULL",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

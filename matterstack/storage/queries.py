@@ -16,6 +16,7 @@ from matterstack.core.model import (
     OperatorSpec,
     OutputFile,
     ResolvedOutput,
+    TaskSpec,
     campaign_from_json,
     operators_from_json,
 )
@@ -50,6 +51,8 @@ CPU_S = (
 )
 _COUNTED = "COALESCE(a.failure, '') NOT IN ('not_started', 'postponed', 'reused', 'by_hand')"  # of these nothing ran
 _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE version = ? AND"
+# What stood for a group whose instances are known is no task any longer; the group has its name.
+_STANDS_FOR_ITSELF = "(plan IS NOT 'group' OR state <> 'RETIRED')"
 _STANDING = "task_id, position, state, soft, cause"
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
 # The attempt whose outcome a task has: of one that comes back after it was RETIRED, the newest.
@@ -70,6 +73,11 @@ _OTHER_RESULT = (
     "OR o.response IS NOT NULL OR n.response IS NOT NULL OR o.state <> 'COMPLETED')) "
     "OR NOT EXISTS (SELECT 1 FROM outputs o WHERE o.task_id = u.task_id AND o.attempt = u.result))"
 )
+
+
+def _within(prefix: str) -> tuple[str, list[str]]:
+    """Return the condition, and its values, for the tasks below an id: one that an index of groups answers."""
+    return "group_name >= ? AND group_name < ?", [f"{prefix}/", f"{prefix}0"]  # "0" follows "/"
 
 
 class Queries:
@@ -245,8 +253,8 @@ class Queries:
     def tasks(self, task_ids: Iterable[str] | None = None, *, retired: bool = False) -> list[TaskRow]:
         """Return tasks in the order of the campaign, the named ones or all, those that are RETIRED only if ``retired``."""
         if task_ids is None:
-            but = "" if retired else "WHERE state <> 'RETIRED'"
-            rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks {but} ORDER BY position")
+            but = _STANDS_FOR_ITSELF if retired else "state <> 'RETIRED'"
+            rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {but} ORDER BY position")
         else:
             rows = self._all(
                 f"SELECT {TASK_COLUMNS} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?)) ORDER BY position",
@@ -286,11 +294,114 @@ class Queries:
 
     def task_ids(self, *, retired: bool = False) -> list[str]:
         """Return the ids of all tasks in the order of the campaign, those that are RETIRED only if they are wanted."""
-        but = "" if retired else "WHERE state <> 'RETIRED'"
-        return [row[0] for row in self._all(f"SELECT task_id FROM tasks {but} ORDER BY position")]
+        but = _STANDS_FOR_ITSELF if retired else "state <> 'RETIRED'"
+        return [row[0] for row in self._all(f"SELECT task_id FROM tasks WHERE {but} ORDER BY position")]
 
     def retired(self) -> list[str]:
-        return [row[0] for row in self._all("SELECT task_id FROM tasks WHERE state = 'RETIRED' ORDER BY position")]
+        rows = self._all(
+            f"SELECT task_id FROM tasks WHERE state = 'RETIRED' AND {_STANDS_FOR_ITSELF} ORDER BY position"
+        )
+        return [row[0] for row in rows]
+
+    # --- what results make ---
+
+    def plans(self, *states: TaskState) -> list[TaskRow]:
+        """Return what stands for instances that results make, in these states, or in any."""
+        which = "AND state IN (SELECT value FROM json_each(?))" if states else "AND ? IS NOT NULL"
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE plan IS NOT NULL {which} ORDER BY position",
+            json.dumps([str(state) for state in states]),
+        )
+        return self._decoded(task_row, rows)
+
+    def made(self, task_id: str) -> dict[str, Any]:
+        """Return what a plan has made last: {round, given} of a loop, {reads, values} of a group; empty if nothing yet."""
+        row = self._one("SELECT made FROM tasks WHERE task_id = ?", task_id)
+        with self.guard():
+            return decode(load_json, row[0]) if row is not None and row[0] else {}
+
+    def made_groups(self, within: str = "") -> list[str]:
+        """Return the groups whose instances results have made, of the campaign, or of the round ``within``."""
+        own = "AND given IS NULL" if not within else "AND group_name >= ? || '/' AND group_name < ? || '0'"
+        rows = self._all(
+            f"SELECT task_id FROM tasks WHERE plan = 'group' AND state = 'RETIRED' {own}",
+            *([within] * 2 if within else []),
+        )
+        return [row[0] for row in rows]
+
+    def plans_below(self, task_ids: Iterable[str]) -> list[TaskRow]:
+        """Return the groups whose instances were made by results of these tasks."""
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE plan = 'group' AND made IS NOT NULL AND task_id IN "
+            "(SELECT e.downstream FROM edges e WHERE e.upstream IN (SELECT value FROM json_each(?1)) OR e.upstream IN "
+            "(SELECT t.group_name FROM tasks t WHERE t.task_id IN (SELECT value FROM json_each(?1))))",
+            json.dumps(list(task_ids)),
+        )
+        return self._decoded(task_row, rows)
+
+    def instances_of(self, prefix: str = "") -> list[Instance]:
+        """Return the instances outside of all rounds, or those of the round ``prefix``, without their edges."""
+        which, values = ("given IS NULL", []) if not prefix else _within(prefix)
+        rows = self._all(
+            "SELECT task_id, group_name, label, matrix, operator, priority, inputs, outputs, plan, given, work FROM tasks "
+            f"WHERE {which} AND (state <> 'RETIRED' OR plan IS NOT NULL) ORDER BY position",
+            *values,
+        )
+        with self.guard():
+            return [
+                Instance(
+                    row[0],
+                    row[1],
+                    row[2],
+                    decode(load_json, row[3]),
+                    row[4],
+                    row[5],
+                    inputs(row[6]),
+                    outputs(row[7]),
+                    (),
+                    row[8] or "",
+                    decode(load_json, row[9]) if row[9] else {},
+                    row[10],
+                )
+                for row in rows
+            ]
+
+    def round_values(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return {"metrics": {task: values}, "response": {task: data}} of a round's single tasks, by their names in it."""
+        which, values = _within(prefix)
+        rows = self._all(
+            "SELECT t.task_id, t.state, a.metrics, a.response FROM tasks t LEFT JOIN attempts a ON a.task_id = t.task_id "
+            f"AND a.attempt = t.result WHERE {which} AND t.task_id = t.group_name AND t.plan IS NULL",
+            *values,
+        )
+        out: dict[str, dict[str, Any]] = {"metrics": {}, "response": {}}
+        with self.guard():
+            for task_id, state, metrics, response in rows:
+                name, done = task_id.rpartition("/")[2], state == TaskState.COMPLETED
+                out["metrics"][name] = plain(metrics) if done else ABSENT
+                out["response"][name] = (plain(response).get("data") or {}) if done else ABSENT
+        return out
+
+    def paths_of(self, name: str) -> list[tuple[str, str, str, str]]:
+        """Return (task, output, path, path as results/ shows it last) of what a group, or a loop, declares."""
+        row = self._one("SELECT plan, made FROM tasks WHERE task_id = ?", name)
+        if row is None or row[0] != "loop":
+            loops = [r[0] for r in self._all("SELECT task_id FROM tasks WHERE group_name = ? AND plan = 'loop'", name)]
+            if loops:
+                return [item for loop in loops for item in self.paths_of(loop)]
+            which, values, last = "group_name = ?", [name], ""
+        else:
+            which, values = _within(name)
+            last = f"{name}/{json.loads(row[1])['round']}/" if row[1] else ""
+        out = []
+        for task_id, text in self._all(
+            f"SELECT task_id, outputs FROM tasks WHERE {which} AND state <> 'RETIRED' AND plan IS NULL ORDER BY position",
+            *values,
+        ):
+            for output, item in outputs(text).items():
+                shown = f"{name}/{item.path.removeprefix(last)}" if last and item.path.startswith(last) else item.path
+                out.append((task_id, output, item.path, shown))
+        return out
 
     def instance(self, task_id: str) -> Instance:
         """Return a task as it was expanded; without its edges. Kept for a while: it never changes."""
@@ -300,14 +411,21 @@ class Queries:
         if len(self._instances) >= _MOST_KEPT:
             self._instances.clear()
         row = self._one(
-            "SELECT group_name, label, matrix, operator, priority, inputs, outputs, work FROM tasks WHERE task_id = ?",
+            "SELECT group_name, label, matrix, operator, priority, inputs, outputs, work, plan, given FROM tasks WHERE task_id = ?",
             task_id,
         )
         assert row is not None
         with self.guard():
-            matrix, given, made = decode(load_json, row[2]), inputs(row[5]), outputs(row[6])
-        self._instances[task_id] = Instance(task_id, row[0], row[1], matrix, row[3], row[4], given, made, (), row[7])
+            matrix, read, made = decode(load_json, row[2]), inputs(row[5]), outputs(row[6])
+            given = decode(load_json, row[9]) if row[9] else {}
+        self._instances[task_id] = Instance(
+            task_id, row[0], row[1], matrix, row[3], row[4], read, made, (), row[8] or "", given, row[7]
+        )
         return self._instances[task_id]
+
+    def spec_of(self, task_id: str, version: int) -> TaskSpec:
+        """Return the entry of ``tasks`` that a task is an instance of, in a version of the campaign."""
+        return self.campaign(version).tasks[self.instance(task_id).group]
 
     def outputs_of(self, task_id: str) -> Mapping[str, ResolvedOutput]:
         return self.instance(task_id).outputs
@@ -420,7 +538,7 @@ class Queries:
     def standings(self, task_ids: Iterable[str]) -> dict[str, TaskStanding]:
         """Return how tasks stand, by id; names of groups are not tasks and left out."""
         rows = self._all(
-            f"SELECT {_STANDING} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))",
+            f"SELECT {_STANDING} FROM tasks WHERE task_id IN (SELECT value FROM json_each(?)) AND {_STANDS_FOR_ITSELF}",
             json.dumps(list(task_ids)),
         )
         found: list[TaskStanding] = self._decoded(standing, rows)
@@ -548,18 +666,26 @@ class Queries:
         attempt, of a task that is not COMPLETED.
         """
         values: dict[str, dict[str, Any]] = {"response": {}, "metrics": {}}
-        origins = {}
+        origins: dict[str, tuple[str, int]] = {}
         rows = self._all(
-            "SELECT e.entry, t.task_id, t.state, a.attempt, a.metrics, a.response FROM edges e "
+            "SELECT e.entry, t.task_id, t.state, a.attempt, a.metrics, a.response, t.plan FROM edges e "
             "JOIN tasks t ON t.task_id = e.upstream LEFT JOIN attempts a ON a.task_id = t.task_id "
             "AND a.attempt = t.result WHERE e.downstream = ? AND (e.entry LIKE 'response.%' OR e.entry LIKE 'metrics.%')",
             task_id,
         )
         with self.guard():
-            for entry, upstream, state, attempt, metrics, response in rows:
+            for entry, upstream, state, attempt, metrics, response, plan in rows:
                 root, _, group = entry.partition(".")
                 found: Any = ABSENT
-                if state == TaskState.COMPLETED and attempt is not None:
+                if plan == "loop" and state == TaskState.COMPLETED:
+                    last = f"{upstream}/{self.made(upstream)['round']}"
+                    found = self.round_values(last)[root]
+                    names = [f"{last}/{name}" for name, value in found.items() if value]
+                    origins |= {
+                        f"{entry}.{name.rpartition('/')[2]}": (name, made[0])
+                        for name, made in self.published_of(names).items()
+                    }
+                elif state == TaskState.COMPLETED and attempt is not None:
                     found = plain(metrics) if root == "metrics" else plain(response).get("data")
                     origins[entry] = (upstream, attempt)
                 values[root][group] = found
@@ -586,6 +712,13 @@ class Queries:
         )
         return [OutputFile(*row) for row in rows]
 
+    def has_open_plans(self) -> bool:
+        """Return whether instances that may read anything are not known yet."""
+        return (
+            self._one("SELECT 1 FROM tasks WHERE plan IS NOT NULL AND state IN ('PENDING', 'READY') LIMIT 1")
+            is not None
+        )
+
     def removable(self, readers: Iterable[str]) -> list[tuple[str, int, str, str, str]]:
         """Return (task, attempt, output, file, path below results/) of temporary outputs that some tasks have read and that no task needs any longer."""
         return [
@@ -598,7 +731,7 @@ class Queries:
                 "AND json_extract(t.outputs, '$.' || o.name || '.temporary') AND NOT EXISTS (SELECT 1 FROM edges e "
                 "JOIN tasks r ON r.task_id = e.downstream WHERE e.upstream IN (t.task_id, t.group_name) "
                 "AND e.entry LIKE 'inputs.%' AND r.state NOT IN ('COMPLETED', 'SKIPPED', 'RETIRED') AND EXISTS "
-                "(SELECT 1 FROM json_each(r.inputs) i, json_each(i.value, '$[2]') s WHERE json_extract(s.value, '$[1]') = o.name "
+                "(SELECT 1 FROM json_each(r.inputs) i, json_each(i.value, '$[2]') s WHERE json_extract(s.value, '$[1]') IN (o.name, '*') "
                 "AND json_extract(s.value, '$[0]') IN (t.task_id, t.group_name))) ORDER BY t.position, o.attempt",
                 json.dumps(list(readers)),
             )
@@ -728,11 +861,10 @@ class Queries:
         )
         return None if row is None else (row[0], row[1])
 
-    def members(self, group: str) -> list[TaskRow]:
-        """Return the tasks of a group, in the order of the campaign."""
-        rows = self._all(
-            f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_name = ? AND state <> 'RETIRED' ORDER BY position", group
-        )
+    def members(self, group: str, *, retired: bool = False) -> list[TaskRow]:
+        """Return the tasks of a group, in the order of the campaign; with those that are RETIRED if they are wanted."""
+        but = "" if retired else "AND state <> 'RETIRED'"
+        rows = self._all(f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_name = ? {but} ORDER BY position", group)
         return self._decoded(task_row, rows)
 
     def values_in(self, group: str) -> dict[str, tuple[Any, Any]]:

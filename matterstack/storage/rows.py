@@ -25,7 +25,7 @@ class Undecodable(ValueError):
 
 TASK_COLUMNS = (
     "task_id, position, group_name, label, campaign_version, operator, priority, state, reason, soft, cause, watch, "
-    "retry_at, paused, tries, attempts, result, restarts, carry"
+    "retry_at, paused, tries, attempts, result, restarts, carry, plan"
 )
 ATTEMPT_COLUMNS = (
     "task_id, attempt, state, operator, campaign_version, handle, wish, wished_at, created_at, started_at, ended_at, "

@@ -17,7 +17,17 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from matterstack.core.events import Adopted, AttemptChanged, AttemptMade, Event, Moved, RunCreated, Withdrawn
+from matterstack.core.events import (
+    Adopted,
+    Amended,
+    AttemptChanged,
+    AttemptMade,
+    Event,
+    Expanded,
+    Moved,
+    RunCreated,
+    Withdrawn,
+)
 from matterstack.core.limits import Spent
 from matterstack.core.model import Campaign, Instance, OperatorSpec
 from matterstack.core.states import FailureClass
@@ -379,8 +389,10 @@ class SQLiteStateStore(Queries):
                     self._undone()
                 raise
 
-    def _keep_up(self, events: Iterable[Event]) -> None:
-        """Add to what was spent what events say of it."""
+    def _keep_up(self, events: Sequence[Event]) -> None:
+        """Add to what was spent what events say of it, and forget instances that they change."""
+        if any(isinstance(event, Expanded | Amended) for event in events):
+            self._instances.clear()
         if self._spent is None:
             return
         attempts, cpu_s = self._spent.attempts, self._spent.cpu_s

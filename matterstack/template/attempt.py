@@ -260,8 +260,15 @@ def early_scope(
     campaign: Campaign, instance: Instance, attempt: int = 1, late: LateValues | None = None
 ) -> dict[str, Any]:
     """Return what is known of an attempt before anything is resolved: the roots params, matrix and task, and ``late``."""
-    task = {"id": instance.task_id, "name": instance.group, "label": instance.label, "attempt": attempt}
-    return {"params": campaign.params, "matrix": instance.matrix, "task": task, **(late or {})}
+    name = instance.group.rpartition("/")[2] if instance.given else instance.group
+    task = {"id": instance.task_id, "name": name, "label": instance.label, "attempt": attempt}
+    return {
+        "params": campaign.params,
+        "matrix": instance.matrix,
+        "task": task,
+        **(instance.given or {}),
+        **(late or {}),
+    }
 
 
 def asked_resources(spec: TaskSpec, operator: OperatorSpec, early: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Works:
             for source in item.sources
             if source.whole
         ]
-        return _digest("\n".join([self._group(instance.group).digest, row[3], row[6], *own, *whole]))
+        given = [dump_json(instance.given, exact=True)] if instance.given else []
+        return _digest("\n".join([self._group(instance.group).digest, row[3], row[6], *own, *whole, *given]))
 
     def parts(self, instance: Instance) -> Parts:
         """Return all parts of an instance's work."""
@@ -71,6 +72,8 @@ class Works:
             out[f"matrix.{name}"] = _digest(dump_json(value, exact=True))
         for name, item in instance.inputs.items():
             out[f"inputs.{name}"] = self._input(item)
+        for root, values in instance.given.items():
+            out |= {f"{root}.{name}": _digest(dump_json(value, exact=True)) for name, value in values.items()}
         return out
 
     def named_columns(self, group: str) -> frozenset[str]:
@@ -84,9 +87,10 @@ class Works:
     # --- parts ---
 
     def _group(self, name: str) -> _OfGroup:
-        found = self._groups.get(name)
+        spec = self.campaign.tasks[name]
+        found = self._groups.get(spec.name)
         if found is None:
-            found = self._groups[name] = self._of_group(self.campaign.tasks[name])
+            found = self._groups[spec.name] = self._of_group(spec)
         return found
 
     def _of_group(self, spec: TaskSpec) -> _OfGroup:
@@ -126,7 +130,10 @@ class Works:
         more = [
             self._all_of(str(s.task)) if s.whole else self._file(s.path) if s.task is None else "" for s in item.sources
         ]
-        count = sum(len(self.members.get(str(source.task), ())) if source.whole else 1 for source in item.sources)
+        count = sum(
+            len(self.members.get(str(source.task), ())) if source.whole and not source.match else 1
+            for source in item.sources
+        )
         return f"{_digest(encode_json([short, more]))}:{count}"
 
     def _file(self, path: str) -> str:
@@ -137,7 +144,9 @@ class Works:
 
     def _all_of(self, group: str) -> str:
         if group not in self._of_members:
-            self._of_members[group] = _digest("\n".join(self.members.get(group, ())))
+            # Which instances a result makes is its content, and that makes what reads it stale, no more.
+            late = group not in self.members or self.campaign.tasks[group].is_unknown
+            self._of_members[group] = "" if late else _digest("\n".join(self.members[group]))
         return self._of_members[group]
 
 

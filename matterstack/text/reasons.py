@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,12 @@ _STATES = {"FAILED": "failed", "BLOCKED": "is blocked", "CANCELLED": "was cancel
 
 def _upstream(found: Reason, run: str | Path) -> str:
     return f"{found['task']} {_STATES[found['state']]}{', which is allowed' if found['allowed'] else ''}"
+
+
+def _measures(values: Mapping[str, Any], before: str) -> str:
+    """Return values by their names, such as `train.rmse 0.034`, or nothing."""
+    shown = (f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return f"{before}{', '.join(shown)}" if values else ""
 
 
 def _too_few(found: Reason, run: str | Path) -> str:
@@ -258,6 +264,19 @@ _SENTENCES: dict[Code, Render] = {
     Code.CONDITION_FALSE: lambda r, run: f"when: {r['condition']} is false",
     Code.ALL_SKIPPED: _all_skipped,
     Code.TOO_FEW: _too_few,
+    Code.NO_ROWS: lambda _, run: "its result gives no rows",
+    Code.NO_INPUT: lambda r, run: f"nothing matches its input {r['input']} ({r['pattern']})",
+    Code.BAD_ROWS: lambda r, run: f"its instances cannot be made: {r['text']}",
+    Code.KNOWN: lambda r, run: f"its instances are known: {r['count']:,}",
+    Code.ROUND: lambda r, run: f"round {r['round']} of at most {r['of']}{_measures(r['values'], ', after the last ')}",
+    Code.LOOP_DONE: lambda r, run: (
+        f"round {r['round']} of at most {r['of']} met its condition{_measures(r['values'], ': ')}"
+    ),
+    Code.ROUNDS_DONE: lambda r, run: (
+        f"{r['rounds']} rounds are done, as many as may be"
+        + (f"; its condition was not met{_measures(r['values'], ': ')}" if r["condition"] else "")
+    ),
+    Code.ROUND_FAILED: lambda r, run: f"in round {r['round']} {r['task']} {_STATES[r['state']]}",
     Code.LIMIT_CPU_HOURS: lambda r, run: (
         f"{r['used']:,.5g} of {r['most']:,.5g} cpu-hours used"
         + (f", the next needs {r['next']:,.5g}" if r["next"] else "")

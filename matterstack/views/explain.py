@@ -38,6 +38,7 @@ from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.text.reasons import minute, sentence
 from matterstack.views.advice import Advice, advice_for
 from matterstack.views.failures import Cause, cause_of, groups_of, worked_folder
+from matterstack.views.plans import in_words, round_of
 from matterstack.views.reading import as_of, reading
 
 
@@ -191,7 +192,7 @@ class _Explainer:
         attempt = self._last(task_id)
         if attempt is None:
             return Cause()
-        worked = worked_folder(self.store, task_id.partition("/")[0]) if attempt.exit_code == 127 else None
+        worked = worked_folder(self.store, self.store.instance(task_id).group) if attempt.exit_code == 127 else None
         return cause_of(self.root, attempt, worked)
 
     def _failed(self, row: TaskRow) -> Explanation:
@@ -204,6 +205,8 @@ class _Explainer:
         return Explanation(row.task_id, row.state, why, cause.path, hint, advice, cause, like=like)
 
     def _advice(self, row: TaskRow, again: Hint) -> tuple[Advice, ...]:
+        if row.plan is not None:
+            return ()
         kind = self._spec(row).row
         campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
         return advice_for(
@@ -241,13 +244,33 @@ class _Explainer:
         return Explanation(row.task_id, row.state, "by a person", hint=self._hint("rerun", row.task_id))
 
     def _completed(self, row: TaskRow) -> Explanation:
+        if row.plan is not None:
+            return Explanation(row.task_id, row.state, self._text(row.reason))
         attempt = self.store.attempt(row.task_id, row.result or 0)
         remark = f"; {self._text(attempt.reason)}" if attempt is not None and attempt.reason else ""
         return Explanation(row.task_id, row.state, f"attempt {row.result} succeeded{remark}{_used(attempt)}")
 
     # --- what waits ---
 
+    def _planned(self, row: TaskRow) -> Explanation:
+        """Explain what is not known yet: what it waits for, or how far a loop is and why it goes on."""
+        said = in_words(self.store, row)
+        if row.plan == "loop" and round_of(self.store, row) > 1:
+            repeat = self.store.campaign(row.campaign_version).tasks[row.group].repeat
+            until = repeat.until if repeat is not None else None
+            said += f"; it goes on, since {until} does not hold yet" if until else ""
+        below = self._row(row.watch)
+        if below is None or row.state is TaskState.READY:
+            return Explanation(row.task_id, row.state, said, hint=self._hint("step"))
+        last = self._root_cause(row)
+        found = self._one(last)
+        return Explanation(
+            row.task_id, row.state, f"{said}; {last.task_id} is {found.state}: {found.reason}", found.path, found.hint
+        )
+
     def _pending(self, row: TaskRow) -> Explanation:
+        if row.plan is not None:
+            return self._planned(row)
         if row.retry_at is not None:
             newest = self._last(row.task_id)
             ahead = (
@@ -297,6 +320,8 @@ class _Explainer:
         return row
 
     def _ready(self, row: TaskRow) -> Explanation:
+        if row.plan is not None:
+            return self._planned(row)
         capacity = self.pool.capacity(row.operator)
         if isinstance(capacity, Notice):
             return Explanation(row.task_id, row.state, self._text(capacity.reason))

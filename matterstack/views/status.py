@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matterstack.core.times import to_text
 from matterstack.deferred import dataclass
 from matterstack.text.reasons import sentence
 from matterstack.views.failures import FailureGroup, groups_of
+from matterstack.views.plans import in_words, open_plans
 from matterstack.views.reading import as_of, reading
 
 
@@ -87,6 +88,7 @@ class RunSummary:
     as_of: float | None  # of a copy, whose events end there
     failures: tuple[FailureGroup, ...]  # the first
     limit: Reason  # of the run, that paused it
+    plans: Mapping[str, str]  # loops, and groups that are not known yet -> what is to be said of them
 
 
 def summarise(root: str | Path, most: int) -> RunSummary:
@@ -98,6 +100,8 @@ def summarise(root: str | Path, most: int) -> RunSummary:
             counts = groups.setdefault(group, {})
             counts[shown] = counts.get(shown, 0) + count
         total = {state: sum(counts.get(state, 0) for counts in groups.values()) for state in TaskState}
+        plans = open_plans(store)
+        groups = _with_loops(groups, [row.task_id for row in plans if row.plan == "loop"])
         stale = store.stale()
         old = store.tasks(stale)
         failed = store.first_in(TaskState.FAILED, most if total[TaskState.FAILED] else 0)
@@ -110,7 +114,25 @@ def summarise(root: str | Path, most: int) -> RunSummary:
             sum(row.state is not TaskState.WAITING for row in old), tuple(store.paused_tasks()),
             store.newest_campaign().description, run.created_at, store.last_event_at(), as_of(path, store),
             tuple(groups_of(path, store, [row for row in first if row.state is TaskState.FAILED])), run.pause_reason,
+            {row.task_id: in_words(store, row) for row in plans},
         )  # fmt: skip
+
+
+def _with_loops(groups: dict[str, dict[TaskState, int]], loops: Sequence[str]) -> dict[str, dict[TaskState, int]]:
+    """Return groups in which those of all rounds of a loop are one, in its place."""
+    if not loops:
+        return groups
+    out: dict[str, dict[TaskState, int]] = {}
+    rows = {loop: loop.partition("/")[0] for loop in loops}
+    for group, counts in groups.items():
+        loop = next((loop for loop in loops if group.startswith(f"{loop}/")), None)
+        if group in rows.values() and group not in out:
+            out |= {loop: {} for loop, name in rows.items() if name == group}
+            continue
+        found = out.setdefault(loop or group, {})
+        for state, count in counts.items():
+            found[state] = found.get(state, 0) + count
+    return out
 
 
 def open_run(root: str | Path) -> RunView:
@@ -118,7 +140,8 @@ def open_run(root: str | Path) -> RunView:
     with reading(root) as (path, store):
         run = store.run()
         stale = store.stale()
-        tasks = tuple(view_of(path, run, row, stale) for row in store.tasks())
+        said = {row.task_id: in_words(store, row) for row in open_plans(store)}
+        tasks = tuple(view_of(path, run, row, stale, said) for row in store.tasks())
         counts: dict[TaskState, int] = {}
         for task in tasks:
             counts[task.state] = counts.get(task.state, 0) + 1
@@ -128,12 +151,16 @@ def open_run(root: str | Path) -> RunView:
         )
 
 
-def view_of(root: Path, run: RunRow, row: TaskRow, stale: Mapping[str, str]) -> TaskView:
+def view_of(
+    root: Path, run: RunRow, row: TaskRow, stale: Mapping[str, str], said: Mapping[str, str] | None = None
+) -> TaskView:
     state, why = row.state, sentence(row.reason, root)
     if state in (TaskState.READY, TaskState.PENDING) and (run.paused or row.paused):
         state, why = TaskState.PENDING, "paused"
     elif state is TaskState.PENDING and row.retry_at is not None:
         why = f"{why}; due {to_text(row.retry_at)[:19].replace('T', ' ')} UTC"
+    elif said is not None and row.task_id in said:
+        why = said[row.task_id]
     elif state is TaskState.PENDING and row.watch is not None:
         why = f"waits for {row.watch}"
     return TaskView(

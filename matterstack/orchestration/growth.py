@@ -1,0 +1,436 @@
+"""What results make of a campaign: the instances of a group that an output or an answer decides, the rounds of a loop.
+
+A plan is a row of the ledger that stands for them. When it is READY, all that it depends on is there: here it becomes
+events, with what they name written first. Nothing is handed over; the step takes its path once more for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matterstack.core.board import Board
+from matterstack.core.events import Event, Expanded, RetriesReset, TasksChanged
+from matterstack.core.model import Campaign, Instance, OutputFile, TaskChange, TaskSpec
+from matterstack.core.readiness import ROUND, only_its_end
+from matterstack.core.reasons import Code, Reason, reason
+from matterstack.core.recorded import TaskRow
+from matterstack.core.states import TaskState
+from matterstack.core.values import dump_json, encode_json, load_json
+from matterstack.deferred import dataclass
+from matterstack.errors import TemplateError
+from matterstack.orchestration.files import RunFiles
+from matterstack.orchestration.workshop import InputFinder
+from matterstack.run_root.verify import changed_digest
+from matterstack.storage.apply import WORK, row_of
+from matterstack.storage.expanded import read_expanded, write_expanded
+from matterstack.storage.state_store import SQLiteStateStore
+from matterstack.template.work import Works, digests_of, members_of, with_modes
+
+if TYPE_CHECKING:
+    from matterstack.orchestration.step import Step
+    from matterstack.spec.frames import Frame, Known
+
+
+def grow(step: Step) -> bool:
+    """Make what READY plans stand for; return whether there was any. Raises RunRootError if the disk refuses."""
+    store, grown = step.store, False
+    while True:
+        more = False
+        for row in store.plans(TaskState.READY):
+            found = None if row.paused else Growing(store, step.files, row).outcome()
+            if found is None:
+                continue
+            more = True
+            store.append(found.before, step.now, sync=False)
+            decider = step.decider()
+            decider.settle(decider.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
+            store.append([*decider.plan.events, *found.after], step.now, sync=False)
+        grown |= more
+        if not more:
+            break
+    if grown:
+        store.flush()
+    return grown
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan, with the events before and after that."""
+
+    becomes: TaskChange
+    before: Sequence[Event] = ()
+    after: Sequence[Event] = ()
+
+
+class Growing:
+    """Makes one plan the events that follow from what is on record."""
+
+    def __init__(self, store: SQLiteStateStore, files: RunFiles, row: TaskRow) -> None:
+        self.store = store
+        self.disk = files
+        self.root = files.root
+        self.row = row
+        self.board = Board(store)
+        self.campaign: Campaign = store.campaign(row.campaign_version)
+        self.item = store.instance(row.task_id)
+        self.spec: TaskSpec = self.campaign.tasks[row.group]
+
+    def outcome(self) -> Outcome | None:
+        """Return what becomes of the plan; None as long as another one comes first."""
+        from matterstack.spec.grow import Refused
+
+        try:
+            return self._round() if self.row.plan == "loop" else self._group()
+        except Refused as error:
+            return self._becomes(TaskState.FAILED, reason(Code.BAD_ROWS, text=str(error)))
+        except (TemplateError, ValueError) as error:
+            return self._becomes(TaskState.FAILED, reason(Code.TEMPLATE, text=str(error)))
+
+    def _becomes(
+        self, state: TaskState, why: Reason, before: Sequence[Event] = (), after: Sequence[Event] = ()
+    ) -> Outcome:
+        soft = state is TaskState.FAILED and self.spec.allow_failure
+        return Outcome(TaskChange(self.row.task_id, state, why, soft=soft), before, after)
+
+    # --- groups ---
+
+    def _group(self) -> Outcome | None:
+        from matterstack.spec.frames import Known
+        from matterstack.spec.grow import Grower, Refused, frame_of
+
+        if self._must_wait():
+            return None
+        finder = InputFinder(self.store, self.board, self.disk, self.item, self.row.campaign_version)
+        axes: dict[str, list[Any]] = {}
+        of_files: dict[str, Any] = {}
+        values, origins = self.board.given_values(self.row.task_id)
+        for axis in self.spec.late:
+            if axis in self.item.inputs:
+                axes[axis], of_files[axis] = self._from_files(axis, finder)
+            else:
+                axes[axis] = self._from_value(axis, values)
+        known = Known(axes, {axis: found for axis, found in of_files.items() if found})
+        frame = frame_of(self.campaign, self.item)
+        grower = self._grower(frame, {self.row.task_id: known}, Grower)
+        made = grower.group(self.spec, frame)
+        most = self.store.limits().attempts
+        if most is not None and len(made) > most:
+            raise Refused(f"{len(made):,} instances; limits.attempts allows {most:,}")
+        reads = {**finder.read, **dict(origins.values())}
+        values_text = dump_json(known.to_json(), exact=True)
+        text, follow = self._rows(made)
+        event = Expanded(
+            task=self.row.task_id, campaign_version=self.row.campaign_version, rows=self._written(text), count=len(made),
+            values=write_expanded(self.root, values_text), reads=reads,
+        )  # fmt: skip
+        state, why = TaskState.RETIRED, reason(Code.KNOWN, count=len(made))
+        if not made:
+            state, why = TaskState.SKIPPED, reason(Code.NO_ROWS)
+        return self._becomes(state, why, [event], follow)
+
+    def _must_wait(self) -> bool:
+        """Return whether single files are read of a group that is not known yet, but will be."""
+        from matterstack.spec.expand import is_pattern
+        from matterstack.spec.grow import may_read
+
+        open_ = [row for row in self.store.plans(TaskState.PENDING, TaskState.READY) if row.plan == "group"]
+        open_ = [
+            row for row in open_ if row.group != self.row.group and row.group.rpartition("/")[0] in ("", self._prefix)
+        ]
+        singles = [item.pattern for item in self.spec.inputs.values() if not is_pattern(item.pattern)]
+        return any(may_read(singles, self.campaign.tasks[row.group]) for row in open_)
+
+    @property
+    def _prefix(self) -> str:
+        return self.row.group.rpartition("/")[0]
+
+    def _from_files(self, axis: str, finder: InputFinder) -> tuple[list[Any], dict[str, Any]]:
+        """Return the values of an axis, or the rows of the table, and for files what they are."""
+        from matterstack.core.model import Source
+        from matterstack.spec.grow import Refused, rows_of_table
+
+        item = self.item.inputs[axis]
+        finder.resolve(item)
+        found = finder.files[axis]
+        for file in found:
+            self._require_unchanged(file, finder)
+        if axis == "table":
+            if not found:
+                raise Refused(
+                    f"{self._producers()} did not write {self.spec.matrix['table'] if self.spec.matrix else ''}"
+                )
+            path = str(found[0]["path"]).removeprefix(finder.up)
+            return rows_of_table(self.root / path, path), {}
+        out: dict[str, Any] = {}
+        for file in found:
+            path = str(file["path"]).removeprefix(finder.up)
+            stem = Path(path).stem
+            if stem in out:
+                raise Refused(f"two files of {axis} are '{stem}': {path} is one of them")
+            declared = self.store.instance(file["task"]).outputs[file["output"]]
+            base = f"tasks/{file['task']}/attempt-{file['attempt']}/{declared.file.rstrip('/')}"
+            out[stem] = Source(file["task"], file["output"], path[len(base) + 1 :])
+        return list(out), out
+
+    def _require_unchanged(self, file: Mapping[str, Any], finder: InputFinder) -> None:
+        from matterstack.spec.grow import Refused
+
+        path = self.root / str(file["path"]).removeprefix(finder.up)
+        digest = file["sha256"]
+        if (
+            digest
+            and not path.is_dir()
+            and changed_digest(path, digest, finder.stamps.get(str(file["path"]))) is not None
+        ):
+            raise Refused(
+                f"{path.relative_to(self.root)} was changed since {file['task']} wrote it; restore it, or rerun {file['task']}"
+            )
+
+    def _producers(self) -> str:
+        return ", ".join(up for _, up in self.store.entries([self.row.task_id])[self.row.task_id])
+
+    def _from_value(self, axis: str, values: Mapping[str, Any]) -> Any:
+        from matterstack.spec.grow import Refused
+        from matterstack.template.forms import render
+
+        assert self.spec.matrix is not None
+        written = self.spec.matrix[axis]
+        template = written["range"] if isinstance(written, Mapping) else written
+        found = render(
+            template, {"params": self.campaign.params, "matrix": self.item.matrix, **self.item.given, **values}
+        )
+        if not isinstance(found, list) and not isinstance(written, Mapping):
+            raise Refused(f"{template} is {dump_json(found)[:80]}, no list")
+        return found
+
+    # --- loops ---
+
+    def _round(self) -> Outcome:
+        from matterstack.spec.grow import Grower, round_frame
+
+        assert self.spec.repeat is not None
+        repeat, made = self.spec.repeat, self.store.made(self.row.task_id)
+        number = int(made.get("round", 0))
+        before = f"{self.row.task_id}/{number}" if number else ""
+        scope: dict[str, Any] = {"params": self.campaign.params, "matrix": self.item.matrix,
+                                 "task": {"id": self.row.task_id, "name": self.spec.name, "label": self.item.label}}  # fmt: skip
+        if number:
+            scope |= {**made["given"], **self._values_for(before)}
+            ended = self._ended(number, scope)
+            if ended is not None:
+                return ended
+        else:
+            scope |= self.board.given_values(self.row.task_id)[0]
+        carry = {
+            name: self._carried(item["next" if number else "first"], before, scope)
+            for name, item in repeat.carry.items()
+        }
+        given = {"carry": carry, "repeat": {"round": number + 1}}
+        frame = round_frame(self.spec, self.row.task_id, self.item.matrix, given)
+        grower = self._grower(None, {}, Grower)
+        if before:
+            from matterstack.spec.frames import ROOT
+
+            grower.preload(self.store.instances_of(before), ROOT, {})
+        items = grower.round(frame)
+        text, follow = self._rows(items)
+        groups = dict.fromkeys(item.group for item in items)
+        event = Expanded(
+            task=self.row.task_id, campaign_version=self.row.campaign_version, rows=self._written(text), count=len(items),
+            round=number + 1, given=given, edges=tuple((group, ROUND) for group in groups),
+        )  # fmt: skip
+        why = reason(Code.ROUND, round=number + 1, of=repeat.max, values=measures(self.spec, scope) if number else {})
+        return self._becomes(TaskState.PENDING, why, [event, *follow])
+
+    def _values_for(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return the answers and metrics that templates of a loop see after a round: its own over those outside."""
+        outside, _ = self.board.given_values(self.row.task_id)
+        own = self.store.round_values(prefix)
+        return {root: {**outside.get(root, {}), **own[root]} for root in ("metrics", "response")}
+
+    def _ended(self, number: int, scope: Mapping[str, Any]) -> Outcome | None:
+        """Return what becomes of a loop after a round, None if it goes on."""
+        from matterstack.template.language import evaluate, whole
+
+        repeat = self.spec.repeat
+        assert repeat is not None
+        done = False
+        if repeat.until is not None:
+            hole = whole(repeat.until)
+            assert hole is not None
+            found = evaluate(hole.expression, dict(scope))
+            if not isinstance(found, bool):
+                raise TemplateError(f"until: {hole.source} is {found!r}; a condition gives true or false")
+            done = found
+        values = measures(self.spec, scope)
+        self._show_last(number)
+        condition = repeat.until or ""
+        if done:
+            why = reason(Code.LOOP_DONE, round=number, of=repeat.max, condition=condition, values=values)
+            return self._becomes(TaskState.COMPLETED, why)
+        if number >= repeat.max:
+            why = reason(Code.ROUNDS_DONE, rounds=number, condition=condition, values=values)
+            failed = repeat.on_max == "fail" and repeat.until is not None
+            return self._becomes(TaskState.FAILED if failed else TaskState.COMPLETED, why)
+        return None
+
+    def _carried(self, written: Any, before: str, scope: Mapping[str, Any]) -> Any:
+        """Return what a round is given under a name: a path as results/ has it, or a value."""
+        from matterstack.spec.grow import is_path
+        from matterstack.template.forms import render, render_pattern
+
+        if not is_path(written):
+            return render(written, dict(scope)) if isinstance(written, str) else written
+        path = render_pattern(written, dict(scope), escape=False)
+        if not before:
+            return path
+        own = {shown for _, _, shown, _ in self.store.paths_of(self.row.task_id) if shown.startswith(f"{before}/")}
+        inside = f"{before}/{path}"
+        is_own = any(
+            inside.rstrip("/") == item.rstrip("/") or inside.startswith(item.rstrip("/") + "/") for item in own
+        )
+        return inside if is_own else path
+
+    def _show_last(self, number: int) -> None:
+        """Let results/LOOP/ show the outputs of a round under their own paths."""
+        prefix = f"{self.row.task_id}/{number}/"
+        shown: set[str] = set()
+        for item in self.store.instances_of(prefix.rstrip("/")):
+            outputs = [
+                OutputFile(
+                    o.name, f"{self.row.task_id}/{o.path.removeprefix(prefix)}", o.file, o.size, o.sha256, o.stamp
+                )
+                for o in self.store.published_files(item.task_id)
+                if o.path.startswith(prefix)
+            ]
+            published = self.store.published(item.task_id)
+            if published is not None:
+                self.disk.publish((item.task_id, published[0]), outputs, ())
+                shown |= {output.path.rstrip("/") for output in outputs}
+        if number > 1:
+            older = f"{self.row.task_id}/{number - 1}/"
+            for item in self.store.instances_of(older.rstrip("/")):
+                gone = {
+                    f"{self.row.task_id}/{o.path.removeprefix(older)}".rstrip("/") for o in item.outputs.values()
+                } - shown
+                self.disk.withdraw(item.task_id, gone)
+
+    # --- both ---
+
+    def _grower(self, frame: Frame | None, known: Mapping[str, Known], kind: Any) -> Any:
+        """Return what expands, with the instances that the run has outside of rounds and in this frame."""
+        from matterstack.spec.frames import ROOT, Known
+
+        version = self.row.campaign_version
+        source = self.store.source_of(version)
+        there = {
+            name: Known({})
+            for name in [
+                *self.store.made_groups(),
+                *(self.store.made_groups(frame.prefix) if frame and frame.prefix else []),
+            ]
+        }
+        grower = kind(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
+        places = [("", ROOT), *([(frame.prefix, frame)] if frame is not None and frame.prefix else [])]
+        for prefix, place in places:
+            items = [item for item in self.store.instances_of(prefix) if item.group != self.row.group or item.plan]
+            plans = [item.task_id for item in items if item.plan]
+            upstreams = {name: [(up, how) for how, up in pairs] for name, pairs in self.store.entries(plans).items()}
+            grower.preload(items, place, upstreams)
+        return grower
+
+    def _written(self, text: str) -> str:
+        return write_expanded(self.root, text) if text else ""
+
+    def _rows(self, items: Sequence[Instance]) -> tuple[str, list[Event]]:
+        """Return the lines that `Expanded` names for instances, and the events that follow it.
+
+        Those that the run has already are compared as in an amendment.
+        """
+        version = self.row.campaign_version
+        digests = {
+            **with_modes((self.root / self.store.source_of(version)).joinpath, self.store.sources(version)),
+            **digests_of(self.store.externals(version)),
+        }
+        works = Works(self.campaign, digests, self._members(items))
+        states = self._first_states(items)
+        if self.row.plan == "group":
+            before = {row.task_id: row for row in self.store.members(self.row.group, retired=True) if row.plan is None}
+            if before:
+                return self._compared(items, before, works)
+        follow: list[Event] = []
+        if self.row.plan == "loop":  # of a round that was dropped nothing counts but the numbers of attempts
+            again = tuple(row.task_id for row in self.store.tasks([item.task_id for item in items]))
+            if again:
+                follow = [TasksChanged(again, TaskState.PENDING), RetriesReset(again)]
+        lines = []
+        for item in items:
+            row = row_of(item, states[item.task_id])
+            row[WORK] = works.digest(row, item)
+            lines.append(encode_json(["put", None, row, None, None]))
+        return "".join(f"{line}\n" for line in lines), follow
+
+    def _members(self, items: Sequence[Instance]) -> dict[str, list[str]]:
+        wholes = {
+            str(source.task)
+            for item in items
+            for given in item.inputs.values()
+            for source in given.sources
+            if source.whole
+        }
+        own = members_of(items)
+        return {group: own.get(group) or [row.task_id for row in self.store.members(group)] for group in wholes}
+
+    def _first_states(self, items: Sequence[Instance]) -> dict[str, TaskChange]:
+        """Return READY for what waits for nothing any more; what else there is, the next look decides."""
+        own = {item.task_id for item in items} | {item.group for item in items}
+        names = {edge.upstream for item in items for edge in item.edges} - own
+        upstreams = self.board.upstreams(names) if names else {}
+        fine = {name for name, up in upstreams.items() if up.total and up.completed == up.total}
+        settled = {name for name, up in upstreams.items() if not up.unsettled} | {self.row.task_id}
+        out = {}
+        for item in items:
+            is_ready = (
+                not item.plan
+                and self.campaign.tasks[item.group].when is None
+                and all(edge.upstream in (settled if only_its_end(edge.entry) else fine) for edge in item.edges)
+            )
+            out[item.task_id] = TaskChange(item.task_id, TaskState.READY if is_ready else TaskState.PENDING)
+        return out
+
+    def _compared(
+        self, items: Sequence[Instance], before: Mapping[str, TaskRow], works: Works
+    ) -> tuple[str, list[Event]]:
+        from matterstack.orchestration.amend import compare_some
+
+        return compare_some(self.store, self.campaign, items, before, works)
+
+
+def known_groups(store: SQLiteStateStore, root: Path) -> dict[str, Known]:
+    """Return what results gave to the groups of a campaign, for an amendment."""
+    from matterstack.spec.frames import known_from_json
+
+    out = {}
+    for row in store.plans(TaskState.RETIRED):
+        made = store.made(row.task_id)
+        if row.plan == "group" and made.get("values"):
+            out[row.task_id] = known_from_json(load_json(read_expanded(root, made["values"])))
+    return out
+
+
+def measures(spec: TaskSpec, scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the `until` of a loop names in metrics and answers, by their names."""
+    from matterstack.template.language import references
+
+    assert spec.repeat is not None
+    out = {}
+    for reference in references(spec.repeat.until):
+        node: Any = scope
+        for part in reference:
+            node = node.get(part) if isinstance(node, Mapping) and part in node else None
+        if reference[0] in ("metrics", "response"):
+            plain = isinstance(node, str | int | float | bool | None)
+            out[".".join(map(str, reference[1:]))] = node if plain else str(node)
+    return out

@@ -1,0 +1,59 @@
+"""Tasks that name each other: those of a campaign, or those of one round of a loop; and what results gave their axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+from matterstack.core.model import Source, TaskSpec
+from matterstack.deferred import dataclass
+
+
+@dataclass(frozen=True)
+class Known:
+    """What results gave of the late axes of a group: their values, `table` as rows, and the files of those that are files."""
+
+    axes: Mapping[str, list[Any]]
+    files: Mapping[str, Mapping[str, Source]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        files = {
+            axis: {stem: [source.task, source.output, source.path] for stem, source in found.items()}
+            for axis, found in self.files.items()
+        }
+        return {"axes": dict(self.axes), "files": files}
+
+
+def known_from_json(data: Mapping[str, Any]) -> Known:
+    """Undo `Known.to_json`."""
+    files = {axis: {stem: Source(*item) for stem, item in found.items()} for axis, found in data["files"].items()}
+    return Known(data["axes"], files)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where a task's names are looked for first. ``prefix`` is "" for those of a campaign, else such as `learn/3`."""
+
+    prefix: str = ""
+    loop: str = ""  # the name of the task that repeats
+    row: str = ""  # the id of its instance
+    matrix: Mapping[str, Any] = field(default_factory=dict)  # axes of the loop
+    round: int = 0
+    carry: Mapping[str, Any] = field(default_factory=dict)  # what the round was given, a path as one from results/
+    paths: frozenset[str] = frozenset()  # of these, the names of paths
+
+    def id_of(self, spec: TaskSpec) -> str:
+        """Return the id of a task, or of its group, in this frame."""
+        return f"{self.prefix}/{spec.name.rpartition('/')[2]}" if self.prefix else spec.name
+
+    def has(self, spec: TaskSpec) -> bool:
+        return spec.loop == self.loop
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The template roots that only the tasks of a round have."""
+        return {"carry": dict(self.carry), "repeat": {"round": self.round}} if self.prefix else {}
+
+
+ROOT = Frame()
