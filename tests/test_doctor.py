@@ -464,7 +464,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     ledger = over.root / "state.sqlite"
     newer = (*MIGRATIONS, ("ALTER TABLE run ADD COLUMN note TEXT",), ("UPDATE run SET note = 'x'",))
     with pytest.raises(
-        LedgerError, match=r"has schema 6, this MatterStack reads 8; `matterstack step .*runs/t` migrates it"
+        LedgerError, match=r"has schema 7, this MatterStack reads 9; `matterstack step .*runs/t` migrates it"
     ):
         SQLiteStateStore(ledger, read_only=True, migrations=newer)
     whole = content(ledger)
@@ -472,7 +472,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     with SQLiteStateStore(ledger, migrations=newer) as store:
         assert store.db.execute("SELECT note FROM run").fetchone() == ("x",)
 
-    assert content(over.root / "state.sqlite.v6-backup") == whole
+    assert content(over.root / "state.sqlite.v7-backup") == whole
     broken = (*newer, ("CREATE TABLE fine (x)", "THIS IS NO SQL"))
     with pytest.raises(LedgerError, match="syntax error"):
         SQLiteStateStore(ledger, migrations=broken)

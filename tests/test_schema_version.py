@@ -42,7 +42,7 @@ def test_a_ledger_of_today_opens(ledger):
 
 
 def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, ledger):
-    change(ledger, "UPDATE schema_info SET version = 7, written_by = '0.9'", "PRAGMA user_version = 7")
+    change(ledger, "UPDATE schema_info SET version = 8, written_by = '0.9'", "PRAGMA user_version = 8")
     before = bench.digest()
 
     with pytest.raises(LedgerNewerError) as caught:
@@ -50,7 +50,7 @@ def test_a_newer_ledger_is_refused_with_who_wrote_it_and_is_left_alone(bench, le
 
     assert isinstance(caught.value, RuntimeError)
     assert str(caught.value) == (
-        f"{ledger} has schema 7, written by MatterStack 0.9; MatterStack 0.1.0 knows 6; use the newer MatterStack"
+        f"{ledger} has schema 8, written by MatterStack 0.9; MatterStack 0.1.0 knows 7; use the newer MatterStack"
     )
     assert bench.digest() == before
 
@@ -135,7 +135,7 @@ def test_path_and_version_are_logged_with_v(bench, ledger):
     done = bench.cli("step", "-v", bench.root)
 
     assert f"ledger: {ledger}" in done.stderr
-    assert "ledger schema version: 6" in done.stderr
+    assert "ledger schema version: 7" in done.stderr
 
 
 # --- ledgers of every version that was ever written ------------------------------------------------------------------

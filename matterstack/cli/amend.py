@@ -17,7 +17,8 @@ from matterstack.hints import Hint
 
 if TYPE_CHECKING:
     from matterstack.core.model import LoadedCampaign
-    from matterstack.orchestration.amend import Amendment, Fate
+    from matterstack.orchestration.amend import Amendment
+    from matterstack.orchestration.comparison import Fate
 
 _MOST_KEYS = 8  # of the campaign that differ, which are shown
 _MOST_NAMES = 3  # of tasks
@@ -248,7 +249,7 @@ def _value(value: Any) -> str:
 
 def _of_group(fates: Sequence[Fate]) -> Iterator[str]:
     """Yield what becomes of the instances of a task, those alike together."""
-    from matterstack.orchestration.amend import FATES
+    from matterstack.orchestration.comparison import FATES
 
     alike: dict[tuple[str, TaskState, str], list[Fate]] = {}
     for fate in fates:

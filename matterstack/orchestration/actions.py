@@ -6,7 +6,7 @@ Each waits up to 30 s for the lock, which a loop gives up between its steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from matterstack.core.below import below as tasks_below
@@ -30,6 +30,7 @@ from matterstack.core.states import ACTIVE, TaskState
 from matterstack.deferred import changed, dataclass
 from matterstack.errors import UsageError
 from matterstack.hints import Hint
+from matterstack.orchestration.comparison import made_again
 from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.run_root.layout import require_run_root
@@ -187,24 +188,6 @@ class Reset:
         others = [row.task_id for row in [*below_again, *self.reopened]]
         can_be_undone = bool(self.settled or self.reopened) and not self.live
         return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone)
-
-
-def made_again(
-    tasks: Iterable[str],
-    read: Callable[[Iterable[str]], set[tuple[str, str]]],
-    removed: Mapping[tuple[str, str], set[str]],
-) -> set[str]:
-    """Return the tasks whose temporary outputs, which were removed, some tasks need again, and those that these need.
-
-    ``read`` gives the outputs that tasks read, ``removed`` the tasks whose output was removed, both by (task or group, output).
-    """
-    found: set[str] = set()
-    border = set(tasks)
-    while border:
-        needed = {name for output in read(border) for name in removed.get(output, ())}
-        border = needed - found
-        found |= border
-    return found
 
 
 class TooManyTasks(UsageError):

@@ -21,7 +21,8 @@ from matterstack.core.values import dump_json_lines, encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
-from matterstack.orchestration.actions import PATIENCE_S, made_again
+from matterstack.orchestration.actions import PATIENCE_S
+from matterstack.orchestration.comparison import made_again
 from matterstack.orchestration.session import author, finish_made, note_made, open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.run_root.attempts import gather_evidence

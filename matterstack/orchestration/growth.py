@@ -6,13 +6,14 @@ events, with what they name written first. Nothing is handed over; the step take
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matterstack.core.board import Board
 from matterstack.core.events import Event, Expanded, RetriesReset, TasksChanged
 from matterstack.core.model import Campaign, Instance, OutputFile, TaskChange, TaskSpec
+from matterstack.core.plan import Decider
 from matterstack.core.readiness import ROUND, only_its_end
 from matterstack.core.reasons import Code, Reason, reason
 from matterstack.core.recorded import TaskRow
@@ -26,27 +27,26 @@ from matterstack.run_root.verify import changed_digest
 from matterstack.storage.apply import WORK, row_of
 from matterstack.storage.expanded import read_expanded, write_expanded
 from matterstack.storage.state_store import SQLiteStateStore
-from matterstack.template.work import Works, digests_of, members_of, with_modes
 
 if TYPE_CHECKING:
-    from matterstack.orchestration.step import Step
     from matterstack.spec.frames import Frame, Known
+    from matterstack.template.work import Works
 
 
-def grow(step: Step) -> bool:
+def grow(store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable[[], Decider]) -> bool:
     """Make what READY plans stand for; return whether there was any. Raises RunRootError if the disk refuses."""
-    store, grown = step.store, False
+    grown = False
     while True:
         more = False
         for row in store.plans(TaskState.READY):
-            found = None if row.paused else Growing(store, step.files, row).outcome()
+            found = None if row.paused else Growing(store, files, row).outcome()
             if found is None:
                 continue
             more = True
-            store.append(found.before, step.now, sync=False)
-            decider = step.decider()
-            decider.settle(decider.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
-            store.append([*decider.plan.events, *found.after], step.now, sync=False)
+            store.append(found.before, now, sync=False)
+            after = decider()
+            after.settle(after.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
+            store.append([*after.plan.events, *found.after], now, sync=False)
         grown |= more
         if not more:
             break
@@ -349,6 +349,8 @@ class Growing:
 
         Those that the run has already are compared as in an amendment.
         """
+        from matterstack.template.work import Works, digests_of, with_modes
+
         version = self.row.campaign_version
         digests = {
             **with_modes((self.root / self.store.source_of(version)).joinpath, self.store.sources(version)),
@@ -380,6 +382,8 @@ class Growing:
             for source in given.sources
             if source.whole
         }
+        from matterstack.template.work import members_of
+
         own = members_of(items)
         return {group: own.get(group) or [row.task_id for row in self.store.members(group)] for group in wholes}
 
@@ -403,7 +407,7 @@ class Growing:
     def _compared(
         self, items: Sequence[Instance], before: Mapping[str, TaskRow], works: Works
     ) -> tuple[str, list[Event]]:
-        from matterstack.orchestration.amend import compare_some
+        from matterstack.orchestration.comparison import compare_some
 
         return compare_some(self.store, self.campaign, items, before, works)
 

@@ -131,7 +131,11 @@ class Step:
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
             acted.started |= again.started
-        while not board.run.paused and board.run.cancelled is False and grow(self):
+        while (
+            not board.run.paused
+            and board.run.cancelled is False
+            and grow(self.store, self.files, self.now, self.decider)
+        ):
             # What was made may start at once, and so decide more.
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)

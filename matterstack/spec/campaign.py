@@ -350,6 +350,9 @@ class Builder:
                 self.add((*path, key), f"a loop runs nothing itself; '{key}' belongs to its tasks", at_key=True)
         if not any(name.startswith(f"{path[1]}/") for name in self.root["tasks"]) and not self.doubts.any:
             self.add(path, "a loop needs tasks: write them below `tasks`", at_key=True)
+        until = given.get("until")
+        if isinstance(until, str) and not is_template(until):
+            self.add((*path, "repeat", "until"), f"must be exactly one template: ${{{{ {until.strip()} }}}}")
         carry = {key: value for key, value in given.get("carry", {}).items() if not str(key).startswith("x-")}
         return Repeat(int(given["max"]), given.get("until"), carry, given.get("on_max", "complete"))
 
@@ -445,12 +448,16 @@ class Builder:
         }
         found = known.get(root)
         if root == "response" and names[0] in self.root["tasks"] and names[0] not in (found or ()):
-            self.add(path, f"'{names[0]}' is not carried out by a person or laboratory, so it has no response")
+            name = names[0].removeprefix(f"{loop}/").replace("/", ".")
+            self.add(path, f"'{name}' is not carried out by a person or laboratory, so it has no response")
         elif root == "params" and early and names[0] in spec.params and names[0] not in params:
             self.add(path, f"'{names[0]}' is one of the task's own params; {key} sees those of the campaign alone")
         elif found is not None and names[0] not in found:
+            if root in ("metrics", "response"):
+                found = self._as_named(loop, found)
+            name = names[0].removeprefix(f"{loop}/").replace("/", ".")
             has = f"it has {_some(found)}" if found else "it is empty"
-            self.add(path, f"'{names[0]}' is not in {root}{did_you_mean(names[0], found)}; {has}")
+            self.add(path, f"'{name}' is not in {root}{did_you_mean(name, found)}; {has}")
         elif root == "response":
             self._check_field(path, names)
         elif root == "metrics" and len(names) < 2:
@@ -469,6 +476,17 @@ class Builder:
         if "repeat" in _mapping(self.root["tasks"].get(names[0])) and len(names) > 1:
             return (f"{names[0]}/{names[1]}", *names[2:])
         return names
+
+    def _as_named(self, loop: str, tasks: Iterable[str]) -> list[str]:
+        """Return the names by which templates name tasks: in a round its own, outside of it `LOOP.TASK`."""
+        out = []
+        for name in tasks:
+            of, _, own = name.rpartition("/")
+            if of == loop or (not of and "repeat" not in _mapping(self.root["tasks"].get(name))):
+                out.append(own)
+            elif not loop:
+                out.append(f"{of}.{own}")
+        return [name for name in out if not name.startswith(".")]
 
     def _text_at(self, path: Path) -> Any:
         node: Any = self.root
@@ -538,7 +556,9 @@ class Builder:
             self.add(path, message, severity="error" if schema.get("additionalProperties") is False else "warning")
 
     def _unknown_root(self, path: Path, root: str, key: str, spec: TaskSpec | None) -> None:
-        known, key = ROOTS[key], {"command_text": "command", "carry_path": "carry"}.get(key, key)
+        in_loop = spec is not None and (spec.loop or spec.repeat is not None)
+        known = tuple(name for name in ROOTS[key] if in_loop or name not in _OF_ROUNDS)
+        key = {"command_text": "command", "carry_path": "carry"}.get(key, key)
         if root in _ALL:
             self.add(path, f"'{root}' cannot be used in {key}; {', '.join(known)} can")
         else:
