@@ -109,7 +109,8 @@ def _undo(run: str) -> int:
 
 
 def _to_json(found: RerunReport) -> dict[str, Any]:
-    return {"tasks": found.tasks, "below": found.reopened, "completed": found.completed}
+    remarks = {"remarks": list(found.remarks)} if found.remarks else {}
+    return {"tasks": found.tasks, "below": found.reopened, "completed": found.completed, **remarks}
 
 
 def _tell(run: str, done: RerunReport) -> None:
@@ -125,6 +126,8 @@ def _tell(run: str, done: RerunReport) -> None:
         f"{plural(len(done.tasks), 'task')}{below} reset to PENDING; {Hint('run', run)} or {Hint('step', run)} starts {them}"
         + (f", {Hint('rerun', run, rest='--undo')} takes it back until then" if done.can_be_undone else "")
     )
+    for remark in done.remarks:
+        echo_remark(remark)
     if done.ended:
         echo_remark(f"ended first: {', '.join(done.ended[:5])}{', …' if len(done.ended) > 5 else ''}")
     if done.still_alive:
@@ -141,5 +144,7 @@ def _show(found: RerunReport) -> None:
         if names:
             more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
             click.echo(f"{what}: {', '.join(names[:_MOST_NAMES])}{more}")
+    for remark in found.remarks:
+        click.echo(remark)
     done = f"; {found.completed} of them COMPLETED" if found.completed else ""
     click.echo(f"{plural(found.count, 'task')}{done}")

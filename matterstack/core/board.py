@@ -244,6 +244,9 @@ class Board:
         """Return how tasks stand now, by id; names of groups are left out."""
         wanted = set(names)
         found = {name: self._now[name].standing for name in wanted if name in self._now}
+        known = {name for name in found if self._now[name].plan == "group" and found[name].state is TaskState.RETIRED}
+        wanted -= known  # the group has its name from now on
+        found = {name: standing for name, standing in found.items() if name not in known}
         return found | self.reader.standings(wanted - set(found))
 
     # --- readiness ---
@@ -255,11 +258,7 @@ class Board:
         out = {name: Upstream.of_task(standing) for name, standing in standings.items()}
         for name in wanted - set(standings):
             others = self._changed_of.get(name, ())
-            pairs = [
-                (self._before[task_id].standing, self._now[task_id].standing)
-                for task_id in others
-                if self._now[task_id].state is not TaskState.RETIRED  # it no longer belongs to the group
-            ]
+            pairs = [(self._before[task_id].standing, self._now[task_id].standing) for task_id in others]
             out[name] = Upstream.of_group(name, self.reader.group(name, others), pairs)
         return out
 

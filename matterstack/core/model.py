@@ -6,7 +6,7 @@ What a file or the ledger stores of them goes through `to_json` and the `…_fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -318,6 +318,9 @@ class LoadedCampaign:
     warnings: tuple[Problem, ...]
     summary: Mapping[str, Any]
     outside: Mapping[str, Path] = field(default_factory=dict)  # `_N` of included files -> where that folder is
+    regrown: Callable[..., LoadedCampaign] | None = (
+        None  # loads it again, with ``grown``: what results have made of a run
+    )
 
     def place(self, path: str) -> Path:
         """Return where one of its files is."""

@@ -94,7 +94,10 @@ class Upstream:
         """Return the view of a group in which some tasks have changed since the summary: (before, now) of each."""
         counts = dict(summary.counts)
         for before, now in instead:
-            counts[before.state, before.soft] -= 1
+            if before.state is not TaskState.RETIRED:  # those belong to no group
+                counts[before.state, before.soft] -= 1
+            if now.state is TaskState.RETIRED:
+                continue
             counts[now.state, now.soft] = counts.get((now.state, now.soft), 0) + 1
         tasks = [task for task in (summary.troubled, summary.last, *(now for _, now in instead)) if task is not None]
         troubled = min(filter(is_troubled, tasks), key=rank_of_trouble, default=None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field
 from pathlib import Path
 
 from matterstack.core.below import below as tasks_below
@@ -14,6 +15,7 @@ from matterstack.core.board import Board, state_of_run
 from matterstack.core.events import (
     Cancelled,
     Event,
+    Expanded,
     Paused,
     RerunUndone,
     Resumed,
@@ -23,6 +25,7 @@ from matterstack.core.events import (
     Wished,
 )
 from matterstack.core.model import TaskChange
+from matterstack.core.readiness import ROUND
 from matterstack.core.reasons import Code, reason
 from matterstack.core.recorded import TaskRow
 from matterstack.core.selection import select_tasks
@@ -129,6 +132,7 @@ class RerunReport:
     still_alive: list[str]
     completed: int  # of all these, tasks that had COMPLETED
     can_be_undone: bool  # nothing that ran was ended for it
+    remarks: tuple[str, ...] = ()  # on what results have made: rounds that are dropped, instances that may be others
 
     @property
     def count(self) -> int:
@@ -136,6 +140,70 @@ class RerunReport:
 
 
 Select = Callable[[SQLiteStateStore], list[str]]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A loop that goes back to a round, 0 for before the first: what is of later ones counts for nothing any more."""
+
+    loop: TaskRow
+    round: int
+    tasks: tuple[TaskRow, ...]
+    rounds: int  # that are dropped
+
+    def events(self, store: SQLiteStateStore) -> list[Event]:
+        """Return the events that make it so, but for the state of the loop itself."""
+        live = tuple((row.task_id, row.attempts) for row in self.tasks if row.state in ACTIVE)
+        first = f"{self.loop.task_id}/{self.round}"
+        items = store.instances_of(first) if self.round else []
+        groups = dict.fromkeys(item.group for item in items)
+        out: list[Event] = [Wished(live, "cancel")] if live else []
+        if self.tasks:
+            out.append(TasksChanged(tuple(row.task_id for row in self.tasks), TaskState.RETIRED, rerun=True))
+        given = next((item.given for item in items), {})
+        edges = tuple((group, ROUND) for group in groups)
+        return [
+            *out,
+            Expanded(self.loop.task_id, self.loop.campaign_version, "", 0, round=self.round, given=given, edges=edges),
+        ]
+
+
+def _failed_in_a_round(row: TaskRow) -> bool:
+    return row.plan == "loop" and row.state is TaskState.FAILED and row.reason.code is Code.ROUND_FAILED
+
+
+def _drop_rounds(store: SQLiteStateStore, reset: Reset, chosen: set[str], *, downstream: bool) -> None:
+    """Find the loops that go back: `rerun LOOP` to before its first round, what is upstream of rounds to the first of these."""
+    again = {row.task_id: row for row in reset.again}
+    for loop in store.plans(*(state for state in TaskState if state is not TaskState.RETIRED)):
+        last = int(store.made(loop.task_id).get("round", 0)) if loop.plan == "loop" else 0
+        if not last:
+            continue
+        concerned = {
+            int(name.removeprefix(f"{loop.task_id}/").partition("/")[0])
+            for name in again
+            if name.startswith(f"{loop.task_id}/")
+        }
+        stopped = _failed_in_a_round(loop) or loop.state is TaskState.CANCELLED
+        if loop.task_id in chosen and not (concerned and stopped):
+            to = 0
+        elif not downstream or not (concerned or loop.task_id in again):
+            continue
+        elif concerned:
+            to = min(concerned)
+        else:
+            to = 0 if any(up in again for _, up in store.entries([loop.task_id])[loop.task_id]) else last
+        rows = store.tasks_within(loop.task_id, to + 1)
+        gone = {row.task_id for row in rows}
+        if to == last and not rows:
+            continue
+        reset.dropped.append(Dropped(loop, to, tuple(rows), last - to))
+        reset.again = [row for row in reset.again if row.task_id not in gone]
+        reset.reopened = [row for row in reset.reopened if row.task_id not in gone and row.task_id != loop.task_id]
+        reset.waiting = [row for row in reset.waiting if row.task_id not in gone and row.task_id != loop.task_id]
+        reset.live = [row for row in reset.live if row.task_id not in gone]
+        if loop.task_id not in {row.task_id for row in reset.again}:
+            reset.again.append(loop)
 
 
 @dataclass()
@@ -147,9 +215,20 @@ class Reset:
     reopened: list[TaskRow]  # BLOCKED or SKIPPED below
     live: list[TaskRow]
     waiting: list[TaskRow]  # below, to be looked at anew
+    dropped: list[Dropped] = field(default_factory=list)
+    depending: dict[str, int] = field(default_factory=dict)  # groups that results of these make -> their instances
 
     @classmethod
     def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool, upstream: bool = False) -> Reset:
+        found = cls._of(store, chosen, downstream=downstream, upstream=upstream)
+        names = [row.task_id for row in found.again]
+        if names and store.newest_campaign().has_unknown:
+            found.depending = {row.task_id: store.size_of(row.task_id) for row in store.plans_below(names)}
+            _drop_rounds(store, found, set(chosen), downstream=downstream)
+        return found
+
+    @classmethod
+    def _of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool, upstream: bool) -> Reset:
         edges = store.all_edges()
         if upstream:
             read = store.all_edges(only_read=True)
@@ -161,7 +240,9 @@ class Reset:
             below = tasks_below(edges, chosen)
             again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
             others = store.tasks(below - {row.task_id for row in again})
-            reopened = [row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED)]
+            reopened = [
+                row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED) or _failed_in_a_round(row)
+            ]
             if removed:
                 opened = [row for row in others if row.state in (TaskState.PENDING, TaskState.READY)]
                 to_run = {row.task_id for row in (*again, *reopened, *opened)}
@@ -179,15 +260,26 @@ class Reset:
 
     @property
     def settled(self) -> list[TaskRow]:
-        return [row for row in self.again if row.state.is_settled or row.retry_at is not None]
+        loops = {item.loop.task_id for item in self.dropped}
+        return [row for row in self.again if row.state.is_settled or row.retry_at is not None or row.task_id in loops]
 
     def report(self, alive: set[str]) -> RerunReport:
         below_again = [row for row in self.again if row.task_id not in set(self.chosen) and row.state.is_settled]
         ended = [row.task_id for row in self.live if row.task_id not in alive]
         completed = sum(row.state is TaskState.COMPLETED for row in self.again)
         others = [row.task_id for row in [*below_again, *self.reopened]]
-        can_be_undone = bool(self.settled or self.reopened) and not self.live
-        return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone)
+        can_be_undone = bool(self.settled or self.reopened) and not self.live and not self.dropped
+        remarks = [
+            f"{item.rounds} round{'s' if item.rounds > 1 else ''} of {item.loop.task_id} "
+            f"{'are' if item.rounds > 1 else 'is'} dropped ({len(item.tasks)} tasks); "
+            + (f"it goes on from round {item.round}" if item.round else "it begins anew")
+            for item in self.dropped
+        ]
+        remarks += [
+            f"{name}: {count} instance{'s depend' if count != 1 else ' depends'} on its rows"
+            for name, count in self.depending.items()
+        ]
+        return RerunReport(self.chosen, others, ended, sorted(alive), completed, can_be_undone, tuple(remarks))
 
 
 class TooManyTasks(UsageError):
@@ -239,6 +331,8 @@ def rerun(
                     if isinstance(event, TasksChanged)
                     else event
                 )
+        for dropped in reset.dropped:
+            events += dropped.events(store)
         # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
         if tried := tuple(row.task_id for row in reset.again if row.tries or row.restarts):
             events.append(RetriesReset(tried))
@@ -246,7 +340,8 @@ def rerun(
         if store.run().pause_reason.code is Code.LIMIT_FAILURES:  # what had failed runs again
             events.append(Resumed())
         store.append(events, step.now)
-        return reset.report(carry_out_wishes(step, store, reset.live))
+        gone = [row for item in reset.dropped for row in item.tasks if row.state in ACTIVE]
+        return reset.report(carry_out_wishes(step, store, [*reset.live, *gone]))
 
 
 def undo_rerun(root: str | Path) -> list[str]:
@@ -260,6 +355,10 @@ def undo_rerun(root: str | Path) -> list[str]:
         if not kept:
             raise UsageError(f"{path}: no rerun to undo; a rerun can be undone only until one of its tasks has started")
         newest = max(at for _, at, _, _ in kept)
+        if store.rounds_dropped_since(newest):
+            raise UsageError(
+                f"{path}: the last rerun dropped rounds of a loop, which cannot be undone; {Hint('step', path)} makes them anew"
+            )
         tasks = [task_id for task_id, at, _, _ in kept if at == newest]
         count = next(count for _, at, count, _ in kept if at == newest)
         if len(tasks) < count:

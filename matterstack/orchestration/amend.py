@@ -25,6 +25,7 @@ from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.orchestration.actions import PATIENCE_S, carry_out_wishes
 from matterstack.orchestration.comparison import Comparison, Fate, compare, events_of
+from matterstack.orchestration.growth import grown_of
 from matterstack.orchestration.init import operators_text, relative_path, require_short_paths, site_path
 from matterstack.orchestration.session import finish_version, is_a_copy, open_ledger, open_to_write, refuse_clone
 from matterstack.orchestration.step import Step
@@ -64,7 +65,8 @@ class Amendment:
     @property
     def is_nothing(self) -> bool:
         """Return whether the run is of just this campaign already."""
-        return not (self.changed_keys or self.changed_files or self.fates or self.lines) and (
+        lines = any(not line.startswith('["move"') for line in self.lines)  # an order alone is nothing
+        return not (self.changed_keys or self.changed_files or self.fates or lines) and (
             self.settings[0] == self.settings[1]
         )
 
@@ -77,6 +79,8 @@ def plan_amendment(
     Raises UsageError for what cannot be amended: another name, an operator that is gone and has live attempts.
     """
     before = store.newest_campaign()
+    if loaded.campaign.has_unknown and loaded.regrown is not None:
+        loaded = loaded.regrown(grown=grown_of(store))
     if loaded.campaign.name != before.name:
         raise UsageError(
             f"{loaded.file}: its name is {loaded.campaign.name}, the run's is {before.name}; a name cannot be amended: "

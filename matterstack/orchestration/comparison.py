@@ -99,17 +99,28 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
     out = Comparison()
     olds = {row.task_id: (row, attempt, asked) for row, attempt, asked in store.tasks_as_asked()}
     older = Older(store, store.root, [row for row, _, _ in olds.values()])
+    closed = _Closed(store)
+    groups = {item.group for item in loaded.instances if not item.plan}
     for position, item in enumerate(loaded.instances):
         row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
         row[WORK] = works.digest(row, item)
         old = olds.pop(item.task_id, None)
-        if old is None:
+        if closed.has(item.task_id) and (old is None or item.plan or old[0].state is not TaskState.COMPLETED):
+            if old is not None and not item.plan:
+                out.stay.setdefault(item.group, {}).setdefault(old[0].state, 0)
+                out.stay[item.group][old[0].state] += 1
+        elif item.plan and old is not None:
+            _judge_plan(out, old, item, row, position, loaded, older, is_known=item.group in groups)
+        elif old is None:
             out.lines.append(encode_json(["put", position, row, None, None]))
-            out.fates.append(Fate(item.task_id, item.group, "new", TaskState.PENDING))
+            if not item.plan:
+                out.fates.append(Fate(item.task_id, item.group, "new", TaskState.PENDING))
             out.touched.add(item.task_id)
         else:
             _Judge(out, old, item, row, position, loaded, works, older).judge()
     for number, (gone, attempt, _) in enumerate(olds.values(), start=len(loaded.instances)):
+        if closed.has(gone.task_id) and gone.group.partition("/")[0] in loaded.campaign.tasks:
+            continue
         if gone.state is not TaskState.RETIRED:
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
         elif gone.position != number:
@@ -120,6 +131,60 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
     while _make_again(store, out, loaded, older):
         _look_below(out, edges, there, older)
     return out
+
+
+class _Closed:
+    """The rounds of loops that have settled: nothing is added to them, removed from them or started again in them."""
+
+    def __init__(self, store: Queries) -> None:
+        self._last: dict[str, int] = {}  # loop -> the first round that is open
+        for row in store.plans():
+            if row.plan == "loop":
+                number = int(store.made(row.task_id).get("round", 0))
+                self._last[row.task_id] = number + (row.state in (TaskState.COMPLETED, TaskState.SKIPPED))
+
+    def has(self, task_id: str) -> bool:
+        for loop, first_open in self._last.items():
+            if task_id.startswith(f"{loop}/"):
+                number = task_id[len(loop) + 1 :].partition("/")[0]
+                return number.isdigit() and int(number) < first_open
+        return False
+
+
+def _judge_plan(
+    out: Comparison, old: tuple[TaskRow, AttemptRow | None, AsAsked], item: Instance, row: list[Any], position: int,
+    loaded: LoadedCampaign, older: Older, *, is_known: bool,
+) -> None:  # fmt: skip
+    """Decide what becomes of what stands for instances that results make."""
+    task, asked = old[0], old[2]
+    texts = [task.group, task.label, asked.matrix, task.operator, task.priority, asked.inputs, asked.outputs]
+    edges = {(upstream, entry) for upstream, entry in row[10]}
+    if texts != row[1:8] or edges != asked.edges:
+        out.lines.append(encode_json(["put", position, row, None, None]))
+        out.touched.add(task.task_id)
+    elif task.position != position:
+        out.lines.append(encode_json(["move", task.task_id, position]))
+    spec, before = loaded.campaign.tasks[item.group], older.spec(task)
+    again = ""
+    if item.plan == "loop" and task.state.is_settled and task.state is not TaskState.CANCELLED:
+        changed = [
+            name
+            for name in ("max", "until", "on_max", "carry")
+            if getattr(spec.repeat, name) != getattr(before.repeat, name, None)
+        ]
+        again = ", ".join(changed) if task.state is not TaskState.BLOCKED else ""
+    elif item.plan == "group" and task.state is TaskState.RETIRED and not is_known:
+        again = "its rows come from elsewhere"
+    elif item.plan == "group" and task.state in (TaskState.FAILED, TaskState.SKIPPED) and spec.matrix != before.matrix:
+        again = "matrix"
+    if again:
+        out.rows[task.task_id], out.changes[task.task_id] = task, TaskChange(task.task_id, TaskState.PENDING)
+        out.touched.add(task.task_id)
+        if item.plan == "loop":  # of a group, its instances say it
+            out.fates.append(Fate(task.task_id, task.group, "restarts", task.state, again))
+    elif task.state is not TaskState.RETIRED:
+        found = out.stay.setdefault(item.group, {})
+        found[task.state] = found.get(task.state, 0) + 1
 
 
 def edges_of(instances: Iterable[Instance]) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from matterstack.storage.expanded import read_expanded, write_expanded
 from matterstack.storage.state_store import SQLiteStateStore
 
 if TYPE_CHECKING:
-    from matterstack.spec.frames import Frame, Known
+    from matterstack.spec.frames import Frame, Grown, Known
     from matterstack.template.work import Works
 
 
@@ -111,7 +111,8 @@ class Growing:
                 axes[axis], of_files[axis] = self._from_files(axis, finder)
             else:
                 axes[axis] = self._from_value(axis, values)
-        known = Known(axes, {axis: found for axis, found in of_files.items() if found})
+        of_files = {axis: found for axis, found in of_files.items() if found}
+        known = Known(axes, of_files, self._written_axes(self.spec))
         frame = frame_of(self.campaign, self.item)
         grower = self._grower(frame, {self.row.task_id: known}, Grower)
         made = grower.group(self.spec, frame)
@@ -208,7 +209,8 @@ class Growing:
     # --- loops ---
 
     def _round(self) -> Outcome:
-        from matterstack.spec.grow import Grower, round_frame
+        from matterstack.spec.frames import round_frame
+        from matterstack.spec.grow import Grower
 
         assert self.spec.repeat is not None
         repeat, made = self.spec.repeat, self.store.made(self.row.task_id)
@@ -278,7 +280,7 @@ class Growing:
 
     def _carried(self, written: Any, before: str, scope: Mapping[str, Any]) -> Any:
         """Return what a round is given under a name: a path as results/ has it, or a value."""
-        from matterstack.spec.grow import is_path
+        from matterstack.spec.frames import is_path
         from matterstack.template.forms import render, render_pattern
 
         if not is_path(written):
@@ -325,13 +327,8 @@ class Growing:
 
         version = self.row.campaign_version
         source = self.store.source_of(version)
-        there = {
-            name: Known({})
-            for name in [
-                *self.store.made_groups(),
-                *(self.store.made_groups(frame.prefix) if frame and frame.prefix else []),
-            ]
-        }
+        names = [*self.store.made_groups(), *(self.store.made_groups(frame.prefix) if frame and frame.prefix else [])]
+        there = {name: Known({}, {}, self._written_axes(self.campaign.tasks[name])) for name in names}
         grower = kind(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
         places = [("", ROOT), *([(frame.prefix, frame)] if frame is not None and frame.prefix else [])]
         for prefix, place in places:
@@ -340,6 +337,10 @@ class Growing:
             upstreams = {name: [(up, how) for how, up in pairs] for name, pairs in self.store.entries(plans).items()}
             grower.preload(items, place, upstreams)
         return grower
+
+    @staticmethod
+    def _written_axes(spec: TaskSpec) -> dict[str, Any]:
+        return {axis: (spec.matrix or {})[axis] for axis in spec.late}
 
     def _written(self, text: str) -> str:
         return write_expanded(self.root, text) if text else ""
@@ -358,12 +359,12 @@ class Growing:
         }
         works = Works(self.campaign, digests, self._members(items))
         states = self._first_states(items)
-        if self.row.plan == "group":
+        if self.row.plan == "group" and self.store.made(self.row.task_id):
             before = {row.task_id: row for row in self.store.members(self.row.group, retired=True) if row.plan is None}
-            if before:
-                return self._compared(items, before, works)
+            return self._compared(items, before, works)
         follow: list[Event] = []
-        if self.row.plan == "loop":  # of a round that was dropped nothing counts but the numbers of attempts
+        if self.item.given or self.row.plan == "loop":
+            # Of a round that was dropped nothing counts but the numbers of attempts.
             again = tuple(row.task_id for row in self.store.tasks([item.task_id for item in items]))
             if again:
                 follow = [TasksChanged(again, TaskState.PENDING), RetriesReset(again)]
@@ -412,16 +413,19 @@ class Growing:
         return compare_some(self.store, self.campaign, items, before, works)
 
 
-def known_groups(store: SQLiteStateStore, root: Path) -> dict[str, Known]:
-    """Return what results gave to the groups of a campaign, for an amendment."""
-    from matterstack.spec.frames import known_from_json
+def grown_of(store: SQLiteStateStore) -> Grown:
+    """Return what results have made of a run, for an amendment."""
+    from matterstack.spec.frames import Grown, known_from_json
 
-    out = {}
-    for row in store.plans(TaskState.RETIRED):
+    known, rounds = {}, {}
+    for row in store.plans():
         made = store.made(row.task_id)
-        if row.plan == "group" and made.get("values"):
-            out[row.task_id] = known_from_json(load_json(read_expanded(root, made["values"])))
-    return out
+        if row.plan == "group" and row.state is TaskState.RETIRED and made.get("values"):
+            known[row.task_id] = known_from_json(load_json(read_expanded(store.root, made["values"])))
+        elif row.plan == "loop" and made.get("round"):
+            found = [store.given_to(f"{row.task_id}/{number}") for number in range(1, made["round"] + 1)]
+            rounds[row.task_id] = [given for given in found if given]
+    return Grown(known, rounds)
 
 
 def measures(spec: TaskSpec, scope: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from matterstack.deferred import dataclass
 from matterstack.errors import CampaignError, Problem, TemplateError
 from matterstack.spec.axes import OF_MATRIX, in_lockstep, range_values
 from matterstack.spec.files import glob_files, place_of
-from matterstack.spec.frames import ROOT, Frame, Known
+from matterstack.spec.frames import ANYWHERE, ROOT, Frame, Known, round_frame
 from matterstack.spec.late import HOLE, can_match, declared
 from matterstack.spec.mend import Doubts
 from matterstack.spec.paths import PathTree, path_problem
@@ -139,8 +139,13 @@ class Expander:
         builder: Reporter,
         only_files: frozenset[str] | None = None,
         known: Mapping[str, Known] | None = None,
+        rounds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
-        """``known`` gives what results gave to groups, by id; those of which nothing is known are left open."""
+        """``known`` gives what results gave to groups, by id; those of which nothing is known are left open.
+
+        ``rounds`` gives what the rounds of loops were given that the run has; of others the first is a sample.
+        """
+        self.rounds = rounds or {}
         self.campaign = campaign
         self.known = known or {}
         self.frames: list[Frame] = [ROOT]
@@ -175,8 +180,14 @@ class Expander:
             self._take_files(pattern, ("files", index))
         self._draft_frame(ROOT)
         for loop in [draft for draft in self.drafts if draft.plan == "loop"]:
-            if loop.task_id == self._members(loop.group)[0].task_id:  # the others differ in values alone
-                self._draft_frame(self.first_round(loop))
+            for given in self.rounds.get(loop.task_id, ()):
+                frame = round_frame(loop.spec, loop.task_id, loop.matrix, given)
+                self._draft_frame(frame)
+                loop.edges = {edge: None for edge in loop.edges if edge.entry != "round"}
+                groups = [group for group, (_, home) in self.specs.items() if home is frame]
+                loop.edges |= {Edge(group, "round"): None for group in groups}
+            if loop.task_id not in self.rounds and loop.task_id == self._members(loop.group)[0].task_id:
+                self._draft_frame(self.first_round(loop))  # the others differ in values alone
         self._resolve(self.drafts)
         self._check_source_paths()
         return self._finish()
@@ -275,9 +286,12 @@ class Expander:
         self.specs[group] = spec, frame
         if spec.late:
             self._add(spec, frame, group, spec.name.rpartition("/")[2], frame.matrix, "group")
-            if group not in self.known:
+            if not self._is_known(group, spec):
                 return
         self._draft_rows(spec, frame, group, where)
+
+    def _is_known(self, group: str, spec: TaskSpec) -> bool:
+        return group in self.known and self.known[group].is_of(spec)
 
     def _draft_rows(self, spec: TaskSpec, frame: Frame, group: str, where: Where) -> None:
         rows = [{}] if spec.matrix is None else self._rows(spec, group, (*where, "matrix"))
@@ -656,7 +670,7 @@ class Expander:
             where: Where = ("tasks", draft.spec.name, "inputs", name)
             is_list = is_pattern(spec.pattern) and not spec.external and spec.results is None
             carried = _carried(spec.pattern)
-            frame = draft.frame if carried is None else ROOT
+            frame = draft.frame if carried is None else ANYWHERE
             if carried is not None and carried not in draft.frame.paths and carried in draft.frame.carry:
                 self._report_once(where, f"carry.{carried} is a value, no file: use it in the command")
                 continue
@@ -768,7 +782,7 @@ class Expander:
 
     def _sources(self, draft: _Draft, pattern: str, base: str, frame: Frame, *, is_list: bool) -> list[Source]:
         """Return what a path or glob of a task means: outputs in its own frame, else of the campaign, else its files."""
-        for one in dict.fromkeys((frame, ROOT)):
+        for one in (frame,) if frame is ANYWHERE else dict.fromkeys((frame, ROOT)):
             inside = f"{one.prefix}/{pattern}" if one.prefix else pattern
             found = [
                 *self._outputs(draft, inside, one, is_list=is_list),
@@ -807,7 +821,11 @@ class Expander:
         else:
             single: Any = self.outputs.find(pattern)
             found = [single] if single is not None else []
-        found = [(owner, rest) for owner, rest in found if owner[0] is not draft and owner[0].frame is frame]
+        found = [
+            (owner, rest)
+            for owner, rest in found
+            if owner[0] is not draft and (owner[0].frame is frame or frame is ANYWHERE)
+        ]
         # Which outputs a group has is not known to others before their time: those count by `_open`.
         found = [
             (owner, rest)
@@ -831,13 +849,13 @@ class Expander:
         """Return the groups and loops some of whose outputs may match, which cannot be told before they are known."""
         out = []
         for group, (spec, home) in self.specs.items() if self.campaign.has_unknown else ():
-            if home is not frame or group == draft.group or not spec.is_unknown:
+            if home is not (ROOT if frame is ANYWHERE else frame) or group == draft.group or not spec.is_unknown:
                 continue
             prefix = f"{home.prefix}/" if home.prefix else ""
             if spec.repeat is not None:
                 if spec.name != draft.frame.loop:
                     out += [Source(row, "*", "", True, pattern) for row in self._rows_of_loop(group, spec, pattern)]
-            elif not (draft.spec.late and not is_list and group in self.known):
+            elif not (draft.spec.late and not is_list and self._is_known(group, spec)):
                 paths = (prefix + declared(output.path) for output in spec.outputs.values())
                 if any(can_match(pattern, path) for path in paths):
                     out.append(Source(group, "*", "", True, pattern))
@@ -1033,7 +1051,7 @@ class Expander:
             if other.repeat is not None:
                 self._wait_for_loop(root, name, other, where, members)
                 continue
-            if other.late and task not in self.known:
+            if other.late and not self._is_known(task, other):
                 if not spec.late:
                     self._report_once(
                         where, f"{root}.{name} must be of one instance; those of {name} are not known yet"
@@ -1146,8 +1164,8 @@ class Expander:
 
     def _finish(self) -> Expansion:
         everything = [(draft, draft.finish()) for draft in self.drafts]
-        instances = [item for draft, item in everything if draft.frame is ROOT]
-        samples = [item for draft, item in everything if draft.frame is not ROOT]
+        instances = [item for draft, item in everything if draft.frame is ROOT or draft.frame.row in self.rounds]
+        samples = [item for draft, item in everything if draft.frame is not ROOT and draft.frame.row not in self.rounds]
         names = {name for name, (spec, _) in self.specs.items() if spec.matrix is not None}
         group_nodes = frozenset(
             edge.upstream for _, item in everything for edge in item.edges if edge.upstream in names

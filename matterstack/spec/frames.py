@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
 from matterstack.core.model import Source, TaskSpec
+from matterstack.core.values import dump_json
 from matterstack.deferred import dataclass
+from matterstack.template.language import whole
 
 
 @dataclass(frozen=True)
@@ -16,19 +18,34 @@ class Known:
 
     axes: Mapping[str, list[Any]]
     files: Mapping[str, Mapping[str, Source]] = field(default_factory=dict)
+    written: Mapping[str, Any] = field(default_factory=dict)  # what the campaign said of these axes then
 
     def to_json(self) -> dict[str, Any]:
         files = {
             axis: {stem: [source.task, source.output, source.path] for stem, source in found.items()}
             for axis, found in self.files.items()
         }
-        return {"axes": dict(self.axes), "files": files}
+        return {"axes": dict(self.axes), "files": files, "written": dict(self.written)}
+
+    def is_of(self, spec: TaskSpec) -> bool:
+        """Return whether a task still takes these axes from where they came."""
+        return {axis: dump_json(value) for axis, value in self.written.items()} == {
+            axis: dump_json((spec.matrix or {})[axis]) for axis in spec.late
+        }
 
 
 def known_from_json(data: Mapping[str, Any]) -> Known:
     """Undo `Known.to_json`."""
     files = {axis: {stem: Source(*item) for stem, item in found.items()} for axis, found in data["files"].items()}
-    return Known(data["axes"], files)
+    return Known(data["axes"], files, data["written"])
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What results have made in a run so far: of groups, and of loops what each round was given."""
+
+    known: Mapping[str, Known]
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +74,21 @@ class Frame:
 
 
 ROOT = Frame()
+ANYWHERE = Frame()  # for a path that a round is given: it may be of the round before
+
+
+def round_frame(loop: TaskSpec, row: str, matrix: Mapping[str, Any], given: Mapping[str, Any]) -> Frame:
+    """Return the frame of a round of the loop ``row``, by the template roots that its tasks are given."""
+    assert loop.repeat is not None
+    number = int(given["repeat"]["round"])
+    axes = {
+        name: value for name, value in matrix.items() if name in (loop.matrix or {}) or "table" in (loop.matrix or {})
+    }
+    when = "first" if number == 1 else "next"
+    paths = frozenset(name for name, item in loop.repeat.carry.items() if is_path(item[when]))
+    return Frame(f"{row}/{number}", loop.name, row, axes, number, given["carry"], paths)
+
+
+def is_path(written: Any) -> bool:
+    """Return whether `first` or `next` of a carried thing is a path, and no value."""
+    return isinstance(written, str) and whole(written) is None

@@ -10,11 +10,10 @@ from matterstack.core.kinds import kind_of
 from matterstack.core.model import Campaign, Instance, TaskSpec
 from matterstack.errors import CampaignError, Problem
 from matterstack.spec.expand import Expander, answer_names
-from matterstack.spec.frames import ROOT, Frame, Known
+from matterstack.spec.frames import ROOT, Frame, Known, round_frame
 from matterstack.spec.late import can_match, declared
 from matterstack.spec.mend import Doubts
 from matterstack.spec.tables import read_table
-from matterstack.template.language import whole
 
 
 class Problems:
@@ -61,26 +60,9 @@ def frame_of(campaign: Campaign, item: Instance) -> Frame:
     return round_frame(campaign.tasks[spec.loop], prefix.rpartition("/")[0], item.matrix, item.given)
 
 
-def round_frame(loop: TaskSpec, row: str, matrix: Mapping[str, Any], given: Mapping[str, Any]) -> Frame:
-    """Return the frame of a round of the loop ``row``, by the template roots that its tasks are given."""
-    assert loop.repeat is not None
-    number = int(given["repeat"]["round"])
-    axes = {
-        name: value for name, value in matrix.items() if name in (loop.matrix or {}) or "table" in (loop.matrix or {})
-    }
-    when = "first" if number == 1 else "next"
-    paths = frozenset(name for name, item in loop.repeat.carry.items() if is_path(item[when]))
-    return Frame(f"{row}/{number}", loop.name, row, axes, number, given["carry"], paths)
-
-
 def may_read(patterns: Iterable[str], spec: TaskSpec) -> bool:
     """Return whether one of these paths may be an output of a task."""
     return any(can_match(pattern, declared(output.path)) for pattern in patterns for output in spec.outputs.values())
-
-
-def is_path(written: Any) -> bool:
-    """Return whether `first` or `next` of a carried thing is a path, and no value."""
-    return isinstance(written, str) and whole(written) is None
 
 
 class Grower:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from matterstack.spec.checks import (
 )
 from matterstack.spec.expand import Expander, Expansion, answer_names
 from matterstack.spec.files import place_of
-from matterstack.spec.frames import Known
+from matterstack.spec.frames import Grown
 from matterstack.spec.habits import warn_of_habits
 from matterstack.spec.include import with_includes
 from matterstack.spec.loader import Document, load_document, parse_document, plain
@@ -66,7 +67,7 @@ def load_campaign(
     folder: Path | None = None,
     only_files: frozenset[str] | None = None,
     gpus_here: int | None = None,
-    known: Mapping[str, Known] | None = None,
+    grown: Grown | None = None,
 ) -> LoadedCampaign:
     """Read, check and expand a campaign file (YAML or JSON).
 
@@ -74,7 +75,7 @@ def load_campaign(
     those of ``kept`` since they were set before.
     ``installed_kinds`` are the kinds of operators that can run here; with ``to_run`` a key or kind that can only be
     checked is a problem. ``folder`` is the campaign folder, by default the file's; ``only_files`` are the files of it
-    that count, by default all. ``known`` is what results of a run gave to groups, by their names. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
+    that count, by default all. ``grown`` is what results of a run have made. ``gpus_here`` is how many GPUs this machine has, where that is to be compared. Raises
     CampaignError with all problems, sorted by position.
     """
     path = Path(file)
@@ -108,7 +109,9 @@ def load_campaign(
     named = {spec.name: answer_names(spec) for spec in campaign.tasks.values()}
     check_licences(campaign, builder)
     check_kinds(campaign, builder, installed_kinds, to_run=to_run)
-    expansion = Expander(campaign, named, home, builder, only_files, known).expand()
+    expansion = Expander(
+        campaign, named, home, builder, only_files, grown.known if grown else None, grown.rounds if grown else None
+    ).expand()
     known_now = [item for item in (*expansion.instances, *expansion.samples) if not item.plan]
     to_check = replace(expansion, instances=known_now)
     if to_run:
@@ -136,6 +139,18 @@ def load_campaign(
         warnings=tuple(_sorted([*builder.problems, *document.warnings])),
         externals=expansion.externals,
         summary=_summary(campaign, expansion),
+        regrown=partial(
+            load_campaign,
+            file,
+            operators=operators,
+            overrides=overrides,
+            kept=kept,
+            installed_kinds=tuple(installed_kinds),
+            to_run=to_run,
+            folder=folder,
+            only_files=only_files,
+            gpus_here=gpus_here,
+        ),
         outside={name: place_of(home, document.outside, name) for name in document.outside},
     )
 

@@ -209,13 +209,16 @@ def _expanded(db: sqlite3.Connection, entry: Entry, event: e.Expanded, read: Rea
         else:
             retired.append(number)
     _put_instances(db, event.campaign_version, put, retired)
+    if event.round:  # of a round that was dropped nothing can be undone once it is made again
+        db.executemany(
+            "UPDATE tasks SET before = NULL, made = NULL WHERE task_id = ?", ((row[0],) for _, row, _ in put)
+        )
     made = (
         {"round": event.round, "given": event.given} if event.round else {"reads": event.reads, "values": event.values}
     )
     _update(db, "UPDATE tasks SET made = ? WHERE task_id = ? AND plan IS NOT NULL", [(encode_json(made), event.task)])
-    if event.round:
-        db.execute("DELETE FROM edges WHERE downstream = ? AND entry = 'round'", (event.task,))
-        db.executemany("INSERT INTO edges VALUES (?, ?, ?)", ((up, event.task, how) for up, how in event.edges))
+    db.execute("DELETE FROM edges WHERE downstream = ? AND entry = 'round'", (event.task,))
+    db.executemany("INSERT INTO edges VALUES (?, ?, ?)", ((up, event.task, how) for up, how in event.edges))
 
 
 def _json_or_none(value: Any) -> str | None:

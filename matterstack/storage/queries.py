@@ -382,6 +382,36 @@ class Queries:
                 out["response"][name] = (plain(response).get("data") or {}) if done else ABSENT
         return out
 
+    def given_to(self, prefix: str) -> dict[str, Any]:
+        """Return the template roots that the tasks of a round were given; empty for a round that is not there."""
+        which, values = _within(prefix)
+        row = self._one(
+            f"SELECT given FROM tasks WHERE {which} AND (state <> 'RETIRED' OR plan IS NOT NULL) LIMIT 1", *values
+        )
+        with self.guard():
+            return decode(load_json, row[0]) if row is not None and row[0] else {}
+
+    def tasks_within(self, loop: str, first: int) -> list[TaskRow]:
+        """Return the tasks of the rounds of a loop from ``first`` on, with what stood for groups of theirs."""
+        which, values = _within(loop)
+        rows = self._all(
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE {which} AND (state <> 'RETIRED' OR plan IS NOT NULL) "
+            "AND CAST(substr(group_name, ?) AS INTEGER) >= ? ORDER BY position",
+            *values,
+            len(loop) + 2,
+            first,
+        )
+        return self._decoded(task_row, rows)
+
+    def rounds_dropped_since(self, at: float) -> bool:
+        """Return whether a rerun, of that time or later, dropped rounds that were not made again."""
+        row = self._one(
+            "SELECT 1 FROM tasks WHERE before IS NOT NULL AND given IS NOT NULL AND state = 'RETIRED' "
+            "AND json_extract(before, '$[6]') >= ? LIMIT 1",
+            at,
+        )
+        return row is not None
+
     def paths_of(self, name: str) -> list[tuple[str, str, str, str]]:
         """Return (task, output, path, path as results/ shows it last) of what a group, or a loop, declares."""
         row = self._one("SELECT plan, made FROM tasks WHERE task_id = ?", name)
@@ -928,6 +958,14 @@ class Queries:
         }
         if not self._may_go_on_without():
             return out
+        # Of instances that results make some may be gone.
+        rows = self._all(
+            "SELECT t.task_id, u.task_id FROM tasks p CROSS JOIN tasks u ON p.plan = 'group' AND u.group_name = p.task_id "
+            "AND u.state = 'RETIRED' AND u.plan IS NULL JOIN attempt_inputs i ON i.upstream = u.task_id "
+            f"JOIN tasks t ON t.task_id = i.task_id AND {_IN_USE} AND i.attempt = {_ATTEMPT_IN_USE} WHERE p.plan IS NOT NULL"
+        )
+        for task_id, upstream in rows:
+            out.setdefault(task_id, f"was made from {upstream}, which is gone")
         # A table of results has what failed in it too.
         rows = self._all(
             "SELECT DISTINCT e.downstream, u.task_id, u.attempts FROM edges e "
@@ -969,6 +1007,7 @@ class Queries:
             "SELECT 1 FROM campaign_versions, json_each(definition, '$.tasks') v WHERE "
             "json_extract(v.value, '$.when') IS NOT NULL OR json_extract(v.value, '$.allow_failure') "
             "OR json_extract(v.value, '$.allow_dependency_failure') IS NOT NULL "
+            "OR json_extract(v.value, '$.late') IS NOT NULL OR json_extract(v.value, '$.repeat') IS NOT NULL "
             "OR EXISTS (SELECT 1 FROM json_each(v.value, '$.inputs') i WHERE i.value LIKE '%\"results\":%') LIMIT 1"
         )
         return row is not None

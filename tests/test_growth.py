@@ -1,0 +1,220 @@
+"""Instances that results make: tables, answers, files and numbers that are not known when a run begins."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from matterstack.care.rebuild import memory_ledger
+from matterstack.errors import CampaignError
+from matterstack.spec.load import load_campaign
+from matterstack.storage.migrations import TABLES
+from matterstack.storage.state_store import SQLiteStateStore
+
+LATE = """
+files: [propose.csv]
+tasks:
+  propose: {command: 'cp ${{ source }}/propose.csv proposals.csv', outputs: {table: proposals.csv}}
+  relax:
+    matrix: {table: proposals.csv}
+    expect: 200
+    command: 'echo ${{ matrix.x }} >> WITNESS; echo ${{ matrix.x }} > ${{ outputs.e }}'
+    outputs: {e: "e/${{ matrix.id }}"}
+  check: {matrix: {table: proposals.csv}, inputs: {e: "e/${{ matrix.id }}"}, command: 'cat ${{ inputs.e }} > c', outputs: {c: {path: "c/${{ matrix.id }}", file: c}}}
+  sum: {inputs: {e: "e/*"}, command: 'cat ${{ inputs.e }} > sum', outputs: {sum: sum}}
+"""
+
+
+@pytest.fixture
+def late(bench):
+    (bench.folder / "propose.csv").write_text("id,x\na,1\nb,2\n")
+    return bench
+
+
+def check_rebuilt(bench):
+    """Check that the ledger that the journal gives is the one that is there, row by row."""
+    with SQLiteStateStore(bench.root / "state.sqlite", read_only=True) as store, memory_ledger(bench.root) as other:
+        for table in TABLES:
+            rows = [sorted(map(repr, item.db.execute(f"SELECT * FROM {table}"))) for item in (store, other)]
+            assert rows[0] == rows[1], table
+    assert bench.cli("doctor", bench.root).returncode == 0
+
+
+def test_a_table_that_a_task_writes_makes_the_instances_of_the_groups_that_name_it(late):
+    late.start(LATE)
+    assert late.states() == {"propose": "READY", "relax": "PENDING", "check": "PENDING", "sum": "PENDING"}
+    assert late.step_until_over().state == "COMPLETED"
+    assert late.states() == dict.fromkeys(["propose", "sum", "relax/a", "relax/b", "check/a", "check/b"], "COMPLETED")
+    assert (late.root / "results/sum").read_text() == "1\n2\n"
+    made = [line for line in late.journal() if line["kind"] == "expanded"]
+    assert [(line["task"], line["count"], line["reads"]) for line in made] == [
+        ("relax", 2, {"propose": 1}), ("check", 2, {"propose": 1}),
+    ]  # fmt: skip
+    check_rebuilt(late)
+
+
+def test_what_is_not_known_yet_is_one_line_everywhere(late):
+    file = late.write(LATE)
+    told = late.cli("validate", file).stdout
+    assert "  relax (not known yet: waits for propose; expect 200)\n" in told
+    assert "sum.e: those of relax that match" in told
+    late.start(LATE)
+    assert "relax (not known yet: waits for propose; expect 200)" in late.cli("status", late.root).stdout
+    assert (
+        "relax: PENDING: not known yet: waits for propose; expect 200; propose is READY"
+        in late.cli("explain", late.root, "relax").stdout
+    )
+    assert '"relax"' in late.cli("graph", late.root).stdout
+    tasks = {task["id"]: task["reason"] for task in json.loads(late.cli("status", late.root, "--json").stdout)["tasks"]}
+    assert tasks["relax"] == "not known yet: waits for propose; expect 200"
+
+
+def test_no_rows_skip_the_group_and_what_reads_it(late):
+    (late.folder / "propose.csv").write_text("id,x\n")
+    late.start(LATE)
+    assert late.step_until_over().state == "COMPLETED"
+    assert late.states() == {"propose": "COMPLETED", "relax": "SKIPPED", "check": "SKIPPED", "sum": "SKIPPED"}
+    assert late.reasons()["relax"] == "its result gives no rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id,x\na,1\nb\n", "tasks/propose/attempt-1/proposals.csv, line 3: has 1 cells, the header 2 columns"),
+        ("id,x\na,1\na,2\n", "{id: a, x: 1} and {id: a, x: 2} have the same label 'a'"),
+        ("name,x\na,1\n", "'id' is not in matrix"),
+        ("", "tasks/propose/attempt-1/proposals.csv, line 1: has no header line"),
+        ("id,x\n../../etc,1\n", "a value in a path cannot hold '/'"),
+    ],
+)
+def test_a_bad_table_fails_the_group_with_file_row_and_reason(late, text, told):
+    (late.folder / "propose.csv").write_text(text)
+    late.start(LATE)
+    assert late.step_until_over().state == "FAILED"
+    assert late.states()["relax"] == "FAILED"
+    assert late.states()["sum"] == "BLOCKED"
+    assert told in late.reasons()["relax"]
+    assert "Traceback" not in late.cli("explain", late.root).stdout
+
+
+def test_more_rows_than_attempts_are_allowed_fail_the_group(late):
+    (late.folder / "propose.csv").write_text("id,x\na,1\nb,2\nc,3\n")
+    late.start(LATE.replace("tasks:", "limits: {attempts: 2}\ntasks:", 1))
+    late.step_until(lambda: late.states()["relax"] == "FAILED")
+    assert "3 instances; limits.attempts allows 2" in late.reasons()["relax"]
+
+
+def test_an_optional_table_that_was_not_written_fails_the_group(late):
+    late.start(
+        "tasks:\n  p: {command: 'true', outputs: {t: {path: t.csv, optional: true}}}\n"
+        "  r: {matrix: {table: t.csv}, command: 'true'}\n"
+    )
+    assert late.step_until_over().state == "FAILED"
+    assert late.reasons()["r"] == "its instances cannot be made: p did not write t.csv"
+
+
+def test_an_answer_a_number_and_files_give_axes(late):
+    late.start(
+        "operators: {board: {kind: human}}\n"
+        "tasks:\n"
+        "  approve: {operator: board, instructions: Which?, response_schema: {type: object, properties: {metals: {type: array}}}}\n"
+        "  probe: {command: 'echo ''{\"n\": 3}'' > metrics.json; mkdir -p frames; echo 1 > frames/f1.xyz; echo 2 > frames/f2.xyz', outputs: {f: frames/}}\n"
+        "  metal: {matrix: {m: '${{ response.approve.metals }}'}, command: 'echo ${{ matrix.m }}'}\n"
+        "  seed: {matrix: {s: {range: '${{ metrics.probe.n }}'}}, command: 'echo ${{ matrix.s }}'}\n"
+        "  frame: {matrix: {f: {files: 'frames/*.xyz'}}, command: 'cat ${{ inputs.f }} > o', outputs: {o: {path: 'o/${{ matrix.f }}', file: o}}}\n"
+        "  both: {matrix: {m: '${{ response.approve.metals }}', k: [1, 2]}, command: 'true'}\n"
+    )
+    late.step_until(lambda: late.states().get("frame/f2") == "COMPLETED")
+    assert {name for name in late.states() if name.startswith("seed/")} == {"seed/1", "seed/2", "seed/3"}
+    assert (late.root / "results/o/f2").read_text() == "2\n"
+    late.cli("respond", late.root, "approve", "--data", "metals=[Al,Cu]")
+    assert late.step_until_over().state == "COMPLETED"
+    names = set(late.states())
+    assert {"metal/Al", "metal/Cu", "both/Al-1", "both/Cu-2"} <= names
+
+
+def test_a_value_that_is_no_list_fails_the_group(late):
+    late.start(
+        "tasks:\n  p: {command: 'echo ''{\"n\": 3}'' > metrics.json'}\n  r: {matrix: {n: '${{ metrics.p.n }}'}, command: 'true'}\n"
+    )
+    late.step_until_over()
+    assert late.reasons()["r"] == "its instances cannot be made: ${{ metrics.p.n }} is 3, no list"
+
+
+def test_a_table_that_is_made_again_is_an_amendment(late):
+    late.start(
+        LATE.replace("cp ${{ source }}/propose.csv proposals.csv", "cp PROPOSE proposals.csv").replace(
+            "PROPOSE", str(late.folder / "propose.csv")
+        )
+    )
+    late.step_until_over()
+    (late.folder / "propose.csv").write_text("id,x\nb,2\nc,3\n")
+    told = late.cli("rerun", late.root, "propose", "--dry-run").stdout
+    assert "relax: 2 instances depend on its rows" in told
+    late.cli("rerun", late.root, "propose")
+    assert late.step_until_over().state == "COMPLETED"
+    states = late.states()
+    assert states["relax/b"] == states["relax/c"] == states["check/c"] == "COMPLETED"
+    assert "relax/a" not in states
+    assert late.witness.read_text() == "1\n2\n3\n"  # b was not computed again
+    check_rebuilt(late)
+    late.cli("rerun", late.root, "--stale", "--yes")
+    late.step_until_over()
+    assert (late.root / "results/sum").read_text() == "2\n3\n"
+
+
+def test_while_the_table_is_made_again_nothing_more_of_the_group_is_handed_over(late):
+    late.start(LATE)
+    late.step_until(lambda: "relax/a" in late.states())
+    late.cli("rerun", late.root, "propose")
+    late.cli("rerun", late.root, "relax/a")
+    late.cli("pause", late.root, "propose")
+    late.step()
+    late.step()
+    assert late.states()["relax/a"] == "PENDING"
+    late.cli("resume", late.root, "propose")
+    assert late.step_until_over().state == "COMPLETED"
+
+
+def test_an_amendment_keeps_what_results_have_made(late):
+    late.start(LATE)
+    late.step_until_over()
+    late.write(LATE.replace("> ${{ outputs.e }}'", "> ${{ outputs.e }}; true'"))
+    told = late.cli("amend", late.root, "--yes").stdout
+    assert re.search(r"relax +2 COMPLETED become stale \(command\): a, b\n", told)
+    assert "retired" not in told
+    assert set(late.states()) == {"propose", "relax/a", "relax/b", "check/a", "check/b", "sum"}
+    check_rebuilt(late)
+    assert "nothing" in late.cli("amend", late.root).stdout
+
+
+def test_an_amendment_to_another_table_makes_the_group_unknown_again(late):
+    text = LATE.replace("outputs: {table: proposals.csv}", "outputs: {table: proposals.csv, other: other.csv}").replace(
+        "proposals.csv', outputs", 'proposals.csv; printf "id,x\\nz,9\\n" > other.csv\', outputs'
+    )
+    late.start(text)
+    late.step_until_over()
+    late.write(text.replace("matrix: {table: proposals.csv}\n    expect", "matrix: {table: other.csv}\n    expect"))
+    told = late.cli("amend", late.root, "--yes")
+    assert "2 retired: a, b" in told.stdout, told.stdout + told.stderr
+    late.step_until(lambda: late.states().get("relax/z") == "COMPLETED")
+    assert "relax/a" not in late.states()
+    check_rebuilt(late)
+
+
+def test_a_value_of_an_instance_that_is_not_known_is_refused(late):
+    with pytest.raises(CampaignError, match=r"metrics.relax must be of one instance; those of relax are not known yet"):
+        load_campaign(late.write(LATE + "  x: {command: 'echo ${{ metrics.relax.e }}'}\n"))
+
+
+def test_what_matches_nothing_once_it_is_known_is_skipped(late):
+    late.start(
+        LATE
+        + "  none: {inputs: {e: 'e/z*'}, command: 'true'}\n  one: {inputs: {e: e/b}, command: 'cat ${{ inputs.e }}'}\n"
+    )
+    late.step_until_over()
+    assert late.states()["none"] == "SKIPPED"
+    assert late.reasons()["none"] == "nothing matches its input e (e/z*)"
+    assert (late.attempt("one") / "stdout.log").read_text() == "2\n"
