@@ -310,7 +310,18 @@ class Older:
             self._works[version] = Works(self.store.campaign(version), files, self._members)
         matrix, inputs = load_json(asked.matrix), inputs_from_json(json.loads(asked.inputs))
         return self._works[version].parts(
-            Instance(row.task_id, row.group, row.label, matrix, row.operator, row.priority, inputs, {}, ())
+            Instance(
+                row.task_id,
+                row.group,
+                row.label,
+                matrix,
+                row.operator,
+                row.priority,
+                inputs,
+                {},
+                (),
+                given=self.store.instance(row.task_id).given,
+            )
         )
 
 

@@ -46,7 +46,7 @@ def grow(store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable
             store.append(found.before, now, sync=False)
             after = decider()
             after.settle(after.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
-            store.append([*after.plan.events, *found.after], now, sync=False)
+            store.append(after.plan.events, now, sync=False)
         grown |= more
         if not more:
             break
@@ -57,11 +57,10 @@ def grow(store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a plan, with the events before and after that."""
+    """What became of a plan, with the events before that."""
 
     becomes: TaskChange
     before: Sequence[Event] = ()
-    after: Sequence[Event] = ()
 
 
 class Growing:
@@ -88,11 +87,9 @@ class Growing:
         except (TemplateError, ValueError) as error:
             return self._becomes(TaskState.FAILED, reason(Code.TEMPLATE, text=str(error)))
 
-    def _becomes(
-        self, state: TaskState, why: Reason, before: Sequence[Event] = (), after: Sequence[Event] = ()
-    ) -> Outcome:
+    def _becomes(self, state: TaskState, why: Reason, before: Sequence[Event] = ()) -> Outcome:
         soft = state is TaskState.FAILED and self.spec.allow_failure
-        return Outcome(TaskChange(self.row.task_id, state, why, soft=soft), before, after)
+        return Outcome(TaskChange(self.row.task_id, state, why, soft=soft), before)
 
     # --- groups ---
 
@@ -129,7 +126,7 @@ class Growing:
         state, why = TaskState.RETIRED, reason(Code.KNOWN, count=len(made))
         if not made:
             state, why = TaskState.SKIPPED, reason(Code.NO_ROWS)
-        return self._becomes(state, why, [event], follow)
+        return self._becomes(state, why, [event, *follow])
 
     def _must_wait(self) -> bool:
         """Return whether single files are read of a group that is not known yet, but will be."""

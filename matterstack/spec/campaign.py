@@ -427,10 +427,11 @@ class Builder:
             return
         early = key in ("matrix", "label", "needs", "operator", "inputs", "outputs", "priority")
         params = {**self.root.get("params", {}), **self.overrides, **({} if early else spec.params)}
-        axes = set(spec.matrix or ()) - OF_MATRIX
+        outer = _mapping(_mapping(self.root["tasks"].get(spec.loop)).get("matrix"))  # a body sees the axes of its loop
+        axes = (set(spec.matrix or ()) | set(outer)) - OF_MATRIX
         known: dict[str, Iterable[str] | None] = {
             "params": params,
-            "matrix": None if spec.matrix is not None and (not axes or "table" in axes) else axes,
+            "matrix": None if (spec.matrix is not None or outer) and (not axes or "table" in axes) else axes,
             "inputs": [*spec.inputs, *files_axes(spec.matrix)],
             "outputs": spec.outputs,
             "task": ("name",)

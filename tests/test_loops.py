@@ -1,0 +1,259 @@
+"""Loops: rounds of the same tasks, until a condition holds."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.test_growth import check_rebuilt
+
+LOOP = """
+operators: {board: {kind: human}}
+files: [start.txt]
+tasks:
+  prep: {command: 'echo 5 > prep.txt', outputs: {p: prep.txt}}
+  learn:
+    repeat:
+      max: 10
+      until: "${{ metrics.train.rmse < 0.2 }}"
+      carry:
+        model: {first: start.txt, next: model.txt}
+        t: {first: 300, next: "${{ metrics.train.rmse }}"}
+    tasks:
+      propose:
+        inputs: {model: "${{ carry.model }}"}
+        command: 'cat ${{ inputs.model }}; printf "id,x\\na%s,1\\nb,2\\n" ${{ repeat.round }} > proposals.csv'
+        outputs: {table: proposals.csv}
+      label:
+        matrix: {table: proposals.csv}
+        inputs: {p: prep.txt}
+        command: 'echo ${{ task.id }} >> WITNESS; echo ${{ matrix.x }} ${{ carry.t }} > ${{ outputs.e }}'
+        outputs: {e: "e/${{ matrix.id }}.txt"}
+      train:
+        inputs: {e: "e/*.txt"}
+        command: 'cat ${{ inputs.e }} > model.txt; awk -v n=${{ repeat.round }} -f ${{ source }}/rmse.awk > metrics.json'
+        outputs: {model: model.txt}
+  report:
+    inputs: {m: learn/model.txt, all: "learn/*/e/*.txt"}
+    command: 'echo ${{ metrics.learn.train.rmse }} > r; cat ${{ inputs.m }} >> r; echo ${{ inputs.all }} | wc -w >> r'
+    outputs: {r: r}
+""".replace("files: [start.txt]", "files: [start.txt, rmse.awk]")
+
+
+@pytest.fixture
+def loop(bench):
+    (bench.folder / "start.txt").write_text("start\n")
+    (bench.folder / "rmse.awk").write_text('BEGIN { printf "{\\"rmse\\": %g}", 1 / n / n }\n')
+    return bench
+
+
+def said(bench, task):
+    return json.loads(bench.cli("explain", bench.root, task, "--json").stdout)[0]["reason"]
+
+
+def rounds(bench, name="learn"):
+    return sorted({int(task.split("/")[1]) for task in bench.states() if task.startswith(f"{name}/")})
+
+
+def test_rounds_follow_each_other_until_the_condition_holds(loop):
+    loop.start(LOOP)
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+    assert loop.states()["learn/3/label/a3"] == "COMPLETED"
+    assert said(loop, "learn") == "round 3 of at most 10 met its condition: train.rmse 0.111111"
+    assert (loop.attempt("learn/1/propose") / "stdout.log").read_text() == "start\n"
+    assert (loop.attempt("learn/2/propose") / "stdout.log").read_text() == "1 300\n2 300\n"
+    assert (loop.root / "results/learn/3/model.txt").read_text() == "1 0.25\n2 0.25\n"
+    assert (loop.root / "results/learn/model.txt").read_text() == "1 0.25\n2 0.25\n"
+    assert sorted(path.name for path in (loop.root / "results/learn/e").iterdir()) == ["a3.txt", "b.txt"]
+    assert (loop.root / "results/r").read_text() == "0.111111\n1 0.25\n2 0.25\n6\n"
+    assert sorted(loop.witnessed()) == [f"learn/{n}/label/{x}" for n in (1, 2, 3) for x in (f"a{n}", "b")]
+    check_rebuilt(loop)
+
+
+def test_status_and_explain_say_how_far_it_is_and_why_it_goes_on_or_ended(loop):
+    loop.start(LOOP)
+    assert "learn (at most 10 rounds)" in loop.cli("status", loop.root).stdout
+    loop.step_until(lambda: "learn/2/train" in loop.states())
+    said = loop.cli("status", loop.root).stdout
+    assert "learn (round 2 of at most 10, after the last train.rmse 1)" in said
+    assert "learn/" not in said
+    explained = loop.cli("explain", loop.root, "learn").stdout
+    assert "it goes on, since ${{ metrics.train.rmse < 0.2 }} does not hold yet" in explained
+    loop.step_until_over(60)
+    assert "met its condition: train.rmse 0.111111" in loop.cli("explain", loop.root, "learn").stdout
+
+
+def test_the_most_rounds_are_a_success_or_a_failure(loop):
+    loop.start(LOOP.replace("max: 10", "max: 2"))
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert said(loop, "learn") == "2 rounds are done, as many as may be; its condition was not met: train.rmse 0.25"
+
+
+def test_the_most_rounds_can_be_a_failure(loop):
+    loop.start(LOOP.replace("max: 10", "max: 2\n      on_max: fail"))
+    assert loop.step_until_over(60).state == "FAILED"
+    assert loop.states()["report"] == "BLOCKED"
+
+
+def test_without_a_condition_all_rounds_are_done(loop):
+    loop.start("tasks: {l: {repeat: {max: 3}, tasks: {t: {command: 'echo ${{ repeat.round }} >> WITNESS'}}}}\n")
+    assert loop.step_until_over().state == "COMPLETED"
+    assert loop.witnessed() == ["1", "2", "3"]
+    assert said(loop, "l") == "3 rounds are done, as many as may be"
+
+
+def test_a_failure_in_a_round_is_one_of_the_loop_and_a_rerun_of_it_goes_on(loop):
+    loop.start(
+        LOOP.replace(
+            "cat ${{ inputs.e }} > model.txt",
+            "test ! -e " + str(loop.folder / "bad") + " && cat ${{ inputs.e }} > model.txt",
+        )
+    )
+    (loop.folder / "bad").touch()
+    assert loop.step_until_over(60).state == "FAILED"
+    assert loop.reasons()["learn"] == "in round 1 learn/1/train failed"
+    (loop.folder / "bad").unlink()
+    loop.cli("rerun", loop.root, "--failed")
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert len(loop.witnessed()) == 6
+    check_rebuilt(loop)
+
+
+def test_a_condition_that_cannot_be_evaluated_fails_the_loop(loop):
+    loop.start("tasks: {l: {repeat: {max: 3, until: '${{ metrics.t.none < 1 }}'}, tasks: {t: {command: 'true'}}}}\n")
+    loop.step_until_over()
+    assert loop.states()["l"] == "FAILED"
+    assert "Traceback" not in loop.cli("explain", loop.root).stdout
+    assert "none" in loop.reasons()["l"]
+
+
+def test_rerun_of_a_task_in_a_round_leaves_later_rounds_stale(loop):
+    loop.start(
+        LOOP.replace(
+            "cat ${{ inputs.e }} > model.txt", "cat ${{ inputs.e }} > model.txt; echo ${{ task.attempt }} >> model.txt"
+        )
+    )
+    loop.step_until_over(60)
+    loop.cli("rerun", loop.root, "learn/1/train")
+    loop.step_until_over(60)
+    assert loop.states()["learn"] == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+    assert "stale  learn/2/propose" in loop.cli("status", loop.root).stdout
+
+
+def test_rerun_downstream_drops_later_rounds_as_if_they_had_never_been(loop):
+    loop.start(LOOP)
+    loop.step_until_over(60)
+    told = loop.cli("rerun", loop.root, "learn/1/train", "--downstream", "--dry-run").stdout
+    assert "2 rounds of learn are dropped (10 tasks); it goes on from round 1" in told
+    loop.cli("rerun", loop.root, "learn/1/train", "--downstream")
+    assert rounds(loop) == [1]
+    assert loop.cli("rerun", loop.root, "--undo").returncode == 2
+    check_rebuilt(loop)
+    loop.step_until_over(60)
+    assert rounds(loop) == [1, 2, 3]
+    assert (loop.attempt("learn/2/label/b", 2)).is_dir()  # attempts and numbers are kept
+    assert len(loop.witnessed()) == 10
+    check_rebuilt(loop)
+
+
+def test_rerun_of_the_loop_begins_with_round_one(loop):
+    loop.start(LOOP)
+    loop.step_until_over(60)
+    loop.cli("rerun", loop.root, "learn")
+    assert rounds(loop) == []
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+    check_rebuilt(loop)
+
+
+def test_rerun_downstream_of_what_a_loop_reads_drops_the_rounds_that_read_it(loop):
+    loop.start(LOOP)
+    loop.step_until_over(60)
+    loop.cli("rerun", loop.root, "prep", "--downstream", "--yes")
+    assert rounds(loop) == [1]
+    assert loop.states()["learn/1/propose"] == "COMPLETED"
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+
+
+def test_an_amended_limit_lets_a_loop_that_has_ended_go_on(loop):
+    loop.start(LOOP.replace("max: 10", "max: 2"))
+    loop.step_until_over(60)
+    loop.write(LOOP)
+    told = loop.cli("amend", loop.root, "--yes").stdout
+    assert re.search(r"learn +1 COMPLETED becomes PENDING \(max\): learn", told), told
+    assert "retired" not in told and "new" not in told
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+    assert len(loop.witnessed()) == 6  # nothing was computed again
+    check_rebuilt(loop)
+    assert "nothing" in loop.cli("amend", loop.root).stdout
+
+
+def test_an_amended_body_makes_settled_rounds_stale_and_holds_from_the_running_one_on(loop):
+    loop.start(LOOP)
+    loop.step_until(lambda: loop.states().get("learn/1/train") == "COMPLETED")
+    loop.cli("pause", loop.root)
+    loop.step_until(lambda: "RUNNING" not in loop.states().values())
+    loop.write(LOOP.replace("echo ${{ matrix.x }} ${{ carry.t }}", "echo new ${{ matrix.x }} ${{ carry.t }}"))
+    told = loop.cli("amend", loop.root, "--yes").stdout
+    assert re.search(r"learn/1/label +2 COMPLETED become stale \(command\)", told), told
+    loop.cli("resume", loop.root)
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert (loop.root / "results/learn/1/e/b.txt").read_text() == "2 300\n"
+    assert (loop.root / "results/learn/3/e/b.txt").read_text() == "new 2 0.25\n"
+    check_rebuilt(loop)
+
+
+def test_a_loop_for_each_value_of_an_axis_ends_by_itself(loop):
+    loop.start(
+        "tasks:\n"
+        "  scan:\n"
+        "    matrix: {s: [1, 2, 3]}\n"
+        "    repeat: {max: 5, until: '${{ repeat.round >= matrix.s }}'}\n"
+        "    tasks:\n"
+        "      scf: {command: 'echo ${{ matrix.s }} ${{ repeat.round }} > o', outputs: {o: o.txt}}\n".replace(
+            "> o'", "> o.txt'"
+        )
+        + "  all: {inputs: {o: 'scan/*/o.txt'}, command: 'cat ${{ inputs.o }} > all', outputs: {all: all}}\n"
+        "  two: {inputs: {o: scan/2/o.txt}, command: 'cat ${{ inputs.o }} > two', outputs: {two: two}}\n"
+    )
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert (loop.root / "results/all").read_text() == "1 1\n2 2\n3 3\n"
+    assert (loop.root / "results/two").read_text() == "2 2\n"
+    assert {name for name in loop.states() if name.startswith("scan/3/")} == {f"scan/3/{n}/scf" for n in (1, 2, 3)}
+    assert "scan/2 (round 2 of at most 5 met its condition)" in loop.cli("status", loop.root).stdout
+
+
+def test_a_person_decides_within_a_round(loop):
+    loop.start(
+        "operators: {board: {kind: human}}\n"
+        "tasks:\n"
+        "  l:\n"
+        "    repeat: {max: 5, until: '${{ response.look.done }}', carry: {t: {first: 1, next: '${{ response.look.t }}'}}}\n"
+        "    tasks:\n"
+        "      run: {command: 'echo ${{ carry.t }} >> WITNESS; echo x > o', outputs: {o: o}}\n"
+        "      look: {operator: board, inputs: {o: o}, instructions: Well?, response_schema: {type: object, required: [done], properties: {done: {type: boolean}, t: {type: number}}}}\n"
+        "  after: {command: 'echo ${{ response.l.look.t }} >> WITNESS'}\n"
+    )
+    loop.step_until(lambda: loop.states().get("l/1/look") == "WAITING")
+    loop.cli("respond", loop.root, "l/1/look", "--data", "done=false", "--data", "t=7")
+    loop.step_until(lambda: loop.states().get("l/2/look") == "WAITING")
+    loop.cli("respond", loop.root, "l/2/look", "--data", "done=true", "--data", "t=9")
+    assert loop.step_until_over().state == "COMPLETED"
+    assert loop.witnessed() == ["1", "7", "9"]
+    assert (loop.root / "results/responses/l/2/look.json").exists()
+    check_rebuilt(loop)
+
+
+def test_run_takes_a_loop_to_its_end(loop):
+    loop.write(LOOP)
+    done = loop.cli("run", loop.folder / "campaign.yaml", "--root", loop.root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rounds(loop) == [1, 2, 3]
+    found = json.loads(loop.cli("results", loop.root, "--json").stdout)
+    assert {item["task"] for item in found} >= {"learn/3/train", "report"}
