@@ -1,4 +1,4 @@
-"""Every idiom of docs/cookbook.md does what the page says it does."""
+"""Every idiom of docs/cookbook.md, and every campaign of docs/loops.md, does what the page says it does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import pytest
 
 from tests.conftest import open_to_others, run_as
 
-COOKBOOK = (Path(__file__).parent.parent / "docs" / "cookbook.md").read_text()
-IDIOMS = {part.partition("\n")[0]: part for part in COOKBOOK.split("\n## ")[1:]}
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def parts_of(page):
+    return {part.partition("\n")[0]: part for part in (DOCS / page).read_text().split("\n## ")[1:]}
+
+
+IDIOMS = {**parts_of("cookbook.md"), **{title: text for title, text in parts_of("loops.md").items() if "```yaml" in text}}
 BLOCK = re.compile(r"(?:^(?P<name>[\w.]+):\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # Runs a command that sees, of what lies beside the run root, only the folder that is bound, as a container does; without
