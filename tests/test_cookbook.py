@@ -19,7 +19,10 @@ def parts_of(page):
     return {part.partition("\n")[0]: part for part in (DOCS / page).read_text().split("\n## ")[1:]}
 
 
-IDIOMS = {**parts_of("cookbook.md"), **{title: text for title, text in parts_of("loops.md").items() if "```yaml" in text}}
+IDIOMS = {
+    **parts_of("cookbook.md"),
+    **{title: text for title, text in parts_of("loops.md").items() if "```yaml" in text},
+}
 BLOCK = re.compile(r"(?:^(?P<name>[\w.]+):\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # Runs a command that sees, of what lies beside the run root, only the folder that is bound, as a container does; without

@@ -435,7 +435,7 @@ def measures(spec: TaskSpec, scope: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = scope
         for part in reference:
             node = node.get(part) if isinstance(node, Mapping) and part in node else None
-        if reference[0] in ("metrics", "response"):
-            plain = isinstance(node, str | int | float | bool | None)
+        if reference[0] in ("metrics", "response") and node is not None:
+            plain = isinstance(node, str | int | float | bool)
             out[".".join(map(str, reference[1:]))] = node if plain else str(node)
     return out

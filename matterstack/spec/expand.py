@@ -232,7 +232,8 @@ class Expander:
         )  # fmt: skip
         self.drafts.append(draft)
         self.by_id[item.task_id] = draft
-        self.ids.add(item.task_id, draft)
+        if not item.plan:
+            self.ids.add(item.task_id, draft)
         self.specs.setdefault(item.group, (spec, frame))
         if item.plan != "group":
             self.rows.setdefault(item.group, []).append(dict(item.matrix))
@@ -333,7 +334,8 @@ class Expander:
         self.drafts.append(draft)
         self.by_id[task_id] = draft
         self._drafts_of.clear()
-        self.ids.add(task_id, draft)
+        if not plan:  # instances lie below what stands for them
+            self.ids.add(task_id, draft)
         if plan:
             if plan == "group" and not is_template(spec.operator):  # what all its instances have can be told now
                 self._resolve_choice(replace(draft), ("tasks", spec.name))
@@ -931,6 +933,11 @@ class Expander:
         plan = self.by_id.get(draft.group) if draft.spec.late else None
         return list(dict.fromkeys(edge.upstream for edge in plan.edges)) if plan is not None else []
 
+    def _loops(self) -> list[_Draft]:
+        if not self.campaign.has_unknown:
+            return []
+        return [draft for draft in self.drafts if draft.plan == "loop"]
+
     def _id_of(self, frame: Frame, name: str) -> str:
         """Return the id of the task or group that a name means for tasks of a frame."""
         own = f"{frame.prefix}/{name}" if frame.prefix else name
@@ -1024,6 +1031,11 @@ class Expander:
                 return [], [pattern]
             pattern = f"{pattern}/*"
         owners: list[Any] = [owner for owner, rest in self.ids.glob(pattern) if not rest]
+        owners += [
+            other
+            for other in self._loops()
+            if other.task_id == pattern or (is_glob and names_task(pattern, other.task_id))
+        ]
         found = [owner for owner in owners if owner.frame is frame and owner.plan != "group" and not owner.spec.late]
         groups: list[str] = []
         for name, (other, place) in self.specs.items() if is_glob or self.campaign.has_unknown else ():
