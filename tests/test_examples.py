@@ -234,7 +234,6 @@ def test_a_convergence_scan_ends_when_two_meshes_agree_and_is_right(tmp_path):
         "amend", bench.root, EXAMPLES / "convergence_scan" / "campaign.yaml", "--set", "tolerance=0.00002", "--yes"
     )
     assert bench.cli("run", bench.root, timeout=200).returncode == 0
-    rows = read_table(bench.root / "results/refine/average.json".replace("refine/average.json", "convergence.csv"))
     assert (bench.root / f"results/refine/{before + 1}/average.json").exists()
     assert not (bench.root / "tasks/refine/1/average/attempt-2").exists()
 

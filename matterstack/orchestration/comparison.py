@@ -28,6 +28,7 @@ from matterstack.storage.apply import WORK, row_of
 from matterstack.storage.queries import Queries
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.template.attempt import asked_resources, early_scope, resolve_early, resolve_retries
+from matterstack.template.language import references
 from matterstack.template.work import Works, differences, digest_of_value, digests_of, with_modes
 
 _MORE_HELPS = {FailureClass.TIMEOUT: "time limit", FailureClass.OUT_OF_MEMORY: "memory"}
@@ -167,11 +168,7 @@ def _judge_plan(
     spec, before = loaded.campaign.tasks[item.group], older.spec(task)
     again = ""
     if item.plan == "loop" and task.state.is_settled and task.state is not TaskState.CANCELLED:
-        changed = [
-            name
-            for name in ("max", "until", "on_max", "carry")
-            if getattr(spec.repeat, name) != getattr(before.repeat, name, None)
-        ]
+        changed = _other_rules(spec, loaded.campaign, before, older.store.campaign(task.campaign_version))
         again = ", ".join(changed) if task.state is not TaskState.BLOCKED else ""
     elif item.plan == "group" and task.state is TaskState.RETIRED and not is_known:
         again = "its rows come from elsewhere"
@@ -185,6 +182,20 @@ def _judge_plan(
     elif task.state is not TaskState.RETIRED:
         found = out.stay.setdefault(item.group, {})
         found[task.state] = found.get(task.state, 0) + 1
+
+
+def _other_rules(spec: TaskSpec, campaign: Campaign, before: TaskSpec, older: Campaign) -> list[str]:
+    """Return what is another in how long a loop goes on, and with what: keys of `repeat`, and params that these name."""
+    assert spec.repeat is not None
+    out = [
+        name
+        for name in ("max", "until", "on_max", "carry")
+        if getattr(spec.repeat, name) != getattr(before.repeat, name, None)
+    ]
+    named = {
+        name[1] for name in references([spec.repeat.until, spec.repeat.carry]) if name[0] == "params" and len(name) > 1
+    }
+    return out + [f"param {name}" for name in sorted(named) if campaign.params.get(name) != older.params.get(name)]
 
 
 def edges_of(instances: Iterable[Instance]) -> list[tuple[str, str]]:
