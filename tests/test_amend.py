@@ -424,7 +424,7 @@ def test_a_killed_amend_leaves_the_old_state_or_the_new_one(screen):
 
 
 def test_amend_works_while_a_loop_runs(bench):
-    text = "tasks: {a: {matrix: {i: ROWS}, command: 'sleep 0.3; echo ${{ matrix.i }} >> WITNESS'}}\n"
+    text = "tasks: {a: {matrix: {i: ROWS}, command: 'sleep 0.8; echo ${{ matrix.i }} >> WITNESS'}}\n"
     bench.start(text.replace("ROWS", str(list(range(8)))))
     loop = bench.popen("run", "-q", bench.root)
     bench.wait_for(bench.attempt("a/0") / "claim")
