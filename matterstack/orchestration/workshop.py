@@ -409,6 +409,7 @@ class InputFinder:
         self.board = board
         self.disk = files
         self.up = path_up(instance.task_id)
+        self._allow_skipped = store.campaign(version).tasks[instance.group].allow_skipped
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, Path] = {}
         self.stamps: dict[str, str | None] = {}  # by path, as in `files`
@@ -473,6 +474,8 @@ class InputFinder:
             for path in dict.fromkeys((own, last))
         ]
         found = matching(paths, source.match, is_list=item.is_list)
+        if not found and not declared and self._allow_skipped:  # the group was skipped, and that is allowed
+            return []
         if not found:
             raise NothingMatches(reason(Code.NO_INPUT, input=name, pattern=source.match))
         tasks = [task_id for (task_id, _), _ in found]
