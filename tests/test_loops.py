@@ -257,3 +257,39 @@ def test_run_takes_a_loop_to_its_end(loop):
     assert rounds(loop) == [1, 2, 3]
     found = json.loads(loop.cli("results", loop.root, "--json").stdout)
     assert {item["task"] for item in found} >= {"learn/3/train", "report"}
+
+
+def test_commands_that_mean_one_task_say_what_a_loop_or_an_unknown_group_is(loop):
+    file = loop.write(LOOP)
+    loop.start(LOOP)
+    for words in (
+        ("logs", loop.root, "learn"), ("complete", loop.root, "learn", "--why", "x"), ("respond", loop.root, "learn"),
+        ("parcel", "export", loop.root, "learn", "-o", loop.folder / "x.tar"), ("validate", file, "--task", "learn"),
+        ("explain", file, "learn"),
+    ):  # fmt: skip
+        done = loop.cli(*words)
+        assert done.returncode == 2, done.stderr
+        assert re.search(r"'?learn'? is a loop; its tasks are learn/", done.stderr), (words, done.stderr)
+    assert "learn/1/propose" in loop.cli("explain", file, "learn/1/propose").stdout
+    assert "are not known before the run" in loop.cli("explain", file, "learn/1/label").stderr
+
+
+def test_only_a_loop_and_what_it_needs(loop):
+    loop.write(LOOP + "  other: {command: 'true'}\n")
+    done = loop.cli("run", loop.folder / "campaign.yaml", "--root", loop.root, "--only", "learn")
+    assert done.returncode in (0, 4), done.stdout + done.stderr
+    states = loop.states()
+    assert (states["learn"], states["report"], states["other"]) == ("COMPLETED", "READY", "READY")
+
+
+def test_what_was_made_from_what_is_no_longer_the_last_round_is_stale(loop):
+    loop.start(LOOP.replace("max: 10", "max: 2"))
+    loop.step_until_over(60)
+    loop.write(LOOP)
+    loop.cli("amend", loop.root, "--yes")
+    loop.step_until_over(60)
+    assert "stale  report: was made from round 2 of learn, whose last one is 3" in loop.cli("status", loop.root).stdout
+    loop.cli("rerun", loop.root, "--stale", "--yes")
+    loop.step_until_over(60)
+    assert "stale" not in loop.cli("status", loop.root).stdout
+    assert (loop.root / "results/r").read_text().startswith("0.111111\n")

@@ -318,6 +318,7 @@ class LoadedCampaign:
     warnings: tuple[Problem, ...]
     summary: Mapping[str, Any]
     outside: Mapping[str, Path] = field(default_factory=dict)  # `_N` of included files -> where that folder is
+    samples: tuple[Instance, ...] = ()  # the first round of each loop, which is made when the run gets there
     regrown: Callable[..., LoadedCampaign] | None = (
         None  # loads it again, with ``grown``: what results have made of a run
     )

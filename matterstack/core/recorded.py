@@ -54,6 +54,15 @@ class TaskRow:
     plan: str | None  # "group" or "loop" of what stands for instances that results make
 
     @property
+    def no_work(self) -> str:
+        """Why nothing is done for it itself, "" for an ordinary task."""
+        if self.plan is None:
+            return ""
+        if self.plan == "loop":
+            return f"{self.task_id} is a loop; its tasks are {self.task_id}/ROUND/TASK"
+        return f"the instances of {self.task_id} are not known yet"
+
+    @property
     def standing(self) -> TaskStanding:
         return TaskStanding(self.task_id, self.position, self.state, self.soft, self.cause)
 

@@ -50,6 +50,8 @@ def complete(root: str | Path, task: str, given: Mapping[str, Path], why: str) -
     with open_to_write(path, wait_s=PATIENCE_S, by_person=True) as store:
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
+        if row.no_work:
+            raise UsageError(f"{row.no_work}; {Hint('explain', path, task_id)} says more")
         declared = store.outputs_of(task_id)
         kind = store.operators(row.campaign_version)[row.operator].row
         if kind.answers:

@@ -16,7 +16,7 @@ from matterstack.core.plan import Ahead
 from matterstack.core.selection import select_tasks
 from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
-from matterstack.errors import MatterStackError, RunLockedError
+from matterstack.errors import MatterStackError, RunLockedError, UsageError
 from matterstack.operators import workers
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
@@ -134,12 +134,16 @@ class _Loop:
     def _hold(self, store: SQLiteStateStore) -> _Tick:
         """Tick as long as there is something to do; return the last tick. What was recorded is committed by then."""
         pool, files, ahead = Pool(store), RunFiles(self.root), self.ahead
-        chosen = with_what_they_need(store, self.only) if self.only else None
+        chosen = with_what_they_need(store, self.only) if self.only else frozenset()
+        grows = bool(self.only) and store.newest_campaign().has_unknown
+
+        def choose() -> frozenset[str]:
+            return with_what_they_need(store, self.only) if grows else chosen
 
         def step() -> Step:
             return Step(
                 self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile,
-                only=chosen,
+                only=choose if self.only else None,
             )  # fmt: skip
 
         step().withdraw()
@@ -270,7 +274,18 @@ def run_until_done(
 
 def with_what_they_need(store: SQLiteStateStore, patterns: Sequence[str]) -> frozenset[str]:
     """Return the tasks that ids or globs name, and all above them. Raises UsageError for one that names nothing."""
-    chosen = select_tasks(store.task_ids(), patterns)
+    known = store.task_ids()
+    open_ = {row.task_id for row in store.plans()} if store.newest_campaign().has_unknown else set()
+    later = [pattern for pattern in patterns if pattern.partition("/")[0] in open_]  # what it names may be made yet
+    chosen = (
+        select_tasks(known, [pattern for pattern in patterns if pattern not in later])
+        if len(later) < len(patterns)
+        else []
+    )
+    for pattern in later:
+        with suppress(UsageError):
+            chosen += select_tasks(known, [pattern])
+        chosen += [name for name in (pattern.partition("/")[0],) if name in known]
     above = below(((downstream, upstream) for upstream, downstream in store.all_edges()), chosen)
     return frozenset({*chosen, *(row.task_id for row in store.tasks(above))})
 

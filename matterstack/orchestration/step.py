@@ -101,9 +101,10 @@ class Step:
         ended: Callable[[], Sequence[Key]] = tuple,
         profile: Profile | None = None,
         paced: bool = True,
-        only: Collection[str] | None = None,
+        only: Callable[[], Collection[str]] | None = None,
     ) -> None:
-        self.only = only  # the tasks that may start; None: all
+        self.choose = only  # gives the tasks that may start; without it, all may
+        self.only = only() if only is not None else None
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
         self.profile = profile
         self._may_refill = True
@@ -137,6 +138,7 @@ class Step:
             and grow(self.store, self.files, self.now, self.decider)
         ):
             # What was made may start at once, and so decide more.
+            self.only = self.choose() if self.choose is not None else None
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
             acted.started |= again.started

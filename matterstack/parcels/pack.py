@@ -141,6 +141,8 @@ def _chosen(root: Path, store: SQLiteStateStore, patterns: Sequence[str], *, aga
     for task_id in chosen:
         if task_id not in waiting:
             (row,) = store.tasks([task_id])
+            if row.no_work:
+                raise UsageError(f"{row.no_work}; only waiting tasks of kind manual go into a parcel")
             kind = _kind(store, row)
             what = (
                 f"already has its {STATUS}"

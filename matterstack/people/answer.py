@@ -63,6 +63,8 @@ def find_question(root: str | Path, task: str) -> Question:
     with reading(root) as (path, store):
         task_id = one_task(store.task_ids(), task)
         (row,) = store.tasks([task_id])
+        if row.no_work:
+            raise UsageError(f"{row.no_work}; {Hint('inbox', path)} lists what waits")
         spec = store.operators(row.campaign_version)[row.operator]
         attempts = store.attempts(task_id)
         _require_waiting(path, store, task_id, spec, attempts)

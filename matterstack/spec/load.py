@@ -139,6 +139,7 @@ def load_campaign(
         warnings=tuple(_sorted([*builder.problems, *document.warnings])),
         externals=expansion.externals,
         summary=_summary(campaign, expansion),
+        samples=tuple(expansion.samples),
         regrown=partial(
             load_campaign,
             file,

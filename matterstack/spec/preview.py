@@ -26,10 +26,14 @@ _UNKNOWN_ID = "00000000"  # stands for the 8 hex digits of a run's id, which `in
 
 def find_instance(loaded: LoadedCampaign, task: str) -> Instance:
     """Return the one instance that an id names. Raises UsageError for none, or for a group of several."""
-    by_id = {instance.task_id: instance for instance in loaded.instances}
+    by_id = {instance.task_id: instance for instance in (*loaded.instances, *loaded.samples)}
     if task in by_id:
+        if by_id[task].plan == "loop":
+            raise UsageError(f"'{task}' is a loop; its tasks are {task}/1/TASK")
+        if by_id[task].plan:
+            raise UsageError(f"the instances of '{task}' are not known before the run")
         return by_id[task]
-    members = [instance.task_id for instance in loaded.instances if instance.group == task]
+    members = [instance.task_id for instance in by_id.values() if instance.group == task]
     if len(members) == 1:
         return by_id[members[0]]
     if members:
@@ -48,7 +52,7 @@ def preview(loaded: LoadedCampaign, instance: Instance) -> dict[str, Any]:
     operator = campaign.operators[instance.operator]
     spec = campaign.tasks[instance.group].for_operator(operator)
     early = early_scope(campaign, instance)
-    outputs = {other.task_id: other.outputs for other in loaded.instances}
+    outputs = {other.task_id: other.outputs for other in (*loaded.instances, *loaded.samples)}
     inputs = {name: _paths(item, instance, outputs) for name, item in instance.inputs.items()}
     named = answer_names(spec)
     out: dict[str, Any] = {

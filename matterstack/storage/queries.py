@@ -966,6 +966,7 @@ class Queries:
         )
         for task_id, upstream in rows:
             out.setdefault(task_id, f"was made from {upstream}, which is gone")
+        out = {**self._of_other_rounds(), **out}
         # A table of results has what failed in it too.
         rows = self._all(
             "SELECT DISTINCT e.downstream, u.task_id, u.attempts FROM edges e "
@@ -992,6 +993,26 @@ class Queries:
             verb = "made" if state == "COMPLETED" else "began"
             out.setdefault(task_id, f"{verb} without {upstream}, which has succeeded since")
         return out
+
+    def _of_other_rounds(self) -> dict[str, str]:
+        """Return why, of tasks that read what was the last round of a loop when they started, and no longer is."""
+        rows = self._all(
+            "SELECT t.task_id, p.task_id, p.made, i.upstream FROM tasks p CROSS JOIN edges e ON e.upstream = p.task_id "
+            f"JOIN tasks t ON t.task_id = e.downstream AND t.given IS NULL AND {_IN_USE} "
+            f"JOIN attempt_inputs i ON i.task_id = t.task_id AND i.attempt = {_ATTEMPT_IN_USE} "
+            "AND i.upstream >= p.task_id || '/' AND i.upstream < p.task_id || '0' "
+            "WHERE p.plan = 'loop' AND p.state = 'COMPLETED' AND p.made IS NOT NULL"
+        )
+        last: dict[tuple[str, str], tuple[int, int]] = {}
+        for task_id, loop, made, upstream in rows:
+            number = int(upstream[len(loop) + 1 :].partition("/")[0])
+            before = last.get((task_id, loop), (0, 0))[0]
+            last[task_id, loop] = max(before, number), decode(lambda text: int(json.loads(text)["round"]), made)
+        return {
+            task_id: f"was made from round {read} of {loop}, whose last one is {now}"
+            for (task_id, loop), (read, now) in last.items()
+            if read != now
+        }
 
     def live_of_old_form(self) -> list[str]:
         """Return the tasks whose live attempts were started before an amendment changed their work."""

@@ -73,7 +73,9 @@ def log_files(root: str | Path, task: str, attempt: int | None) -> tuple[Path, s
         task_id = one_task(store.task_ids(retired=True), task)
         rows = store.attempts(task_id)
         if not rows:
-            raise UsageError(f"{task_id} has no attempt yet; {Hint('explain', path, task_id)} says why")
+            (row,) = store.tasks([task_id])
+            why = row.no_work or f"{task_id} has no attempt yet"
+            raise UsageError(f"{why}; {Hint('explain', path, task_id)} says {'more' if row.no_work else 'why'}")
         numbers = {row.attempt: row for row in rows}
         number = attempt if attempt is not None else rows[-1].attempt
         if number not in numbers:
