@@ -39,7 +39,7 @@ ARROWS = {
     "simulation": STEP | {"simulation"},
     "testing": DISK | {"operators"},
     "api": STEP | {"spec", "views"},
-    "cli": STEP | {"spec", "care", "views", "people", "parcels", "api", "cli"},
+    "cli": STEP | {"spec", "care", "views", "people", "parcels", "api", "simulation", "cli"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

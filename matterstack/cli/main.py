@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {  # name -> what --help says of it without importing it; each has a module of its name
     "validate": "Check a campaign file; report all of its problems.",
+    "rehearse": "Play a campaign through with pretended work.",
     "init": "Make the run root of a campaign.",
     "run": "Start or continue a campaign and step it until it is done.",
     "step": "Take one step of a run, and exit.",
