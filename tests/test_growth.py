@@ -218,3 +218,42 @@ def test_what_matches_nothing_once_it_is_known_is_skipped(late):
     assert late.states()["none"] == "SKIPPED"
     assert late.reasons()["none"] == "nothing matches its input e (e/z*)"
     assert (late.attempt("one") / "stdout.log").read_text() == "2\n"
+
+
+def test_a_table_that_is_made_again_after_an_amendment_makes_instances_of_the_new_form(late):
+    text = LATE.replace("cp ${{ source }}/propose.csv proposals.csv", f"cp {late.folder}/propose.csv proposals.csv")
+    late.start(text)
+    late.step_until_over()
+    text = text.replace("echo ${{ matrix.x }} > ${{ outputs.e }}", "echo new ${{ matrix.x }} > ${{ outputs.e }}")
+    late.write(text)
+    late.cli("amend", late.root, "--yes")
+    (late.folder / "propose.csv").write_text("id,x\na,1\nb,2\nc,3\n")
+    late.cli("rerun", late.root, "propose")
+    late.step_until_over()
+    assert (late.root / "results/e/c").read_text() == "new 3\n"
+    assert (late.root / "results/e/a").read_text() == "1\n"
+    check_rebuilt(late)
+
+
+def test_a_group_that_an_amendment_removes_is_not_made_again(late):
+    late.start(LATE)
+    late.step_until_over()
+    late.write(LATE[: LATE.index("  check:")])
+    late.cli("amend", late.root, "--yes")
+    assert set(late.states()) == {"propose", "relax/a", "relax/b"}
+    assert "nothing" in late.cli("amend", late.root).stdout
+    late.cli("rerun", late.root, "propose")
+    assert late.step_until_over().state == "COMPLETED"
+    assert set(late.states()) == {"propose", "relax/a", "relax/b"}
+    check_rebuilt(late)
+
+
+def test_a_fork_of_a_run_in_which_results_made_instances_reuses_what_they_are_made_from(late):
+    late.start(LATE)
+    late.step_until_over()
+    other = late.folder / "other"
+    done = late.cli("init", late.folder / "campaign.yaml", "--from", late.root, "--root", other, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "propose: 1 of 1 reused" in done.stdout
+    assert late.cli("run", other).returncode == 0
+    assert (other / "results/sum").read_text() == "1\n2\n"

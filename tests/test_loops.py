@@ -151,6 +151,7 @@ def test_rerun_downstream_drops_later_rounds_as_if_they_had_never_been(loop):
     assert "2 rounds of learn are dropped (10 tasks); it goes on from round 1" in told
     loop.cli("rerun", loop.root, "learn/1/train", "--downstream")
     assert rounds(loop) == [1]
+    assert not list((loop.root / "results/learn/3").rglob("*.txt"))
     assert loop.cli("rerun", loop.root, "--undo").returncode == 2
     check_rebuilt(loop)
     loop.step_until_over(60)
@@ -293,3 +294,34 @@ def test_what_was_made_from_what_is_no_longer_the_last_round_is_stale(loop):
     loop.step_until_over(60)
     assert "stale" not in loop.cli("status", loop.root).stdout
     assert (loop.root / "results/r").read_text().startswith("0.111111\n")
+
+
+def test_a_loop_that_an_amendment_removes_and_another_brings_back_keeps_its_rounds(loop):
+    loop.start(LOOP)
+    loop.step_until_over(60)
+    loop.write(LOOP[: LOOP.index("  learn:")])
+    assert "retired" in loop.cli("amend", loop.root, "--yes").stdout
+    assert set(loop.states()) == {"prep"}
+    loop.write(LOOP)
+    loop.cli("amend", loop.root, "--yes")
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+    assert len(loop.witnessed()) == 6  # nothing was computed again
+    check_rebuilt(loop)
+
+
+def test_a_task_that_is_added_to_the_body_is_part_of_the_running_round_and_of_later_ones(loop):
+    loop.start(LOOP)
+    loop.step_until(lambda: loop.states().get("learn/2/propose") in ("READY", "RUNNING", "SUBMITTED"))
+    loop.write(
+        LOOP.replace(
+            "  report:",
+            "      extra: {needs: [train], command: 'echo extra-${{ repeat.round }} >> WITNESS'}\n  report:",
+        )
+    )
+    told = loop.cli("amend", loop.root, "--yes")
+    assert told.returncode == 0, told.stderr
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert [line for line in loop.witnessed() if line.startswith("extra")] == ["extra-2", "extra-3"]
+    assert "learn/1/extra" not in loop.states()
+    check_rebuilt(loop)

@@ -173,8 +173,8 @@ class Tasks(dict[str, TaskSpec]):
             raise KeyError(group)
         return self[name]
 
-    def has_round(self, group: str) -> bool:
-        """Return whether a group is one of a round."""
+    def has(self, group: str) -> bool:
+        """Return whether a group is one of a task, or of a round."""
         try:
             return self[group] is not None
         except KeyError:

@@ -340,6 +340,8 @@ def rerun(
         if store.run().pause_reason.code is Code.LIMIT_FAILURES:  # what had failed runs again
             events.append(Resumed())
         store.append(events, step.now)
+        for row in (row for item in reset.dropped for row in item.tasks if row.result is not None):
+            step.files.withdraw(row.task_id, store.left_paths(row.task_id))
         gone = [row for item in reset.dropped for row in item.tasks if row.state in ACTIVE]
         return reset.report(carry_out_wishes(step, store, [*reset.live, *gone]))
 

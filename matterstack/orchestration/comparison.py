@@ -119,11 +119,13 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
             out.touched.add(item.task_id)
         else:
             _Judge(out, old, item, row, position, loaded, works, older).judge()
-    for number, (gone, attempt, _) in enumerate(olds.values(), start=len(loaded.instances)):
+    for number, (gone, attempt, asked) in enumerate(olds.values(), start=len(loaded.instances)):
         if closed.has(gone.task_id) and gone.group.partition("/")[0] in loaded.campaign.tasks:
             continue
         if gone.state is not TaskState.RETIRED:
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
+        elif gone.plan is not None and asked.edges:  # nothing makes its instances any longer
+            out.lines.append(encode_json(["retire", gone.task_id, number]))
         elif gone.position != number:
             out.lines.append(encode_json(["move", gone.task_id, number]))
     edges = edges_of(loaded.instances)
@@ -140,7 +142,7 @@ class _Closed:
     def __init__(self, store: Queries) -> None:
         self._last: dict[str, int] = {}  # loop -> the first round that is open
         for row in store.plans():
-            if row.plan == "loop":
+            if row.plan == "loop" and row.state is not TaskState.RETIRED:
                 number = int(store.made(row.task_id).get("round", 0))
                 self._last[row.task_id] = number + (row.state in (TaskState.COMPLETED, TaskState.SKIPPED))
 
@@ -167,9 +169,11 @@ def _judge_plan(
         out.lines.append(encode_json(["move", task.task_id, position]))
     spec, before = loaded.campaign.tasks[item.group], older.spec(task)
     again = ""
-    if item.plan == "loop" and task.state.is_settled and task.state is not TaskState.CANCELLED:
+    if item.plan == "loop" and task.state.is_settled and task.state not in (TaskState.CANCELLED, TaskState.RETIRED):
         changed = _other_rules(spec, loaded.campaign, before, older.store.campaign(task.campaign_version))
         again = ", ".join(changed) if task.state is not TaskState.BLOCKED else ""
+    elif item.plan == "loop" and task.state is TaskState.RETIRED:
+        again = "it is back"
     elif item.plan == "group" and task.state is TaskState.RETIRED and not is_known:
         again = "its rows come from elsewhere"
     elif item.plan == "group" and task.state in (TaskState.FAILED, TaskState.SKIPPED) and spec.matrix != before.matrix:

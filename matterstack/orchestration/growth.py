@@ -325,11 +325,13 @@ class Growing:
         version = self.row.campaign_version
         source = self.store.source_of(version)
         names = [*self.store.made_groups(), *(self.store.made_groups(frame.prefix) if frame and frame.prefix else [])]
-        there = {name: Known({}, {}, self._written_axes(self.campaign.tasks[name])) for name in names}
+        tasks = self.campaign.tasks  # what an amendment has removed is still in the ledger
+        there = {name: Known({}, {}, self._written_axes(tasks[name])) for name in names if tasks.has(name)}
         grower = kind(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
         places = [("", ROOT), *([(frame.prefix, frame)] if frame is not None and frame.prefix else [])]
         for prefix, place in places:
             items = [item for item in self.store.instances_of(prefix) if item.group != self.row.group or item.plan]
+            items = [item for item in items if tasks.has(item.group)]
             plans = [item.task_id for item in items if item.plan]
             upstreams = {name: [(up, how) for how, up in pairs] for name, pairs in self.store.entries(plans).items()}
             grower.preload(items, place, upstreams)

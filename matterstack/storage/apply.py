@@ -152,7 +152,7 @@ def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read)
             retired += [rest[0]] if what == "retire" else []
     # What is gone keeps the version in which it was last.
     db.execute(
-        "UPDATE tasks SET campaign_version = ? WHERE state <> 'RETIRED' AND task_id NOT IN (SELECT value FROM json_each(?))",
+        "UPDATE tasks SET campaign_version = ? WHERE (state <> 'RETIRED' OR plan IS NOT NULL) AND task_id NOT IN (SELECT value FROM json_each(?))",
         (event.version, json.dumps(retired)),
     )
     _update(db, "UPDATE tasks SET position = ? WHERE task_id = ?", moved)

@@ -63,7 +63,7 @@ def _content_problem(store: SQLiteStateStore) -> str:
     for row in [*store.tasks(retired=True), *(row for row in store.plans(TaskState.RETIRED) if row.plan == "group")]:
         counted[bucket_of(row)] = counted.get(bucket_of(row), 0) + 1
         campaign, item = store.campaign(row.campaign_version), store.instance(row.task_id)
-        named = row.group in campaign.tasks or (item.given and campaign.tasks.has_round(row.group))
+        named = row.group in campaign.tasks or (item.given and campaign.tasks.has(row.group))
         if not named or (row.operator not in campaign.operators and row.plan is None):
             return f"no task '{row.group}' or operator '{row.operator}' is in its campaign"
         known = store.published(row.task_id)
