@@ -325,3 +325,82 @@ def test_a_task_that_is_added_to_the_body_is_part_of_the_running_round_and_of_la
     assert [line for line in loop.witnessed() if line.startswith("extra")] == ["extra-2", "extra-3"]
     assert "learn/1/extra" not in loop.states()
     check_rebuilt(loop)
+
+
+PLAIN = """
+tasks:
+  l: {repeat: {max: 2}, tasks: {a: {command: 'echo ${{ repeat.round }} > la', outputs: {la: la}}}}
+  e: {inputs: {la: l/la}, command: 'cat ${{ inputs.la }} > e', outputs: {e: e}}
+  k: {command: 'true'}
+"""
+
+
+def test_a_loop_can_become_an_ordinary_task_and_the_other_way_round(loop):
+    loop.start(PLAIN)
+    loop.step_until_over(60)
+    ordinary = PLAIN.replace(
+        "{repeat: {max: 2}, tasks: {a: {command: 'echo ${{ repeat.round }} > la', outputs: {la: la}}}}",
+        "{command: 'mkdir -p l; echo 5 > l/la', outputs: {la: l/la}}",
+    )
+    for text, wanted in ((ordinary, "5\n"), (PLAIN, "2\n")):
+        loop.write(text)
+        assert loop.cli("amend", loop.root, "--yes").returncode == 0
+        loop.step_until_over(60)
+        loop.cli("rerun", loop.root, "--stale", "--yes")
+        assert loop.step_until_over(60).state == "COMPLETED"
+        assert (loop.root / "results/e").read_text() == wanted
+        check_rebuilt(loop)
+    assert rounds(loop, "l") == [1, 2]
+
+
+def test_an_ordinary_task_can_become_a_group_that_a_result_makes(loop):
+    text = (
+        "tasks:\n  q: {command: 'printf \"id\\na\\nb\\n\" > t.csv', outputs: {t: t.csv}}\n  g: {command: 'echo one'}\n"
+    )
+    loop.start(text)
+    loop.step_until_over()
+    loop.write(
+        text.replace("g: {command: 'echo one'}", "g: {matrix: {table: t.csv}, command: 'echo ${{ matrix.id }}'}")
+    )
+    assert loop.cli("amend", loop.root, "--yes").returncode == 0
+    assert loop.step_until_over().state == "COMPLETED"
+    assert set(loop.states()) == {"q", "g/a", "g/b"}
+    check_rebuilt(loop)
+
+
+def test_a_rerun_downstream_that_is_given_twice_drops_the_rounds_once(loop):
+    loop.start(LOOP)
+    loop.step_until_over(60)
+    for _ in range(2):
+        loop.cli("rerun", loop.root, "learn/1/train", "--downstream", "--yes")
+        assert rounds(loop) == [1]
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert rounds(loop) == [1, 2, 3]
+
+
+def test_what_reads_a_loop_is_below_each_of_its_rounds(loop):
+    loop.start(PLAIN)
+    loop.step_until_over(60)
+    told = loop.cli("rerun", loop.root, "l/1/a", "--downstream", "--dry-run").stdout
+    assert "and below: l, e\n" in told
+
+
+def test_a_loop_for_each_row_that_a_result_makes(loop):
+    loop.start(
+        "tasks:\n"
+        "  q: {command: 'printf \"s\\n1\\n2\\n\" > t.csv', outputs: {t: t.csv}}\n"
+        "  l: {matrix: {table: t.csv}, repeat: {max: 3, until: '${{ repeat.round >= matrix.s }}'}, tasks: {a: {command: 'echo ${{ matrix.s }} ${{ repeat.round }} > o', outputs: {o: o}}}}\n"
+        "  e: {inputs: {o: 'l/*/o'}, command: 'cat ${{ inputs.o }} > e', outputs: {e: e}}\n"
+    )
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert (loop.root / "results/e").read_text() == "1 1\n2 2\n"
+    check_rebuilt(loop)
+
+
+def test_what_reads_an_output_that_the_last_round_skipped_is_skipped(loop):
+    loop.start(
+        "tasks:\n  l: {repeat: {max: 2}, tasks: {a: {command: exit 3, allow_failure: true, outputs: {la: la}}}}\n"
+        "  e: {inputs: {la: l/la}, command: 'cat ${{ inputs.la }}'}\n"
+    )
+    assert loop.step_until_over(60).state == "COMPLETED"
+    assert loop.states()["e"] == "SKIPPED"

@@ -438,6 +438,8 @@ def _results(root: Path, store: SQLiteStateStore, *, digests: bool) -> Iterator[
         yield Finding("outputs", path, "is temporary and was to be removed", _fix(root, "removes it"), fixable=True)
     left_out = ignored(root) if _is_copy(root, store) else set()  # what git was told to leave out is not missing there
     for row in store.tasks():
+        if row.plan is not None:  # what it was before an amendment made it that is shown no longer
+            continue
         folder = attempt_folder(row.task_id, row.result or 0)
         for output in store.published_files(row.task_id):
             if owners.get(output.path.rstrip("/"), row.task_id) != row.task_id:
@@ -562,7 +564,11 @@ def _questions(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
 def _answers(root: Path, store: SQLiteStateStore) -> Iterator[Finding]:
     """Find answers of people whose inputs are others by now."""
     for row in store.tasks():
-        if row.result is None or store.operators(row.campaign_version)[row.operator].row is not HUMAN:
+        if (
+            row.result is None
+            or row.plan is not None
+            or store.operators(row.campaign_version)[row.operator].row is not HUMAN
+        ):
             continue
         folder = attempt_folder(row.task_id, row.result)
         attempt, task = store.attempt(row.task_id, row.result), read_task(root / folder)

@@ -195,7 +195,7 @@ def _drop_rounds(store: SQLiteStateStore, reset: Reset, chosen: set[str], *, dow
             to = 0 if any(up in again for _, up in store.entries([loop.task_id])[loop.task_id]) else last
         rows = store.tasks_within(loop.task_id, to + 1)
         gone = {row.task_id for row in rows}
-        if to == last and not rows:
+        if to == last:
             continue
         reset.dropped.append(Dropped(loop, to, tuple(rows), last - to))
         reset.again = [row for row in reset.again if row.task_id not in gone]
@@ -221,10 +221,20 @@ class Reset:
     @classmethod
     def of(cls, store: SQLiteStateStore, chosen: list[str], *, downstream: bool, upstream: bool = False) -> Reset:
         found = cls._of(store, chosen, downstream=downstream, upstream=upstream)
+        if downstream and store.newest_campaign().has_unknown:
+            again = {row.task_id for row in found.again}
+            loops = [row.task_id for row in store.plans() if row.plan == "loop" and row.state is not TaskState.RETIRED]
+            more = [loop for loop in loops if loop not in again and any(name.startswith(f"{loop}/") for name in again)]
+            if more:  # a loop that goes back to a round has another result
+                whole = cls._of(store, [*found.chosen, *more], downstream=True, upstream=False)
+                whole.chosen = found.chosen
+                found = whole
         names = [row.task_id for row in found.again]
         if names and store.newest_campaign().has_unknown:
-            found.depending = {row.task_id: store.size_of(row.task_id) for row in store.plans_below(names)}
             _drop_rounds(store, found, set(chosen), downstream=downstream)
+            gone = tuple(f"{item.loop.task_id}/" for item in found.dropped)
+            plans = [row for row in store.plans_below(names) if not (gone and row.task_id.startswith(gone))]
+            found.depending = {row.task_id: size for row in plans if (size := store.size_of(row.task_id))}
         return found
 
     @classmethod
@@ -239,7 +249,9 @@ class Reset:
             count = len(chosen)
             below = tasks_below(edges, chosen)
             again = store.tasks(set(chosen) | below) if downstream else store.tasks(chosen)
+            again = [row for row in again if row.state is not TaskState.RETIRED]
             others = store.tasks(below - {row.task_id for row in again})
+            others = [row for row in others if row.state is not TaskState.RETIRED]
             reopened = [
                 row for row in others if row.state in (TaskState.BLOCKED, TaskState.SKIPPED) or _failed_in_a_round(row)
             ]

@@ -110,6 +110,8 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
             if old is not None and not item.plan:
                 out.stay.setdefault(item.group, {}).setdefault(old[0].state, 0)
                 out.stay[item.group][old[0].state] += 1
+        elif old is not None and (old[0].plan or "") != item.plan:
+            _begin_as_another(out, old[0], item, row, position)
         elif item.plan and old is not None:
             _judge_plan(out, old, item, row, position, loaded, older, is_known=item.group in groups)
         elif old is None:
@@ -120,7 +122,7 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
         else:
             _Judge(out, old, item, row, position, loaded, works, older).judge()
     for number, (gone, attempt, asked) in enumerate(olds.values(), start=len(loaded.instances)):
-        if closed.has(gone.task_id) and gone.group.partition("/")[0] in loaded.campaign.tasks:
+        if closed.has(gone.task_id) and _is_loop(loaded.campaign, gone.group.partition("/")[0]):
             continue
         if gone.state is not TaskState.RETIRED:
             _retire(store, out, gone, attempt, number, cancel_gone=cancel_gone)
@@ -134,6 +136,23 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
     while _make_again(store, out, loaded, older):
         _look_below(out, edges, there, older)
     return out
+
+
+def _is_loop(campaign: Campaign, name: str) -> bool:
+    return name in campaign.tasks and campaign.tasks[name].repeat is not None
+
+
+def _begin_as_another(out: Comparison, task: TaskRow, item: Instance, row: list[Any], position: int) -> None:
+    """Let what was an ordinary task, a group or a loop begin as another of these: nothing of what it was counts."""
+    out.lines.append(encode_json(["put", position, row, None, None]))
+    out.rows[task.task_id], out.changes[task.task_id] = task, TaskChange(task.task_id, TaskState.PENDING)
+    if task.tries or task.restarts:
+        out.reset.append(task.task_id)
+    if task.state in ACTIVE:
+        out.end.append((task.task_id, task.attempts))
+    out.touched.add(task.task_id)
+    what = {"loop": "it is a loop now", "group": "results make its instances now"}.get(item.plan, "it is one task now")
+    out.fates.append(Fate(task.task_id, item.group, "restarts", task.state, what))
 
 
 class _Closed:

@@ -409,7 +409,9 @@ class InputFinder:
         self.board = board
         self.disk = files
         self.up = path_up(instance.task_id)
-        self._allow_skipped = store.campaign(version).tasks[instance.group].allow_skipped
+        spec = store.campaign(version).tasks[instance.group]
+        self._allow_skipped = spec.allow_skipped
+        self._goes_on = spec.allow_skipped or spec.allow_dependency_failure is not None
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.copies: dict[str, Path] = {}
         self.stamps: dict[str, str | None] = {}  # by path, as in `files`
@@ -480,9 +482,10 @@ class InputFinder:
             raise NothingMatches(reason(Code.NO_INPUT, input=name, pattern=source.match))
         tasks = [task_id for (task_id, _), _ in found]
         standings = self.board.standings(tasks)
-        published = self.board.published_of(
-            task_id for task_id, standing in standings.items() if standing.state is TaskState.COMPLETED
-        )
+        done = [task_id for task_id, standing in standings.items() if standing.state is TaskState.COMPLETED]
+        if not item.is_list and not done and not self._goes_on:  # what made it was skipped, or was allowed to fail
+            raise NothingMatches(reason(Code.NO_INPUT, input=name, pattern=source.match))
+        published = self.board.published_of(done)
         out: list[dict[str, Any]] = []
         for (task_id, output), rest in found:
             out += self._of_task(task_id, published.get(task_id), output, rest, is_list=item.is_list)

@@ -343,6 +343,18 @@ def rehearse(loaded: LoadedCampaign, folder: Path, rates: Rates, samples: Mappin
     unknown = next((name for name in samples if name not in names), None)
     if unknown is not None:
         raise UsageError(f"samples: there is no task '{unknown}'; there are {', '.join(sorted(names))}")
+    for name, sample in samples.items():
+        keys = set(sample) if isinstance(sample, Mapping) else {"?"}
+        outputs = sample.get("outputs", {}) if isinstance(sample, Mapping) else {}
+        if keys - {"outputs", "metrics", "response"} or not isinstance(outputs, Mapping):
+            raise UsageError(
+                f"samples: {name}: expected outputs, metrics and response, got {', '.join(map(str, sorted(keys)))}"
+            )
+        odd = next((key for key, text in outputs.items() if not isinstance(text, str)), None)
+        if odd is not None:
+            raise UsageError(
+                f"samples: {name}.outputs.{odd}: expected the text of the file, got {dump_json(outputs[odd])[:60]}"
+            )
     for spec in loaded.campaign.tasks.values():
         for value in spec.env.values():
             if isinstance(value, Mapping):

@@ -40,7 +40,7 @@ from matterstack.spec.frames import ANYWHERE, ROOT, Frame, Known, round_frame
 from matterstack.spec.late import HOLE, can_match, declared
 from matterstack.spec.mend import Doubts
 from matterstack.spec.paths import PathTree, path_problem
-from matterstack.spec.tables import MOST_ROWS, decimal_commas, read_table
+from matterstack.spec.tables import KINDS_OF_TABLES, MOST_ROWS, decimal_commas, read_table
 from matterstack.template.forms import render, render_pattern, render_text
 from matterstack.template.language import Hole, Name, is_template, parse, references, whole
 
@@ -261,6 +261,28 @@ class Expander:
 
     # --- loops ---
 
+    def _check_carried(self, loop: _Draft, where: Where, path: str) -> None:
+        problem = path_problem(path)
+        if not problem and not self._sources(loop, path, "", ROOT, is_list=False) and not self.builder.doubts.any:
+            problem = self._no_match(loop, path, is_list=False)
+        if problem:
+            self._report_once(where, problem)
+
+    def _check_next(self, loop: _Draft, where: Where, path: str) -> None:
+        """Report a path that no task of a round makes, and that is nothing outside of it either."""
+        made = [
+            declared(o.path)
+            for spec in self.campaign.tasks.values()
+            if spec.loop == loop.spec.name
+            for o in spec.outputs.values()
+        ]
+        is_made = self.builder.doubts.any or any(can_match(path, one) for one in made)
+        if not is_made and not self._sources(loop, path, "", ROOT, is_list=False):
+            near = did_you_mean(path, [one for one in made if HOLE not in one])
+            self._report_once(
+                where, f"'{path}' is no output of the loop's tasks{near}; a text is a path, a value is one template"
+            )
+
     def first_round(self, loop: _Draft) -> Frame:
         """Return the frame of a loop's first round, with what is known of it before it begins."""
         assert loop.spec.repeat is not None
@@ -271,7 +293,12 @@ class Expander:
                 where: Where = ("tasks", loop.spec.name, "repeat", "carry", name, "first")
                 value = self._attempt(where, loop, render_pattern, value, self.scope(loop), escape=False)
                 paths.add(name)
-            elif isinstance(value, str):
+                if value is not None:
+                    self._check_carried(loop, where, value)
+            following = item["next"]
+            if isinstance(following, str) and whole(following) is None:
+                self._check_next(loop, ("tasks", loop.spec.name, "repeat", "carry", name, "next"), following)
+            if name not in paths and isinstance(value, str):
                 try:
                     value = render(value, self.scope(loop))
                 except (TemplateError, ValueError):
@@ -337,7 +364,9 @@ class Expander:
         if not plan:  # instances lie below what stands for them
             self.ids.add(task_id, draft)
         if plan:
-            if plan == "group" and not is_template(spec.operator):  # what all its instances have can be told now
+            if (
+                plan == "group" and spec.repeat is None and not is_template(spec.operator)
+            ):  # what all its instances have can be told now
                 self._resolve_choice(replace(draft), ("tasks", spec.name))
             draft.operator = ""
         else:
@@ -903,6 +932,8 @@ class Expander:
                 continue
             is_list = axis != "table" and is_pattern(path)
             problem = path_problem(path)
+            if not problem and axis == "table" and Path(path).suffix.lower() not in KINDS_OF_TABLES:
+                problem = f"'{path}' is not a kind of table ({', '.join(KINDS_OF_TABLES)})"
             if not problem and axis in spec.inputs:
                 problem = f"inputs.{axis} is the file of this axis; rename the input" if axis != "table" else ""
             sources = [] if problem else self._sources(draft, path, "", draft.frame, is_list=is_list)

@@ -16,6 +16,7 @@ from matterstack.spec.loader import Seq, load_document, plain, read_text
 
 MOST_ROWS = 250_000
 _MOST_COLUMNS = 2000
+KINDS_OF_TABLES = (".csv", ".tsv", ".json", ".yaml", ".yml")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _OTHERS = (";", "\t", "|")  # that programs write in place of a comma
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?\Z")

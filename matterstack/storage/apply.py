@@ -172,13 +172,14 @@ def _put_instances(
     _update(
         db,
         "UPDATE tasks SET position = ?, campaign_version = ?, group_name = ?, label = ?, matrix = ?, operator = ?, "
-        "priority = ?, inputs = ?, outputs = ?, work = ?, plan = ?, given = ?, asked = ?, changed = ? WHERE task_id = ?",
+        "priority = ?, inputs = ?, outputs = ?, work = ?, made = CASE WHEN plan IS ? THEN made END, plan = ?, given = ?, asked = ?, changed = ? WHERE task_id = ?",
         (
             (
                 number,
                 version,
                 *row[1:8],
                 row[11],
+                _plan_of(row)[0],
                 *_plan_of(row),
                 *(_json_or_none(item) for item in marks),
                 row[0],

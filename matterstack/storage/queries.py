@@ -916,7 +916,7 @@ class Queries:
         rows = self._all(
             "SELECT a.task_id, a.attempt, o.name, o.path, o.file, o.size, o.sha256 FROM attempts a "
             "JOIN tasks t ON t.task_id = a.task_id AND t.result = a.attempt "
-            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt AND o.removed = 0 WHERE a.ended_at >= ? AND t.state <> 'RETIRED' ORDER BY t.position",
+            "JOIN outputs o ON o.task_id = a.task_id AND o.attempt = a.attempt AND o.removed = 0 WHERE a.ended_at >= ? AND t.state <> 'RETIRED' AND t.plan IS NULL ORDER BY t.position",
             since,
         )
         found: dict[tuple[str, int], list[OutputFile]] = {}

@@ -96,7 +96,7 @@ class _Explainer:
         self.now = time.time()
 
     def explain(self, patterns: list[str]) -> list[Explanation]:
-        exact = self.store.tasks(patterns)  # one task is explained without a look at all the others
+        exact = [row for row in self.store.tasks(patterns) if row.plan != "group" or row.state is not TaskState.RETIRED]
         if patterns and {row.task_id for row in exact} == {*patterns}:
             rows = exact
         elif patterns:
@@ -195,7 +195,26 @@ class _Explainer:
         worked = worked_folder(self.store, self.store.instance(task_id).group) if attempt.exit_code == 127 else None
         return cause_of(self.root, attempt, worked)
 
+    def _failed_plan(self, row: TaskRow) -> Explanation:
+        """Explain a group or loop that failed: what it was made from is what can be made anew, or the file is wrong."""
+        why = self._text(row.reason) + (" (allowed)" if row.soft else "")
+        if row.reason.code is Code.ROUND_FAILED:
+            return Explanation(row.task_id, row.state, why, hint=self._hint("rerun", str(row.reason["task"])))
+        again: tuple[Hint, ...] = ()
+        if row.plan == "group":
+            producers = dict.fromkeys(upstream for _, upstream in self.store.entries([row.task_id])[row.task_id])
+            again = tuple(self._hint("rerun", name) for name in producers)
+        campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
+        advice = [Advice(f"if {campaign} is wrong: correct it there, and take that", (self._hint("amend"),))]
+        if again:
+            advice.insert(0, Advice("if what it is made from is wrong: make that anew", again))
+        return Explanation(
+            row.task_id, row.state, why, hint=again[0] if again else self._hint("amend"), advice=tuple(advice)
+        )
+
     def _failed(self, row: TaskRow) -> Explanation:
+        if row.plan is not None:
+            return self._failed_plan(row)
         why = self._text(row.reason) + (" (allowed)" if row.soft else "")
         cause = self._cause(row.task_id)
         hint = self._hint("rerun", row.task_id)
