@@ -101,6 +101,7 @@ def act(bench, action, c):
 @pytest.mark.simulation
 @settings(
     max_examples=40,
+    derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
