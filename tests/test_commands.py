@@ -469,6 +469,7 @@ def test_a_reader_that_has_enough_is_no_failure(bench):
 def test_the_shell_is_told_what_a_command_takes(bench):
     env = {**os.environ, "_MATTERSTACK_COMPLETE": "bash_complete", "COMP_WORDS": "matterstack re", "COMP_CWORD": "1"}
     assert bench.cli(env=env).stdout.split() == [
+        "plain,rehearse",
         "plain,results",
         "plain,respond",
         "plain,resume",
