@@ -79,7 +79,7 @@ def test_failures_are_as_frequent_as_they_are_said_to_be(plan):
         ("--rates", "relx: {time: 1h}", "rates: 'relx': expected"),
         ("--rates", "relax: {time: long}", "rates: "),
         ("--rates", "[1]", "rates: "),
-        ("--samples", "nobody: {metrics: {a: 1}}", "samples: there is no task 'nobody'"),
+        ("--samples", "nobody: {metrics: {a: 1}}", "samples: 'nobody' is not a task"),
         ("--samples", "[1]", "expected a mapping of tasks"),
         ("--samples", "a: [", "is not YAML"),
     ],

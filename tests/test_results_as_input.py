@@ -38,7 +38,7 @@ def test_another_name_and_what_is_no_task(bench):
     bench.start(TEXT.replace("{results: relax}", "{results: relax, as: deep/er/all.csv}"))
     bench.step_until_over()
     assert (bench.attempt("fit") / "deep/er/all.csv").exists()
-    with pytest.raises(CampaignError, match=r"'relay' is no task \(did you mean 'relax'\?\); there are relax"):
+    with pytest.raises(CampaignError, match=r"'relay' is not a task \(did you mean 'relax'\?\); there are relax"):
         load_campaign(bench.write(TEXT.replace("results: relax", "results: relay")))
     with pytest.raises(CampaignError, match="'fit' is the task itself"):
         load_campaign(bench.write(TEXT.replace("results: relax", "results: fit")))

@@ -144,7 +144,7 @@ Select = Callable[[SQLiteStateStore], list[str]]
 
 @dataclass(frozen=True)
 class Dropped:
-    """A loop that goes back to a round, 0 for before the first: what is of later ones counts for nothing any more."""
+    """A loop that returns to a round (0: to before the first one); the tasks of later rounds no longer count."""
 
     loop: TaskRow
     round: int

@@ -388,7 +388,7 @@ class Growing:
         return {group: own.get(group) or [row.task_id for row in self.store.members(group)] for group in wholes}
 
     def _first_states(self, items: Sequence[Instance]) -> dict[str, TaskChange]:
-        """Return READY for what waits for nothing any more; what else there is, the next look decides."""
+        """Return the first state of each instance: READY if all its upstream tasks have completed, else PENDING."""
         own = {item.task_id for item in items} | {item.group for item in items}
         names = {edge.upstream for item in items for edge in item.edges} - own
         upstreams = self.board.upstreams(names) if names else {}

@@ -27,6 +27,7 @@ from matterstack.core.model import (
     TaskSpec,
 )
 from matterstack.core.states import AttemptState, TaskState
+from matterstack.core.suggestions import did_you_mean
 from matterstack.core.times import to_text
 from matterstack.core.values import dump_json, parse_time
 from matterstack.deferred import dataclass
@@ -342,7 +343,9 @@ def rehearse(loaded: LoadedCampaign, folder: Path, rates: Rates, samples: Mappin
     names = {spec.name for spec in loaded.campaign.tasks.values()}
     unknown = next((name for name in samples if name not in names), None)
     if unknown is not None:
-        raise UsageError(f"samples: there is no task '{unknown}'; there are {', '.join(sorted(names))}")
+        raise UsageError(
+            f"samples: '{unknown}' is not a task{did_you_mean(unknown, names)}; the tasks are {', '.join(sorted(names))}"
+        )
     for name, sample in samples.items():
         keys = set(sample) if isinstance(sample, Mapping) else {"?"}
         outputs = sample.get("outputs", {}) if isinstance(sample, Mapping) else {}

@@ -280,7 +280,8 @@ class Expander:
         if not is_made and not self._sources(loop, path, "", ROOT, is_list=False):
             near = did_you_mean(path, [one for one in made if HOLE not in one])
             self._report_once(
-                where, f"'{path}' is no output of the loop's tasks{near}; a text is a path, a value is one template"
+                where,
+                f"'{path}' is not an output of the loop's tasks{near}; a text is read as a path, write a value as one template",
             )
 
     def first_round(self, loop: _Draft) -> Frame:
@@ -754,7 +755,7 @@ class Expander:
             return
         if task not in known:
             if task not in self.builder.doubts.tasks:
-                itself = "is the task itself" if task == draft.group else "is no task"
+                itself = "is the task itself" if task == draft.group else "is not a task"
                 self._report_once(
                     where, f"'{written}' {itself}{did_you_mean(written, known)}; there are {', '.join(known)}"
                 )

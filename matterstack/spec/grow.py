@@ -17,7 +17,7 @@ from matterstack.spec.tables import read_table
 
 
 class Problems:
-    """Collects the problems of an expansion where there is no campaign file to point at."""
+    """Collects the problems of an expansion during a run, where no position in a campaign file is known."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign

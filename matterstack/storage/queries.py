@@ -51,7 +51,7 @@ CPU_S = (
 )
 _COUNTED = "COALESCE(a.failure, '') NOT IN ('not_started', 'postponed', 'reused', 'by_hand')"  # of these nothing ran
 _SOURCES = "SELECT path, sha256, size, stamp FROM source_files WHERE version = ? AND"
-# What stood for a group whose instances are known is no task any longer; the group has its name.
+# Once the instances of a group are known, the row that stood for it is no longer a task; its name means the group.
 _STANDS_FOR_ITSELF = "(plan IS NOT 'group' OR state <> 'RETIRED')"
 _STANDING = "task_id, position, state, soft, cause"
 _IN_USE = "(t.state IN ('COMPLETED', 'WAITING') OR t.state = 'FAILED' AND t.soft)"  # what others or a person may go by
