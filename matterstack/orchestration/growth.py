@@ -30,6 +30,7 @@ from matterstack.storage.state_store import SQLiteStateStore
 
 if TYPE_CHECKING:
     from matterstack.spec.frames import Frame, Grown, Known
+    from matterstack.spec.grow import Grower
     from matterstack.template.work import Works
 
 
@@ -95,7 +96,7 @@ class Growing:
 
     def _group(self) -> Outcome | None:
         from matterstack.spec.frames import Known
-        from matterstack.spec.grow import Grower, Refused, frame_of
+        from matterstack.spec.grow import Refused, frame_of
 
         if self._must_wait():
             return None
@@ -111,7 +112,7 @@ class Growing:
         of_files = {axis: found for axis, found in of_files.items() if found}
         known = Known(axes, of_files, self._written_axes(self.spec))
         frame = frame_of(self.campaign, self.item)
-        grower = self._grower(frame, {self.row.task_id: known}, Grower)
+        grower = self._grower(frame, {self.row.task_id: known})
         made = grower.group(self.spec, frame)
         most = self.store.limits().attempts
         if most is not None and len(made) > most:
@@ -207,7 +208,6 @@ class Growing:
 
     def _round(self) -> Outcome:
         from matterstack.spec.frames import round_frame
-        from matterstack.spec.grow import Grower
 
         assert self.spec.repeat is not None
         repeat, made = self.spec.repeat, self.store.made(self.row.task_id)
@@ -228,7 +228,7 @@ class Growing:
         }
         given = {"carry": carry, "repeat": {"round": number + 1}}
         frame = round_frame(self.spec, self.row.task_id, self.item.matrix, given)
-        grower = self._grower(None, {}, Grower)
+        grower = self._grower(None, {})
         if before:
             from matterstack.spec.frames import ROOT
 
@@ -318,16 +318,17 @@ class Growing:
 
     # --- both ---
 
-    def _grower(self, frame: Frame | None, known: Mapping[str, Known], kind: Any) -> Any:
+    def _grower(self, frame: Frame | None, known: Mapping[str, Known]) -> Grower:
         """Return what expands, with the instances that the run has outside of rounds and in this frame."""
         from matterstack.spec.frames import ROOT, Known
+        from matterstack.spec.grow import Grower
 
         version = self.row.campaign_version
         source = self.store.source_of(version)
         names = [*self.store.made_groups(), *(self.store.made_groups(frame.prefix) if frame and frame.prefix else [])]
         tasks = self.campaign.tasks  # what an amendment has removed is still in the ledger
         there = {name: Known({}, {}, self._written_axes(tasks[name])) for name in names if tasks.has(name)}
-        grower = kind(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
+        grower = Grower(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
         places = [("", ROOT), *([(frame.prefix, frame)] if frame is not None and frame.prefix else [])]
         for prefix, place in places:
             items = [item for item in self.store.instances_of(prefix) if item.group != self.row.group or item.plan]
