@@ -24,6 +24,7 @@ with open(args.table, "w", newline="") as file:
 figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
 axes.semilogy([row["points"] for row in rows[1:]], [row["change"] for row in rows[1:]], "o-")
 axes.set_xscale("log", base=2)
+axes.set_xticks([row["points"] for row in rows[1:]], [str(row["points"]) for row in rows[1:]])
 axes.set_xlabel("k-points along each axis")
 axes.set_ylabel("change of the energy / t")
 axes.set_title(f"{rows[-1]['energy']:.5f} t for each site")
