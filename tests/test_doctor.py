@@ -461,10 +461,11 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     from matterstack.errors import LedgerError
     from matterstack.storage.migrations import MIGRATIONS
 
-    ledger = over.root / "state.sqlite"
+    ledger, now = over.root / "state.sqlite", len(MIGRATIONS)
     newer = (*MIGRATIONS, ("ALTER TABLE run ADD COLUMN note TEXT",), ("UPDATE run SET note = 'x'",))
     with pytest.raises(
-        LedgerError, match=r"has schema 7, this MatterStack reads 9; `matterstack step .*runs/t` migrates it"
+        LedgerError,
+        match=rf"has schema {now}, this MatterStack reads {now + 2}; `matterstack step .*runs/t` migrates it",
     ):
         SQLiteStateStore(ledger, read_only=True, migrations=newer)
     whole = content(ledger)
@@ -472,7 +473,7 @@ def test_an_older_ledger_is_migrated_with_a_backup_and_readers_wait_for_that(ove
     with SQLiteStateStore(ledger, migrations=newer) as store:
         assert store.db.execute("SELECT note FROM run").fetchone() == ("x",)
 
-    assert content(over.root / "state.sqlite.v7-backup") == whole
+    assert content(over.root / f"state.sqlite.v{now}-backup") == whole
     broken = (*newer, ("CREATE TABLE fine (x)", "THIS IS NO SQL"))
     with pytest.raises(LedgerError, match="syntax error"):
         SQLiteStateStore(ledger, migrations=broken)

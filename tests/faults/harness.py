@@ -30,6 +30,7 @@ from matterstack.people.answer import find_question, respond
 from matterstack.people.inbox import inbox
 from matterstack.run_root.files import write_once
 from matterstack.storage.integrity import integrity_problem
+from matterstack.storage.migrations import SCHEMA_VERSION
 from matterstack.storage.state_store import SQLiteStateStore
 from tests.faults.next_version import next_version
 
@@ -370,7 +371,7 @@ def after(command: str, site: Site) -> None:
             site.check()
             with SQLiteStateStore(site.root / "state.sqlite") as store:
                 assert store.db.execute("SELECT note FROM run").fetchone() == ("new",)
-        with SQLiteStateStore(site.root / "state.sqlite.v6-backup") as backup:  # as it was
+        with SQLiteStateStore(site.root / f"state.sqlite.v{SCHEMA_VERSION}-backup") as backup:  # as it was
             assert integrity_problem(backup) == ""
         assert not list(site.root.glob("*.part*"))
         return
