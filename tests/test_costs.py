@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import sqlite3
+import statistics
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,8 @@ from matterstack.core.plan import Ahead
 from matterstack.operators import workers
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
-from matterstack.orchestration.run_lifecycle import take_step
 from matterstack.orchestration.session import open_to_write
-from matterstack.orchestration.step import Step
+from matterstack.orchestration.step import Step, take_and_tell
 from matterstack.storage import state_store
 from tests.conftest import MATTERSTACK
 
@@ -125,7 +126,7 @@ def idle_step(bench, count: int) -> tuple[int, int]:
     seen: list[str] = []
     with open_to_write(bench.root) as store:
         store.db.set_trace_callback(seen.append)
-        assert not take_step(bench.root, store).changed
+        assert not take_and_tell(Step(bench.root, store)).changed
         store.db.set_trace_callback(None)
     trace = bench.folder / "trace"
     subprocess.run(
@@ -141,6 +142,43 @@ def test_no_count_of_an_idle_step_grows_with_the_campaign(bench):
 
     assert small[0] == large[0]
     assert abs(small[1] - large[1]) < 40  # of some two thousand, most of them imports; the trees of SQLite get deeper
+
+
+LOOP = """
+tasks:
+  learn:
+    repeat: {max: 40, carry: {m: {first: start.txt, next: model.txt}}}
+    tasks:
+      propose: {shell: sh, inputs: {m: "${{ carry.m }}"}, command: "(echo id; seq 4) > p.csv", outputs: {p: p.csv}}
+      label: {shell: sh, matrix: {table: p.csv}, command: 'echo 1 > ${{ outputs.e }}', outputs: {e: "e/${{ matrix.id }}"}}
+      train: {shell: sh, inputs: {e: "e/*"}, command: 'cat ${{ inputs.e }} > model.txt', outputs: {m: model.txt}}
+"""
+
+
+def test_a_round_costs_the_same_however_many_there_were(bench):
+    (bench.folder / "start.txt").write_text("start\n")
+    bench.start(LOOP)
+    spent: dict[int, list[int]] = {}
+    with open_to_write(bench.root) as store, workers.kept():
+        pool, files, work = Pool(store), RunFiles(bench.root), [0]
+
+        def count() -> None:
+            work[0] += 1
+
+        store.db.set_progress_handler(count, 100)  # instructions of SQLite's machine
+        deadline = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < deadline
+            workers.here().collect()
+            before = work[0]
+            report = Step(bench.root, store, pool=pool, files=files).take()
+            if report.state.is_over:
+                break
+            if report.changed:
+                spent.setdefault(store.made("learn").get("round", 0), []).append(work[0] - before)
+            time.sleep(0.01)
+    early, late = (statistics.median(max(spent[n]) for n in some) for some in (range(4, 10), range(34, 40)))
+    assert late < 1.1 * early, spent
 
 
 def test_ten_thousand_ticks_leave_memory_and_open_files_as_they_were(bench):

@@ -7,8 +7,12 @@ import re
 
 import pytest
 
+from matterstack import step_run
 from matterstack.care.rebuild import memory_ledger
 from matterstack.errors import CampaignError
+from matterstack.orchestration.beside import Beside
+from matterstack.orchestration.session import open_to_write
+from matterstack.orchestration.step import Step
 from matterstack.spec.load import load_campaign
 from matterstack.storage.migrations import TABLES
 from matterstack.storage.state_store import SQLiteStateStore
@@ -257,3 +261,75 @@ def test_a_fork_of_a_run_in_which_results_made_instances_reuses_what_they_are_ma
     assert "propose: 1 of 1 reused" in done.stdout
     assert late.cli("run", other).returncode == 0
     assert (other / "results/sum").read_text() == "1\n2\n"
+
+
+def test_a_value_with_a_separator_of_lines_survives_the_journal(late):
+    (late.folder / "propose.csv").write_text("id,x\na,1\u20282\nb,3\x854\n")
+    late.start(LATE)
+    assert late.step_until_over().state == "COMPLETED"
+    check_rebuilt(late)
+
+
+# --- large groups are expanded while nobody holds the lock ---
+
+
+@pytest.fixture
+def large(late):
+    rows = "".join(f"n{number},{number}\n" for number in range(6000))
+    (late.folder / "propose.csv").write_text(f"id,x\n{rows}")
+    late.start("""
+files: [propose.csv]
+operators: {later: {kind: manual}}
+tasks:
+  propose: {command: 'cp ${{ source }}/propose.csv proposals.csv', outputs: {table: proposals.csv}}
+  relax: {matrix: {table: proposals.csv}, operator: later, command: 'echo ${{ matrix.x }}', when: "${{ params.go }}"}
+params: {go: false}
+""")
+    late.step()
+    late.wait_for(late.attempt("propose") / "exit.json")
+    return late
+
+
+def leave(bench, beside):
+    with open_to_write(bench.root) as store:
+        return Step(bench.root, store, beside=beside).take()
+
+
+def test_a_large_group_is_expanded_while_others_can_have_the_lock(large):
+    beside = Beside()
+    leave(large, beside)
+    assert beside.left == {"relax"}
+    with open_to_write(large.root):  # a command of a person; expanding takes no lock
+        beside.expand(large.root)
+    assert large.states() == {"propose": "COMPLETED", "relax": "READY"}
+    leave(large, beside)
+    assert beside.left == set()
+    assert len(large.states()) == 6001
+    assert [line["count"] for line in large.journal() if line["kind"] == "expanded"] == [6000]
+    check_rebuilt(large)
+
+
+def test_what_was_expanded_beside_the_lock_counts_only_if_nothing_has_changed_since(large):
+    beside = Beside()
+    leave(large, beside)
+    beside.expand(large.root)
+    file = large.folder / "campaign.yaml"
+    file.write_text(file.read_text().replace("echo ${{ matrix.x }}'", "echo x = ${{ matrix.x }}'"))
+    assert large.cli("amend", large.root, "--yes").returncode == 0
+    leave(large, beside)
+    assert beside.left == {"relax"}  # once more, in its new form
+    beside.expand(large.root)
+    leave(large, beside)
+    assert len(large.states()) == 6001
+    made = next(line for line in large.journal() if line["kind"] == "expanded")
+    assert made["campaign_version"] == 2
+    check_rebuilt(large)
+
+
+def test_a_step_and_a_run_expand_large_groups_to_the_end(large):
+    report = step_run(large.root)
+    assert report.completed == 1  # told by the part of the step before the lock was let go
+    assert large.cli("run", large.root).returncode == 0
+    states = large.states()
+    assert len(states) == 6001
+    assert set(states.values()) == {"COMPLETED", "SKIPPED"}

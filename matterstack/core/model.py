@@ -618,6 +618,18 @@ def inputs_to_json(inputs: Mapping[str, ResolvedInput]) -> dict[str, Any]:
     }
 
 
+def outputs_to_json(outputs: Mapping[str, ResolvedOutput]) -> dict[str, Any]:
+    """Return the same as `to_json`: a campaign has thousands of them."""
+    out = {}
+    for name, item in outputs.items():
+        row: dict[str, Any] = {"path": item.path, "file": item.file}
+        row |= {key: True for key in ("optional", "not_empty") if getattr(item, key)}
+        row |= {"min_size": item.min_size} if item.min_size else {}
+        row |= {"temporary": True} if item.temporary else {}
+        out[name] = row
+    return out
+
+
 def outputs_from_json(data: Mapping[str, Any]) -> dict[str, ResolvedOutput]:
-    """Undo `to_json` of a mapping of ResolvedOutput."""
+    """Undo `outputs_to_json`."""
     return {name: ResolvedOutput(**item) for name, item in data.items()}

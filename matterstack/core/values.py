@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -93,7 +93,17 @@ def as_text(value: object) -> str:
     raise ValueError(f"{kind} cannot be inserted into text")
 
 
-encode_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make an encoder each time
+def _encoder() -> Callable[[Any], str]:
+    """Return `json.JSONEncoder(ensure_ascii=False).encode`, which makes the encoder in C anew for each value, with it made once."""
+    slow = json.JSONEncoder(ensure_ascii=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python without it
+        return slow.encode
+    chunks = make(None, slow.default, encode_basestring, None, ": ", ", ", False, False, True)
+    return lambda value: "".join(chunks(value, 0))
+
+
+encode_json = _encoder()
 
 
 def dump_json(value: Any, *, exact: bool = False) -> str:
@@ -108,14 +118,17 @@ def dump_json(value: Any, *, exact: bool = False) -> str:
         return "null"
     if kind is int:
         return int.__repr__(value)
-    if isinstance(value, Int | Float):
+    if kind is Float or kind is Int:
         if _JSON_NUMBER.match(value.text):
-            return value.text
+            return str(value.text)
         if exact:
             return json.dumps({_EXACT: value.text})
         return int.__repr__(value) if isinstance(value, Int) else float.__repr__(value)
     if kind is dict or isinstance(value, Mapping):
-        items = [f"{encode_basestring(str(k))}: {dump_json(v, exact=exact)}" for k, v in value.items()]
+        items = [
+            f"{encode_basestring(str(k))}: {encode_basestring(v) if type(v) is str else dump_json(v, exact=exact)}"
+            for k, v in value.items()
+        ]
         return "{" + ", ".join(items) + "}"
     if kind is list or isinstance(value, list | tuple):  # a loader's list is one as well
         return "[" + ", ".join(dump_json(item, exact=exact) for item in value) + "]"

@@ -103,7 +103,7 @@ def compare(store: SQLiteStateStore, loaded: LoadedCampaign, works: Works, *, ca
     closed = _Closed(store)
     groups = {item.group for item in loaded.instances if not item.plan}
     for position, item in enumerate(loaded.instances):
-        row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+        row = row_of(item, TaskState.PENDING)
         row[WORK] = works.digest(row, item)
         old = olds.pop(item.task_id, None)
         if closed.has(item.task_id) and (old is None or item.plan or old[0].state is not TaskState.COMPLETED):
@@ -240,7 +240,7 @@ def compare_some(
     olds = {row.task_id: (row, attempt, asked) for row, attempt, asked in everything if row.task_id in before}
     older = Older(store, store.root, [row for row, _, _ in everything])
     for item in items:
-        row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+        row = row_of(item, TaskState.PENDING)
         row[WORK] = works.digest(row, item)
         old = olds.pop(item.task_id, None)
         if old is None:

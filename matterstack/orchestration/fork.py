@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Instance, LoadedCampaign, TaskChange
+from matterstack.core.model import Instance, LoadedCampaign
 from matterstack.core.states import TaskState
 from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
@@ -77,7 +77,7 @@ def plan_fork(loaded: LoadedCampaign, root: str | Path) -> Fork:
             for item in _upstream_first(loaded.instances, members):
                 if item.task_id in needed:
                     continue
-                row = row_of(item, TaskChange(item.task_id, TaskState.PENDING), "")
+                row = row_of(item, TaskState.PENDING)
                 candidate = results.for_work(works.digest(row, item), item.task_id)
                 if candidate is not None and results.read_the_same(candidate, item, found, members):
                     found[item.task_id] = candidate

@@ -6,7 +6,8 @@ events, with what they name written first. Nothing is handed over; the step take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from matterstack.core.recorded import TaskRow
 from matterstack.core.states import TaskState
 from matterstack.core.values import dump_json, encode_json, load_json
 from matterstack.deferred import dataclass
-from matterstack.errors import TemplateError
+from matterstack.errors import MatterStackError, TemplateError
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.workshop import InputFinder
 from matterstack.run_root.verify import changed_digest
@@ -29,18 +30,29 @@ from matterstack.storage.expanded import read_expanded, write_expanded
 from matterstack.storage.state_store import SQLiteStateStore
 
 if TYPE_CHECKING:
+    from matterstack.orchestration.beside import Beside
     from matterstack.spec.frames import Frame, Grown, Known
     from matterstack.spec.grow import Grower
     from matterstack.template.work import Works
 
 
-def grow(store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable[[], Decider]) -> bool:
-    """Make what READY plans stand for; return whether there was any. Raises RunRootError if the disk refuses."""
+_LARGE = 5000  # instances, from which on a group is expanded beside the lock
+_BYTES_OF_A_ROW = 8  # at least, in a table
+
+
+def grow(
+    store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable[[], Decider], beside: Beside | None = None
+) -> bool:
+    """Make what READY plans stand for; return whether there was any. Raises RunRootError if the disk refuses.
+
+    With ``beside``, large groups are left to it.
+    """
     grown = False
     while True:
         more = False
         for row in store.plans(TaskState.READY):
-            found = None if row.paused else Growing(store, files, row).outcome()
+            growing = Growing(store, files, row)
+            found = None if row.paused else growing.outcome() if beside is None else beside.outcome(growing)
             if found is None:
                 continue
             more = True
@@ -76,6 +88,7 @@ class Growing:
         self.campaign: Campaign = store.campaign(row.campaign_version)
         self.item = store.instance(row.task_id)
         self.spec: TaskSpec = self.campaign.tasks[row.group]
+        self.waits_for: frozenset[str] = frozenset()  # what the instances wait for, once they are made
 
     def outcome(self) -> Outcome | None:
         """Return what becomes of the plan; None as long as another one comes first."""
@@ -87,6 +100,43 @@ class Growing:
             return self._becomes(TaskState.FAILED, reason(Code.BAD_ROWS, text=str(error)))
         except (TemplateError, ValueError) as error:
             return self._becomes(TaskState.FAILED, reason(Code.TEMPLATE, text=str(error)))
+
+    def is_large(self) -> bool:
+        """Return whether it would take long to expand a group, from the sizes of what decides it."""
+        from matterstack.spec.grow import Refused
+
+        if self.row.plan != "group" or self.store.made(self.row.task_id) or self._must_wait():
+            return False
+        finder = InputFinder(self.store, self.board, self.disk, self.item, self.row.campaign_version)
+        try:
+            return math.prod(self._size(axis, finder) for axis in self.spec.matrix or {}) > _LARGE
+        except (Refused, TemplateError, ValueError, OSError, MatterStackError):
+            return False  # it is refused, and that takes no time
+
+    def _size(self, axis: str, finder: InputFinder) -> int:
+        """Return about how many values an axis has."""
+        from matterstack.spec.axes import OF_MATRIX
+
+        if axis not in self.spec.late:
+            written = (self.spec.matrix or {})[axis]
+            return max(1, len(written)) if isinstance(written, list | tuple) and axis not in OF_MATRIX else 1
+        if axis not in self.item.inputs:
+            found = self._from_value(axis, self.board.given_values(self.row.task_id)[0])
+            return len(found) if isinstance(found, list) else int(found)
+        finder.resolve(self.item.inputs[axis])
+        paths = [self.root / str(file["path"]).removeprefix(finder.up) for file in finder.files[axis]]
+        return sum(path.stat().st_size for path in paths) // _BYTES_OF_A_ROW if axis == "table" else len(paths)
+
+    def basis(self) -> Any:
+        """Return what decides the outcome of a group, to be compared: versions, and what it reads is of which attempts."""
+        known = [(row.task_id, row.state, self.store.made(row.task_id)) for row in self.store.plans()]
+        return self.row, known, self.store.limits(), self.store.results_above(self.row.task_id)
+
+    def standing(self, names: Collection[str]) -> tuple[set[str], set[str]]:
+        """Return which of these tasks and groups have all completed, and which have all settled."""
+        upstreams = self.board.upstreams(names) if names else {}
+        fine = {name for name, up in upstreams.items() if up.total and up.completed == up.total}
+        return fine, {name for name, up in upstreams.items() if not up.unsettled}
 
     def _becomes(self, state: TaskState, why: Reason, before: Sequence[Event] = ()) -> Outcome:
         soft = state is TaskState.FAILED and self.spec.allow_failure
@@ -285,7 +335,7 @@ class Growing:
         path = render_pattern(written, dict(scope), escape=False)
         if not before:
             return path
-        own = {shown for _, _, shown, _ in self.store.paths_of(self.row.task_id) if shown.startswith(f"{before}/")}
+        own = {shown for _, _, shown, _ in self.store.paths_of(self.row.task_id, before)}
         inside = f"{before}/{path}"
         is_own = any(
             inside.rstrip("/") == item.rstrip("/") or inside.startswith(item.rstrip("/") + "/") for item in own
@@ -388,21 +438,23 @@ class Growing:
         own = members_of(items)
         return {group: own.get(group) or [row.task_id for row in self.store.members(group)] for group in wholes}
 
-    def _first_states(self, items: Sequence[Instance]) -> dict[str, TaskChange]:
+    def _first_states(self, items: Sequence[Instance]) -> dict[str, TaskState]:
         """Return the first state of each instance: READY if all its upstream tasks have completed, else PENDING."""
         own = {item.task_id for item in items} | {item.group for item in items}
-        names = {edge.upstream for item in items for edge in item.edges} - own
-        upstreams = self.board.upstreams(names) if names else {}
-        fine = {name for name, up in upstreams.items() if up.total and up.completed == up.total}
-        settled = {name for name, up in upstreams.items() if not up.unsettled} | {self.row.task_id}
+        self.waits_for = frozenset(edge.upstream for item in items for edge in item.edges) - own
+        fine, settled = self.standing(self.waits_for)
+        settled.add(self.row.task_id)
+        can_start: dict[Any, bool] = {}  # most instances wait for the same
         out = {}
         for item in items:
-            is_ready = (
-                not item.plan
-                and self.campaign.tasks[item.group].when is None
-                and all(edge.upstream in (settled if only_its_end(edge.entry) else fine) for edge in item.edges)
-            )
-            out[item.task_id] = TaskChange(item.task_id, TaskState.READY if is_ready else TaskState.PENDING)
+            waits = item.group, item.plan, item.edges
+            if waits not in can_start:
+                can_start[waits] = (
+                    not item.plan
+                    and self.campaign.tasks[item.group].when is None
+                    and all(edge.upstream in (settled if only_its_end(edge.entry) else fine) for edge in item.edges)
+                )
+            out[item.task_id] = TaskState.READY if can_start[waits] else TaskState.PENDING
         return out
 
     def _compared(

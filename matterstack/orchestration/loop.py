@@ -18,6 +18,7 @@ from matterstack.core.states import AttemptState, RunState, TaskState
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError, RunLockedError, UsageError
 from matterstack.operators import workers
+from matterstack.orchestration.beside import Beside
 from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.profile import Profile, part_of, waits_for
@@ -97,6 +98,7 @@ class _Loop:
         self.ahead = Ahead()  # whose running attempts are known from one hold of the ledger to the next
         self.seen: dict[str, int] = {}  # `_traces` when the ledger was let go
         self.woken = False
+        self.beside = Beside()
         # Whether the last tick was woken by something that a step cannot record, such as an unreadable file.
         self.in_vain = False
 
@@ -111,6 +113,9 @@ class _Loop:
                     raise
                 continue
             try:
+                if self.beside.left:
+                    self.beside.expand(self.root)
+                    continue
                 if tick.is_last:
                     return tick.report
                 _give_way(self.root)
@@ -143,7 +148,7 @@ class _Loop:
         def step() -> Step:
             return Step(
                 self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile,
-                only=choose if self.only else None,
+                only=choose if self.only else None, beside=self.beside,
             )  # fmt: skip
 
         step().withdraw()
@@ -179,7 +184,12 @@ class _Loop:
                     store.flush()
                 if self.on_tick is not None:
                     self.on_tick(tick.report)
-                if tick.is_last or somebody_waits(self.root) or not self._until_due(store, step, ahead, tick):
+                if (
+                    self.beside.left
+                    or tick.is_last
+                    or somebody_waits(self.root)
+                    or not self._until_due(store, step, ahead, tick)
+                ):
                     return tick
             except BaseException:  # as above
                 tick.close()

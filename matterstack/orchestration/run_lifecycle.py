@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matterstack.core.plan import Plan
 from matterstack.errors import TICK
+from matterstack.orchestration.beside import Beside
 from matterstack.orchestration.edited import MOST_AT_A_STEP, in_words
 from matterstack.orchestration.report import StepReport
 from matterstack.orchestration.session import open_ledger, open_to_write
-from matterstack.orchestration.step import Step, take_step
+from matterstack.orchestration.step import Step, take_and_tell
 from matterstack.run_root.layout import require_run_root
 
 if TYPE_CHECKING:
@@ -56,9 +58,18 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
     if dry_run:
         with open_ledger(path, read_only=True) as store, store.snapshot():
             return Step(path, store).preview()
-    with open_to_write(path) as store:
-        report = take_step(path, store)
-        if edited := in_words(path, store, MOST_AT_A_STEP):
-            log.warning("%s", edited)
+    report = _take(path)
     log.log(TICK, "%s", report.line())
     return report
+
+
+def _take(root: Path) -> StepReport:
+    beside, plans = Beside(), list[Plan]()
+    while True:
+        with open_to_write(root, wait_s=3600.0 if plans else 0.0) as store:
+            report = take_and_tell(Step(root, store, beside=beside), plans=plans)
+            if not beside.left:
+                if edited := in_words(root, store, MOST_AT_A_STEP):
+                    log.warning("%s", edited)
+                return report
+        beside.expand(root)

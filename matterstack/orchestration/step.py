@@ -57,6 +57,7 @@ from matterstack.text.reasons import sentence
 
 if TYPE_CHECKING:
     from matterstack.operators.local import LocalOperator
+    from matterstack.orchestration.beside import Beside
 
 log = logging.getLogger("matterstack")
 
@@ -102,7 +103,9 @@ class Step:
         profile: Profile | None = None,
         paced: bool = True,
         only: Callable[[], Collection[str]] | None = None,
+        beside: Beside | None = None,
     ) -> None:
+        self.beside = beside  # expands large groups while nobody holds the lock
         self.choose = only  # gives the tasks that may start; without it, all may
         self.only = only() if only is not None else None
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
@@ -118,9 +121,12 @@ class Step:
         self.workshop = workshop
         self.now = clock()
 
-    def take(self) -> StepReport:
-        """Take the step. Raises RunRootError if the disk refuses everything that was to be handed over."""
-        plans: list[Plan] = []
+    def take(self, plans: list[Plan] | None = None) -> StepReport:
+        """Take the step. Raises RunRootError if the disk refuses everything that was to be handed over.
+
+        ``plans`` are those of its first part, if what `Beside` left was made since: the report tells of them as well.
+        """
+        plans = [] if plans is None else plans
         if self.ahead is None:
             self.withdraw()
         else:
@@ -135,7 +141,7 @@ class Step:
         while (
             not board.run.paused
             and board.run.cancelled is False
-            and grow(self.store, self.files, self.now, self.decider)
+            and grow(self.store, self.files, self.now, self.decider, self.beside)
         ):
             # What was made may start at once, and so decide more.
             self.only = self.choose() if self.choose is not None else None
@@ -592,13 +598,9 @@ def _outcome(outcome: Submission | SubmissionRejected) -> Outcome:
     return Rejection(reason(Code.REJECTED, text=str(outcome)), retry_later=outcome.retry_later)
 
 
-def take_step(root: Path, store: SQLiteStateStore, told: Collection[str] = ()) -> StepReport:
+def take_and_tell(step: Step, told: Collection[str] = (), plans: list[Plan] | None = None) -> StepReport:
     """Take a step and log its warnings; ``told`` are those of the step before, which a loop does not repeat."""
-    return take_and_tell(Step(root, store), told)
-
-
-def take_and_tell(step: Step, told: Collection[str]) -> StepReport:
-    report = step.take()
+    report = step.take(plans)
     for warning in report.warnings:
         if warning not in told:
             log.warning("%s", warning)

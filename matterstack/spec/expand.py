@@ -5,6 +5,7 @@ Everything here is known at `init`; nothing is evaluated that an attempt decides
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -32,7 +33,7 @@ from matterstack.core.selection import WILDCARD, names_task
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.validation import show
 from matterstack.core.values import as_text, dump_json
-from matterstack.deferred import dataclass
+from matterstack.deferred import dataclass, filled
 from matterstack.errors import CampaignError, Problem, TemplateError
 from matterstack.spec.axes import OF_MATRIX, in_lockstep, range_values
 from matterstack.spec.files import glob_files, place_of
@@ -98,9 +99,12 @@ def answer_names(spec: TaskSpec) -> AnswerNames:
     return found
 
 
+_SAFE = re.compile(r"[\w.+-]*\Z", re.ASCII)
+
+
 def make_label(text: str) -> str:
     """Make a label safe as the name of a folder; the rule is part of the format, labels are identities."""
-    safe = _safe(text)
+    safe = text if _SAFE.match(text) else _safe(text)
     if safe[:1] in (".", "-"):
         safe = "_" + safe[1:]
     data = safe.encode("utf-8", errors="replace")
@@ -171,6 +175,9 @@ class Expander:
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
         self._drafts_of: dict[str, list[_Draft]] = {}
+        self._choices: dict[
+            str, tuple[str, int]
+        ] = {}  # operator and priority of tasks all of whose instances have the same
 
     def place(self, path: str) -> Path:
         return place_of(self.folder, self.campaign.outside, path)
@@ -348,7 +355,7 @@ class Expander:
             task_id = group if spec.matrix is None else f"{group}/{label}"
             if text != label:
                 self.labels[task_id] = text
-            double = next((axis for axis in row if axis in frame.matrix), None)
+            double = next((axis for axis in row if axis in frame.matrix), None) if frame.matrix else None
             if double is not None:
                 message = f"'{double}' is an axis of the loop as well; rename one"
                 self.builder.add((*where, "matrix", double), message, at_key=True)
@@ -589,7 +596,11 @@ class Expander:
 
     def _resolve_choice(self, draft: _Draft, where: Where) -> None:
         spec = draft.spec
-        operator = self._attempt((*where, "operator"), draft, render_text, spec.operator, self.scope(draft))
+        if spec.name in self._choices:
+            draft.operator, draft.priority = self._choices[spec.name]
+            return
+        scope, problems = self.scope(draft), len(self.builder.problems)
+        operator = self._attempt((*where, "operator"), draft, render_text, spec.operator, scope)
         if operator is not None and operator not in self.campaign.operators and self.builder.doubts.operators:
             operator = None
         if operator is not None and operator not in self.campaign.operators:
@@ -599,7 +610,7 @@ class Expander:
             operator = None
         known_kind = operator is not None and operator not in self.builder.doubts.operators
         draft.operator = operator or "local"
-        priority = self._attempt((*where, "priority"), draft, render, spec.priority, self.scope(draft))
+        priority = self._attempt((*where, "priority"), draft, render, spec.priority, scope)
         if isinstance(priority, str) and re.fullmatch(r"[-+]?[0-9]{1,9}", priority):
             priority = int(priority)
         if priority is not None and (
@@ -618,6 +629,8 @@ class Expander:
         elif spec.command is not None and not kind.runs_command and not kind.plug_in:
             who = kind.whom
             self.builder.add((*where, "command"), f"{who} runs no command; use `instructions`", at_key=True)
+        if len(self.builder.problems) == problems and not (is_template(spec.operator) or is_template(spec.priority)):
+            self._choices[spec.name] = draft.operator, draft.priority
 
     def scope(self, draft: _Draft) -> dict[str, Any]:
         task = {"id": draft.task_id, "name": draft.spec.name.rpartition("/")[2], "label": draft.label}
@@ -632,7 +645,9 @@ class Expander:
         for name, spec in draft.spec.outputs.items():
             where: Where = ("tasks", draft.spec.name, "outputs", name)
             path = self._attempt(where, draft, render_pattern, spec.path, scope, escape=False)
-            file = self._attempt(where, draft, render_pattern, spec.file or spec.path, scope, escape=False)
+            file = (
+                path if not spec.file else self._attempt(where, draft, render_pattern, spec.file, scope, escape=False)
+            )
             if path is None or file is None:
                 continue
             problem = path_problem(path) or self._name_of_a_round(draft, path)
@@ -645,8 +660,8 @@ class Expander:
                 path, file = path.rstrip("/") + "/", file.rstrip("/") + "/"
             files.add(file.rstrip("/"))
             self.outputs.add(path, (draft, name))
-            draft.outputs[name] = ResolvedOutput(
-                path, file, spec.optional, spec.not_empty, spec.min_size, spec.temporary
+            draft.outputs[name] = filled(
+                ResolvedOutput, (path, file, spec.optional, spec.not_empty, spec.min_size, spec.temporary)
             )
         if self.campaign.operators[draft.operator].row is HUMAN and "response" not in draft.spec.outputs:
             path = f"responses/{draft.task_id}.json"  # where people's answers appear
@@ -667,7 +682,7 @@ class Expander:
         problem = path_problem(path) or path_problem(file)
         if problem:
             return problem
-        if WILDCARD.search("".join(part for part in parse(spec.path) if isinstance(part, str))):
+        if _has_wildcard(spec.path):
             return f"'{path}' is a pattern; an output is one file, or a folder with a trailing /"
         if file.rstrip("/").split("/")[0] in RESERVED_FILES:
             return f"'{file}' is a file that MatterStack writes; use another name"
@@ -686,11 +701,10 @@ class Expander:
     # --- inputs and needs ---
 
     def _resolve_inputs(self, draft: _Draft) -> None:
-        scope = self.scope(draft)
-        taken: set[str] = set()
         if draft.plan:
             return
-        for axis, value in draft.matrix.items():
+        taken: set[str] = set()
+        for axis, value in draft.matrix.items() if self.files_of_axes else ():
             file = self.files_of_axes.get((draft.group, axis), {}).get(value)
             if file is not None:
                 draft.inputs[axis] = ResolvedInput(False, None, (file,))
@@ -698,6 +712,7 @@ class Expander:
                     draft.edges[Edge(file.task, f"inputs.{axis}")] = None
         for upstream in self._plan_edges(draft):
             draft.edges[Edge(upstream, "matrix")] = None
+        scope = self.scope(draft) if draft.spec.inputs else {}
         for name, spec in draft.spec.inputs.items():
             where: Where = ("tasks", draft.spec.name, "inputs", name)
             is_list = is_pattern(spec.pattern) and not spec.external and spec.results is None
@@ -1258,10 +1273,10 @@ class _Draft:
     edges: dict[Edge, None] = field(default_factory=dict)
 
     def finish(self) -> Instance:
-        return Instance(
+        return filled(Instance, (
             self.task_id, self.group, self.label, self.matrix, self.operator, self.priority,
-            self.inputs, self.outputs, tuple(self.edges), self.plan, self.frame.given,
-        )  # fmt: skip
+            self.inputs, self.outputs, tuple(self.edges), self.plan, self.frame.given, "",
+        ))  # fmt: skip
 
 
 def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Graph:
@@ -1275,6 +1290,12 @@ def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Gra
         if instance.group in groups and instance.task_id != instance.group:
             edges.append((instance.task_id, instance.group))
     return build(edges, nodes)
+
+
+@functools.cache
+def _has_wildcard(template: str) -> bool:
+    """Return whether there is a wildcard in a path, not counting the values that it gets."""
+    return bool(WILDCARD.search("".join(part for part in parse(template) if isinstance(part, str))))
 
 
 UNKNOWN = "?"  # a value that is not known before the run

@@ -6,6 +6,7 @@ begin with a dot.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,10 +14,15 @@ from matterstack.core.selection import WILDCARD, matches
 
 LONGEST_NAME = 255  # bytes of one component, on every file system that matters here
 _DEEPEST = 100  # folders within each other
+_USUAL = re.compile(
+    r"(?=.{1,100}\Z)[A-Za-z0-9_][\w.+=-]*(/[A-Za-z0-9_][\w.+=-]*)*/?\Z", re.ASCII
+)  # nothing can be wrong with it
 
 
 def path_problem(path: str) -> str:
     """Return what is wrong with a relative path, or give ""."""
+    if _USUAL.match(path):
+        return ""
     if "\0" in path:
         return "a path cannot hold a NUL"
     if path.startswith("/"):
@@ -75,7 +81,10 @@ class PathTree:
     def add(self, path: str, value: object) -> None:
         node = self._root
         for part in path.rstrip("/").split("/"):
-            node = node.children.setdefault(part, _Node())
+            child = node.children.get(part)
+            if child is None:
+                child = node.children[part] = _Node()
+            node = child
         node.value = value
 
     def conflict(self, path: str) -> object | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from matterstack.core import events as e
-from matterstack.core.model import Instance, TaskChange, inputs_to_json, to_json
+from matterstack.core.model import Instance, TaskChange, inputs_to_json, outputs_to_json
 from matterstack.core.reasons import Code, Reason, reason, reason_to_json
 from matterstack.core.states import ATTEMPT_MOVES, AttemptState, TaskState
 from matterstack.core.times import from_text, rounded, to_text
@@ -65,8 +65,8 @@ def _put_version(
 
 
 def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read: Read) -> None:
-    position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
-    rows = [json.loads(line) for line in read(event.rows).splitlines()]
+    position = _next_position(db)
+    rows = _lines(read(event.rows))
     db.executemany(
         _NEW_TASK,
         (
@@ -75,6 +75,22 @@ def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read
         ),
     )
     _put_edges(db, rows)
+
+
+def _next_position(db: sqlite3.Connection) -> int:
+    """Return the position after that of all tasks; an index answers each half."""
+    row = db.execute(
+        "SELECT MAX(COALESCE((SELECT MAX(position) FROM tasks WHERE given IS NULL), -1), "
+        "COALESCE((SELECT MAX(position) FROM tasks WHERE given IS NOT NULL), -1)) + 1"
+    ).fetchone()
+    return int(row[0])
+
+
+def _lines(text: str) -> list[Any]:
+    """Return the values of a file that has one on each line, of which there may be a hundred thousand."""
+    between = text.removesuffix("\n").replace("\n", ",")  # not splitlines(): it would also cut at U+2028 in a value
+    found: list[Any] = json.loads(f"[{between}]")
+    return found
 
 
 _NEW_TASK = (
@@ -98,7 +114,7 @@ def _put_edges(db: sqlite3.Connection, rows: Iterable[list[Any]]) -> None:
 
 
 def _reused(db: sqlite3.Connection, entry: Entry, event: e.Reused, read: Read) -> None:
-    rows = [json.loads(line) for line in read(event.rows).splitlines()]
+    rows = _lines(read(event.rows))
     _update(
         db,
         "UPDATE tasks SET state = 'COMPLETED', watch = NULL, attempts = 1, result = 1 WHERE task_id = ? AND attempts = 0",
@@ -143,8 +159,7 @@ def _amended(db: sqlite3.Connection, entry: Entry, event: e.Amended, read: Read)
     put: list[tuple[int, list[Any], Any]] = []
     moved: list[tuple[int, str]] = []
     retired: list[str] = []
-    for line in read(event.rows).splitlines():
-        what, *rest = json.loads(line)
+    for what, *rest in _lines(read(event.rows)):
         if what == "put":
             put.append((rest[0], rest[1], rest[2:]))
         else:
@@ -200,11 +215,10 @@ def _put_instances(
 
 
 def _expanded(db: sqlite3.Connection, entry: Entry, event: e.Expanded, read: Read) -> None:
-    position = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM tasks").fetchone()[0]
+    position = _next_position(db)
     put: list[tuple[int, list[Any], Any]] = []
     retired: list[str] = []
-    for line in read(event.rows).splitlines() if event.rows else ():
-        what, number, *rest = json.loads(line)
+    for what, number, *rest in _lines(read(event.rows)) if event.rows else ():
         if what == "put":
             put.append((position + len(put) if number is None else number, rest[0], rest[1:]))
         else:
@@ -229,12 +243,12 @@ def _json_or_none(value: Any) -> str | None:
 WORK = 11  # where a row has the digest of its work
 
 
-def row_of(item: Instance, change: TaskChange, work: str = "") -> list[Any]:
-    """Return an instance with its first state, and the digest of its work, as the files that events name have it."""
+def row_of(item: Instance, state: TaskState, watch: str | None = None) -> list[Any]:
+    """Return an instance with its first state as the files that events name have it; the digest of its work is put in later."""
     return [
         item.task_id, item.group, item.label, dump_json(item.matrix, exact=True), item.operator, int(item.priority),
-        encode_json(inputs_to_json(item.inputs)), encode_json(to_json(item.outputs)), str(change.state), change.watch,
-        [[edge.upstream, edge.entry] for edge in item.edges], work,
+        encode_json(inputs_to_json(item.inputs)), encode_json(outputs_to_json(item.outputs)), str(state), watch,
+        [[edge.upstream, edge.entry] for edge in item.edges], "",
         *([item.plan, dump_json(item.given, exact=True) if item.given else ""] if item.plan or item.given else []),
     ]  # fmt: skip
 
@@ -246,7 +260,7 @@ def rows_of(
 ) -> Iterator[str]:
     """Yield the lines of a file that `TasksAdded` names, a JSON list each: `row_of` of each instance."""
     for item, change in zip(instances, first, strict=True):
-        row = row_of(item, change)
+        row = row_of(item, change.state, change.watch)
         if works is not None:
             row[WORK] = works(row, item)
         yield encode_json(row)

@@ -144,8 +144,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tasks ADD COLUMN plan TEXT",
         "ALTER TABLE tasks ADD COLUMN made TEXT",
         "ALTER TABLE tasks ADD COLUMN given TEXT",  # JSON, of a task in a round of a loop: {carry, repeat}
-        "CREATE INDEX tasks_planned ON tasks (state) WHERE plan IS NOT NULL",
+        "CREATE INDEX tasks_planned ON tasks (state, given IS NULL, group_name) WHERE plan IS NOT NULL",
         "CREATE INDEX tasks_outside ON tasks (position) WHERE given IS NULL",
+        "CREATE INDEX tasks_inside ON tasks (position) WHERE given IS NOT NULL",
     ),
 )
 

@@ -314,6 +314,16 @@ class Queries:
         )
         return self._decoded(task_row, rows)
 
+    def results_above(self, task_id: str) -> list[tuple[str, str, int | None]]:
+        """Return (task, state, the attempt that it stands on) of all that a task waits for, in the order of their ids."""
+        rows = self._all(
+            "SELECT t.task_id, t.state, t.result FROM edges e JOIN tasks t ON t.task_id = e.upstream WHERE e.downstream = ?1 "
+            "UNION SELECT t.task_id, t.state, t.result FROM edges e JOIN tasks t ON t.group_name = e.upstream WHERE e.downstream = ?1 "
+            "ORDER BY 1",
+            task_id,
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
+
     def made(self, task_id: str) -> dict[str, Any]:
         """Return what a plan has made last: {round, given} of a loop, {reads, values} of a group; empty if nothing yet."""
         row = self._one("SELECT made FROM tasks WHERE task_id = ?", task_id)
@@ -322,9 +332,9 @@ class Queries:
 
     def made_groups(self, within: str = "") -> list[str]:
         """Return the groups whose instances results have made, of the campaign, or of the round ``within``."""
-        own = "AND given IS NULL" if not within else "AND group_name >= ? || '/' AND group_name < ? || '0'"
+        own = "= 1" if not within else "= 0 AND group_name >= ? || '/' AND group_name < ? || '0'"
         rows = self._all(
-            f"SELECT task_id FROM tasks WHERE plan = 'group' AND state = 'RETIRED' {own}",
+            f"SELECT task_id FROM tasks WHERE plan = 'group' AND state = 'RETIRED' AND (given IS NULL) {own}",
             *([within] * 2 if within else []),
         )
         return [row[0] for row in rows]
@@ -412,8 +422,11 @@ class Queries:
         )
         return row is not None
 
-    def paths_of(self, name: str) -> list[tuple[str, str, str, str]]:
-        """Return (task, output, path, path as results/ shows it last) of what a group, or a loop, declares."""
+    def paths_of(self, name: str, within: str = "") -> list[tuple[str, str, str, str]]:
+        """Return (task, output, path, path as results/ shows it last) of what a group, or a loop, declares.
+
+        Of a loop only those of the round ``within``, if one is given.
+        """
         row = self._one("SELECT plan, made FROM tasks WHERE task_id = ?", name)
         if row is None or row[0] != "loop":
             loops = [r[0] for r in self._all("SELECT task_id FROM tasks WHERE group_name = ? AND plan = 'loop'", name)]
@@ -421,7 +434,7 @@ class Queries:
                 return [item for loop in loops for item in self.paths_of(loop)]
             which, values, last = "group_name = ?", [name], ""
         else:
-            which, values = _within(name)
+            which, values = _within(within or name)
             last = f"{name}/{json.loads(row[1])['round']}/" if row[1] else ""
         out = []
         for task_id, text in self._all(

@@ -56,6 +56,8 @@ _GLOB = re.compile(r"([*?\[])")
 
 def render_pattern(text: str, scope: Scope, *, escape: bool) -> str:
     """Resolve a path or glob. Values may not hold `/` or be `..`; with ``escape`` their wildcards are literal."""
+    if _OPEN not in text:
+        return text
     out = []
     for part in parse(text):
         if isinstance(part, str):

@@ -407,6 +407,10 @@ def evaluate(tree: Expression, scope: Scope) -> Any:
 
     Raises TemplateError for an unknown name, key or index, and for operands that cannot be compared.
     """
+    if type(tree) is Attribute and type(tree.of) is Name:  # the usual one first, such as `matrix.x`
+        found = scope.get(tree.of.name)
+        if type(found) is dict and tree.name in found:
+            return found[tree.name]
     match tree:
         case Literal(value):
             return value

@@ -52,15 +52,9 @@ class Works:
 
     def digest(self, row: Sequence[Any], instance: Instance) -> str:
         """Return the digest of an instance's work; ``row`` is what `storage.apply.row_of` makes of it."""
-        own = [
-            self._file(source.path) for item in instance.inputs.values() for source in item.sources if not source.task
-        ]
-        whole = [
-            self._all_of(str(source.task))
-            for item in instance.inputs.values()
-            for source in item.sources
-            if source.whole
-        ]
+        sources = [source for item in instance.inputs.values() for source in item.sources]
+        own = [self._file(source.path) for source in sources if not source.task]
+        whole = [self._all_of(str(source.task)) for source in sources if source.whole]
         given = [dump_json(instance.given, exact=True)] if instance.given else []
         return _digest("\n".join([self._group(instance.group).digest, row[3], row[6], *own, *whole, *given]))
 

@@ -111,7 +111,7 @@ class Site:
         self.data.write_text("new\n" if edited else "old\n")
         text = self.text.replace("{i: [1, 2]}", "{i: [1, 3]}") if edited else self.text
         self.file.write_text(text.replace("WITNESS", str(self.witness)))
-        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        wait(self._is_removed)
         for left in self.folder.glob("*.parcel"):
             left.unlink()
         self.witness.unlink(missing_ok=True)
@@ -121,6 +121,11 @@ class Site:
             shutil.copytree(kept / "root", self.root, symlinks=True)
         if (kept / "witness").exists():
             shutil.copy2(kept / "witness", self.witness)
+
+    def _is_removed(self) -> bool:
+        """Remove the runs; a worker that is still alive may write into them meanwhile."""
+        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        return not (self.folder / "runs").exists()
 
     def run(self, words: Iterable[str], *strace: str) -> subprocess.CompletedProcess[str]:
         """Run the command (or the worker of one task of its step) under strace; its trace is in `trace` of the folder."""

@@ -115,6 +115,7 @@ CREATE INDEX attempt_inputs_by_upstream ON attempt_inputs (upstream);
 CREATE INDEX tasks_rerun ON tasks (position) WHERE before IS NOT NULL;
 CREATE INDEX outputs_removed ON outputs (task_id) WHERE removed = 1;
 CREATE INDEX tasks_changed ON tasks (position) WHERE changed IS NOT NULL;
-CREATE INDEX tasks_planned ON tasks (state) WHERE plan IS NOT NULL;
+CREATE INDEX tasks_planned ON tasks (state, given IS NULL, group_name) WHERE plan IS NOT NULL;
 CREATE INDEX tasks_outside ON tasks (position) WHERE given IS NULL;
+CREATE INDEX tasks_inside ON tasks (position) WHERE given IS NOT NULL;
 COMMIT;
