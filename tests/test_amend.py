@@ -12,6 +12,9 @@ import pytest
 
 from matterstack.care.checks import examine
 from matterstack.care.repair import repair
+from matterstack.core.events import attempt_made
+from matterstack.core.model import Resources
+from matterstack.orchestration.session import open_to_write
 from tests.test_doctor import content
 
 TABLE = """
@@ -454,3 +457,16 @@ def test_what_reads_a_group_goes_on_while_a_retired_instance_of_it_succeeds(benc
     assert bench.cli("amend", bench.root, "--yes").returncode == 0
     bench.witness.touch()
     assert bench.step_until_over().state == "COMPLETED"
+
+
+def test_an_intent_of_a_killed_loop_is_taken_back_also_when_its_task_is_gone(bench):
+    bench.start("tasks: {a: {matrix: {i: [1, 2]}, command: 'true'}, b: {command: 'true'}}\n")
+    with open_to_write(bench.root) as store:  # as a loop that is killed leaves it: on record, and nothing made of it
+        store.append([attempt_made(("a/2", 1), "local", "{}", Resources(), "", {})], time.time())
+    bench.write("tasks: {a: {matrix: {i: [1]}, command: 'true'}, b: {command: 'true'}}\n")
+    assert bench.cli("amend", bench.root, "--yes").returncode == 0
+
+    assert bench.step_until_over().state == "COMPLETED"
+
+    assert bench.states() == {"a/1": "COMPLETED", "b": "COMPLETED"}
+    assert bench.cli("doctor", bench.root).returncode == 0

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from matterstack.errors import RunRootError
-from matterstack.orchestration.run_lifecycle import take_step
 from matterstack.orchestration.session import open_to_write
+from matterstack.orchestration.step import Step, take_and_tell
 
 TWO = "tasks: {a: {command: 'true'}, b: {command: 'true', retries: 1, outputs: {o: o}}}\n"
 
@@ -80,7 +80,7 @@ def test_a_read_error_that_passes_fails_no_task_and_the_next_step_goes_on(bench,
         store.db.set_progress_handler(once, 5)  # virtual-machine instructions
         try:
             with pytest.raises(RunRootError, match="interrupted"):
-                take_step(bench.root, store)
+                take_and_tell(Step(bench.root, store))
         finally:
             store.db.set_progress_handler(None, 0)
 

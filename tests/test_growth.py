@@ -292,7 +292,7 @@ params: {go: false}
 
 def leave(bench, beside):
     with open_to_write(bench.root) as store:
-        return Step(bench.root, store, beside=beside).take()
+        return Step(bench.root, store, outcome_of=beside.outcome).take()
 
 
 def test_a_large_group_is_expanded_while_others_can_have_the_lock(large):

@@ -404,3 +404,20 @@ def test_what_reads_an_output_that_the_last_round_skipped_is_skipped(loop):
     )
     assert loop.step_until_over(60).state == "COMPLETED"
     assert loop.states()["e"] == "SKIPPED"
+
+
+def test_a_path_of_a_round_that_cannot_be_is_refused(loop):
+    file = loop.write(LOOP.replace("m: learn/model.txt", "m: learn/11/model.txt"))
+    told = loop.cli("validate", file)
+    assert told.returncode == 2
+    assert "'learn/11/model.txt': learn has the rounds 1 to 10 (`repeat.max`)" in told.stderr + told.stdout
+
+
+@pytest.mark.parametrize(
+    ("until", "value"), [("params.goal", "0.2"), ("repeat.round", "1"), ("len(params.goals)", "2"), ("'yes'", "'yes'")]
+)
+def test_a_condition_that_is_known_to_be_another_value_is_refused(loop, until, value):
+    text = f"params: {{goal: 0.2, goals: [1, 2]}}\n{LOOP.replace('metrics.train.rmse < 0.2', until)}"
+    told = loop.cli("validate", loop.write(text))
+    assert told.returncode == 2
+    assert f"until: ${{{{ {until} }}}} is {value}; a condition gives true or false" in told.stderr

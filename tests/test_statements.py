@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from matterstack.orchestration.run_lifecycle import take_step
 from matterstack.orchestration.session import open_to_write
+from matterstack.orchestration.step import Step, take_and_tell
 
 GROWING = ("tasks", "edges", "attempts", "attempt_inputs", "outputs", "source_files", "events")
 
@@ -18,7 +18,7 @@ def statements_of_a_step(root):
     with open_to_write(root) as store:
         store.db.set_trace_callback(seen.append)
         try:
-            report = take_step(root, store)
+            report = take_and_tell(Step(root, store))
         finally:
             store.db.set_trace_callback(None)
     asked = sorted({text for text in seen if text.lstrip().upper().startswith(("SELECT", "WITH", "UPDATE", "DELETE"))})

@@ -275,6 +275,35 @@ class Reset:
         loops = {item.loop.task_id for item in self.dropped}
         return [row for row in self.again if row.state.is_settled or row.retry_at is not None or row.task_id in loops]
 
+    def carry_out(self, step: Step, *, continues: bool = False) -> set[str]:
+        """Record that these run again, and end what is alive of them; return the tasks whose attempts are still alive."""
+        store = step.store
+        events: list[Event] = []
+        if self.live:
+            events.append(Wished(tuple((row.task_id, row.attempts) for row in self.live), "rerun"))
+        for rows, again in (([*self.settled, *self.reopened], True), (self.waiting, False)):
+            decider = step.decider()
+            decider.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
+            for event in decider.plan.events:
+                events.append(
+                    changed(event, rerun=again, continues=again and continues)
+                    if isinstance(event, TasksChanged)
+                    else event
+                )
+        for dropped in self.dropped:
+            events += dropped.events(store)
+        # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
+        if tried := tuple(row.task_id for row in self.again if row.tries or row.restarts):
+            events.append(RetriesReset(tried))
+        events += [Uncancelled()] if store.run().cancelled else []
+        if store.run().pause_reason.code is Code.LIMIT_FAILURES:  # what had failed runs again
+            events.append(Resumed())
+        store.append(events, step.now)
+        for row in (row for item in self.dropped for row in item.tasks if row.result is not None):
+            step.files.withdraw(row.task_id, store.left_paths(row.task_id))
+        gone = [row for item in self.dropped for row in item.tasks if row.state in ACTIVE]
+        return carry_out_wishes(step, store, [*self.live, *gone])
+
     def report(self, alive: set[str]) -> RerunReport:
         below_again = [row for row in self.again if row.task_id not in set(self.chosen) and row.state.is_settled]
         ended = [row.task_id for row in self.live if row.task_id not in alive]
@@ -330,32 +359,7 @@ def rerun(
         found = reset.report(set())
         if most is not None and found.count > most:
             raise TooManyTasks(found)
-        step = Step(path, store)
-        events: list[Event] = []
-        if reset.live:
-            events.append(Wished(tuple((row.task_id, row.attempts) for row in reset.live), "rerun"))
-        for rows, again in (([*reset.settled, *reset.reopened], True), (reset.waiting, False)):
-            decider = step.decider()
-            decider.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
-            for event in decider.plan.events:
-                events.append(
-                    changed(event, rerun=again, continues=again and continues)
-                    if isinstance(event, TasksChanged)
-                    else event
-                )
-        for dropped in reset.dropped:
-            events += dropped.events(store)
-        # After what the tasks were is kept, `storage.apply`: the retries that they had used, and that the run was cancelled.
-        if tried := tuple(row.task_id for row in reset.again if row.tries or row.restarts):
-            events.append(RetriesReset(tried))
-        events += [Uncancelled()] if store.run().cancelled else []
-        if store.run().pause_reason.code is Code.LIMIT_FAILURES:  # what had failed runs again
-            events.append(Resumed())
-        store.append(events, step.now)
-        for row in (row for item in reset.dropped for row in item.tasks if row.result is not None):
-            step.files.withdraw(row.task_id, store.left_paths(row.task_id))
-        gone = [row for item in reset.dropped for row in item.tasks if row.state in ACTIVE]
-        return reset.report(carry_out_wishes(step, store, [*reset.live, *gone]))
+        return reset.report(reset.carry_out(Step(path, store), continues=continues))
 
 
 def undo_rerun(root: str | Path) -> list[str]:

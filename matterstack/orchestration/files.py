@@ -28,6 +28,7 @@ from matterstack.run_root.gitignore import ignore, large_files
 from matterstack.run_root.layout import CLAIM, COMMAND, DEFECT, DIGESTS, TASK, attempt_folder
 from matterstack.run_root.results import publish, withdraw
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
+from matterstack.storage.expanded import write_expanded
 
 log = logging.getLogger("matterstack")
 
@@ -295,6 +296,10 @@ class RunFiles:
         for output in outputs:
             make_read_only(f"{self.folder(key)}/{output.file.rstrip('/')}")
         return publish(self.root, *key, outputs, declared)
+
+    def keep(self, text: str) -> str:
+        """Write a file of expanded/, synced; return its name."""
+        return write_expanded(self.root, text)
 
     def withdraw(self, task_id: str, paths: Iterable[str]) -> None:
         """Remove links of results/ to outputs of a task."""

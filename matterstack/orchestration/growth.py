@@ -26,11 +26,10 @@ from matterstack.orchestration.files import RunFiles
 from matterstack.orchestration.workshop import InputFinder
 from matterstack.run_root.verify import changed_digest
 from matterstack.storage.apply import WORK, row_of
-from matterstack.storage.expanded import read_expanded, write_expanded
+from matterstack.storage.expanded import read_expanded
 from matterstack.storage.state_store import SQLiteStateStore
 
 if TYPE_CHECKING:
-    from matterstack.orchestration.beside import Beside
     from matterstack.spec.frames import Frame, Grown, Known
     from matterstack.spec.grow import Grower
     from matterstack.template.work import Works
@@ -41,18 +40,22 @@ _BYTES_OF_A_ROW = 8  # at least, in a table
 
 
 def grow(
-    store: SQLiteStateStore, files: RunFiles, now: float, decider: Callable[[], Decider], beside: Beside | None = None
+    store: SQLiteStateStore,
+    files: RunFiles,
+    now: float,
+    decider: Callable[[], Decider],
+    outcome_of: Callable[[Growing], Outcome | None],
 ) -> bool:
     """Make what READY plans stand for; return whether there was any. Raises RunRootError if the disk refuses.
 
-    With ``beside``, large groups are left to it.
+    ``outcome_of`` gives what becomes of one, `Growing.outcome`, or None for one that is left.
     """
     grown = False
     while True:
         more = False
         for row in store.plans(TaskState.READY):
             growing = Growing(store, files, row)
-            found = None if row.paused else growing.outcome() if beside is None else beside.outcome(growing)
+            found = None if row.paused else outcome_of(growing)
             if found is None:
                 continue
             more = True
@@ -172,7 +175,7 @@ class Growing:
         text, follow = self._rows(made)
         event = Expanded(
             task=self.row.task_id, campaign_version=self.row.campaign_version, rows=self._written(text), count=len(made),
-            values=write_expanded(self.root, values_text), reads=reads,
+            values=self.disk.keep(values_text), reads=reads,
         )  # fmt: skip
         state, why = TaskState.RETIRED, reason(Code.KNOWN, count=len(made))
         if not made:
@@ -393,7 +396,7 @@ class Growing:
         return {axis: (spec.matrix or {})[axis] for axis in spec.late}
 
     def _written(self, text: str) -> str:
-        return write_expanded(self.root, text) if text else ""
+        return self.disk.keep(text) if text else ""
 
     def _rows(self, items: Sequence[Instance]) -> tuple[str, list[Event]]:
         """Return the lines that `Expanded` names for instances, and the events that follow it.

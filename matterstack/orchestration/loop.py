@@ -148,7 +148,7 @@ class _Loop:
         def step() -> Step:
             return Step(
                 self.root, store, pool=pool, files=files, ahead=ahead, ended=workers.here().ended, profile=self.profile,
-                only=choose if self.only else None, beside=self.beside,
+                only=choose if self.only else None, outcome_of=self.beside.outcome,
             )  # fmt: skip
 
         step().withdraw()

@@ -67,7 +67,7 @@ def _take(root: Path) -> StepReport:
     beside, plans = Beside(), list[Plan]()
     while True:
         with open_to_write(root, wait_s=3600.0 if plans else 0.0) as store:
-            report = take_and_tell(Step(root, store, beside=beside), plans=plans)
+            report = take_and_tell(Step(root, store, outcome_of=beside.outcome), plans=plans)
             if not beside.left:
                 if edited := in_words(root, store, MOST_AT_A_STEP):
                     log.warning("%s", edited)

@@ -46,7 +46,8 @@ from matterstack.deferred import changed, dataclass
 from matterstack.errors import OperatorUnavailable, RunRootError, SubmissionRejected
 from matterstack.operators.base import Operator
 from matterstack.orchestration.files import FolderTaken, RunFiles
-from matterstack.orchestration.growth import grow
+from matterstack.orchestration.growth import Growing, grow
+from matterstack.orchestration.growth import Outcome as Growth
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.profile import HAND_OVER, LOOK, RECORD, Profile, part_of
 from matterstack.orchestration.report import StepReport, report_of, report_of_dry_run
@@ -57,7 +58,6 @@ from matterstack.text.reasons import sentence
 
 if TYPE_CHECKING:
     from matterstack.operators.local import LocalOperator
-    from matterstack.orchestration.beside import Beside
 
 log = logging.getLogger("matterstack")
 
@@ -103,9 +103,9 @@ class Step:
         profile: Profile | None = None,
         paced: bool = True,
         only: Callable[[], Collection[str]] | None = None,
-        beside: Beside | None = None,
+        outcome_of: Callable[[Growing], Growth | None] = Growing.outcome,
     ) -> None:
-        self.beside = beside  # expands large groups while nobody holds the lock
+        self.outcome_of = outcome_of  # of what results make; `Beside` leaves large groups until the lock is free
         self.choose = only  # gives the tasks that may start; without it, all may
         self.only = only() if only is not None else None
         self.ahead = ahead  # of a loop: then what was seen may be committed later, with what comes next
@@ -141,7 +141,7 @@ class Step:
         while (
             not board.run.paused
             and board.run.cancelled is False
-            and grow(self.store, self.files, self.now, self.decider, self.beside)
+            and grow(self.store, self.files, self.now, self.decider, self.outcome_of)
         ):
             # What was made may start at once, and so decide more.
             self.only = self.choose() if self.choose is not None else None

@@ -128,7 +128,8 @@ class SimulatedFiles(RunFiles):
         if chance.happens(0.05, "no outputs", key) and outputs:
             return Evidence(missing=tuple(item.file for item in outputs.values()))
         found = tuple(OutputFile(name, item.path, item.file, 1, "0" * 64) for name, item in outputs.items())
-        return Evidence(outputs=found)
+        metrics = {"n": chance.number(0, 3, "metric n", key), "done": chance.happens(0.4, "metric done", key)}
+        return Evidence(outputs=found, metrics=metrics)
 
     def make_folder(
         self,
@@ -170,6 +171,17 @@ class SimulatedFiles(RunFiles):
             except OSError as error:
                 failed.append({"path": output.path, "why": str(error)})
         return reason(Code.LINKS, links=failed) if failed else Reason()
+
+    def keep(self, text: str) -> str:
+        self.world.before("expanded")
+        self.world.expanded[digest_of_text(text)] = text
+        return digest_of_text(text)
+
+    def withdraw(self, task_id: str, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.world.before("unlink")
+            if self.world.results.get(path, ("", 0))[0] == task_id:
+                del self.world.results[path]
 
     def note_large(self, key: Key, most: int) -> None:
         pass
@@ -226,7 +238,7 @@ class SimulatedRun:
         self.world = world
         self.home = home
         self.campaigns: dict[int, Campaign] = {}
-        self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change
+        self.entries: dict[str, list[tuple[str, str]]] = {}  # of all tasks: they never change unless results make some
         self.reruns = False  # somebody has run tasks again: what is below may be older than what it needs
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
         self.db.deserialize(empty_ledger())

@@ -43,7 +43,7 @@ from matterstack.spec.mend import Doubts
 from matterstack.spec.paths import PathTree, path_problem
 from matterstack.spec.tables import KINDS_OF_TABLES, MOST_ROWS, decimal_commas, read_table
 from matterstack.template.forms import render, render_pattern, render_text
-from matterstack.template.language import Hole, Name, is_template, parse, references, whole
+from matterstack.template.language import Hole, Name, evaluate, is_template, parse, references, whole
 
 KEPT_TABLES = ".tables"  # in source/ of a run, see storage.run_root: tables as they were at init
 MOST_INSTANCES = MOST_ROWS
@@ -312,7 +312,23 @@ class Expander:
                 except (TemplateError, ValueError):
                     value = UNKNOWN  # of an answer or a metric
             carry[name] = value
+        self._check_until(loop)
         return Frame(f"{loop.task_id}/1", loop.spec.name, loop.task_id, loop.matrix, 1, carry, frozenset(paths))
+
+    def _check_until(self, loop: _Draft) -> None:
+        """Report a condition that is another value, where that does not depend on what a round gives."""
+        assert loop.spec.repeat is not None
+        until = loop.spec.repeat.until
+        hole = whole(until) if until is not None else None
+        if hole is None or not {name[0] for name in references(until)} <= {"params", "matrix", "task", "repeat"}:
+            return
+        try:
+            found = evaluate(hole.expression, {**self.scope(loop), "repeat": {"round": 1}})
+        except (TemplateError, ValueError):
+            return  # that is told where names are checked
+        if not isinstance(found, bool):
+            message = f"{hole.source} is {found!r}; a condition gives true or false, such as ${{{{ metrics.TASK.NAME < 0.1 }}}}"
+            self._report_once(("tasks", loop.spec.name, "repeat", "until"), message)
 
     # --- matrices and labels ---
 
@@ -920,6 +936,7 @@ class Expander:
             row
             for row, prefixes in places.items()
             if any(can_match(pattern, prefix + path) for prefix in prefixes for path in paths)
+            and not _is_beyond(row, spec, pattern)
         ]
 
     def _files_of(self, pattern: str, *, is_list: bool) -> list[Source]:
@@ -1016,6 +1033,10 @@ class Expander:
         if is_list and "/" in pattern and not WILDCARD.search(pattern.rpartition("/")[0]):
             paths = (f"{path.rpartition('/')[0]}/{pattern.rpartition('/')[2]}" for path in paths if "/" in path)
         near = self._near(pattern, paths)
+        for loop in self._loops():
+            if _is_beyond(loop.task_id, loop.spec, pattern):
+                most = loop.spec.repeat.max if loop.spec.repeat is not None else 0
+                return f"'{pattern}': {loop.task_id} has the rounds 1 to {most} (`repeat.max`)"
         if pattern.startswith("results/"):
             near = f" (paths are below results/: write {pattern.removeprefix('results/')})"
         if is_list:
@@ -1296,6 +1317,13 @@ def task_graph(instances: Iterable[Instance], group_nodes: Iterable[str]) -> Gra
 def _has_wildcard(template: str) -> bool:
     """Return whether there is a wildcard in a path, not counting the values that it gets."""
     return bool(WILDCARD.search("".join(part for part in parse(template) if isinstance(part, str))))
+
+
+def _is_beyond(row: str, spec: TaskSpec, pattern: str) -> bool:
+    """Return whether a path names a round that a loop cannot have."""
+    number = pattern.removeprefix(f"{row}/").partition("/")[0]
+    is_round = pattern.startswith(f"{row}/") and number.isdigit()
+    return is_round and spec.repeat is not None and not 1 <= int(number) <= spec.repeat.max
 
 
 UNKNOWN = "?"  # a value that is not known before the run

@@ -399,8 +399,9 @@ def _withdrawn(db: sqlite3.Connection, entry: Entry, event: e.Withdrawn, read: R
     db.executemany("DELETE FROM attempt_inputs WHERE task_id = ? AND attempt = ?", keys)
     _update(
         db,
-        "UPDATE tasks SET state = 'READY', attempts = attempts - 1 WHERE task_id = ? AND attempts = ? "
-        "AND state = 'SUBMITTED'",
+        # One that is RETIRED, by an amendment or a rerun that dropped its round, stays so.
+        "UPDATE tasks SET state = CASE state WHEN 'SUBMITTED' THEN 'READY' ELSE state END, attempts = attempts - 1 "
+        "WHERE task_id = ? AND attempts = ?",
         keys,
     )
 

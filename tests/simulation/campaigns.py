@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from matterstack.core.model import (
     Campaign,
@@ -10,10 +11,13 @@ from matterstack.core.model import (
     Edge,
     Instance,
     OperatorSpec,
+    OutputSpec,
+    Repeat,
     ResolvedInput,
     ResolvedOutput,
     Retries,
     Source,
+    Tasks,
     TaskSpec,
 )
 from matterstack.simulation.chance import Chance
@@ -38,12 +42,57 @@ def campaign(seed: int, left_out: Iterable[str] = ()) -> tuple[Campaign, list[In
     if not specs:
         specs["t0"] = TaskSpec("t0", command="true")
         members["t0"] = [_instance(chance, specs["t0"], "t0", {})]
+    if "plans" not in without:
+        _add_plans(chance, specs, members)
     operators = {
         "local": OperatorSpec("local", "local", max_active=chance.choice((None, 1, 2), "cap"), slot_cpus=4),
         "board": OperatorSpec("board", "human"),
     }
-    made = Campaign("simulated", "", {}, (), operators, specs, 10**7)
+    made = Campaign("simulated", "", {}, (), operators, Tasks(specs), 10**7)
     return made, [item for group in members.values() for item in group]
+
+
+def _add_plans(chance: Chance, specs: dict[str, TaskSpec], members: dict[str, list[Instance]]) -> None:
+    """Add a group and a loop that results make, now and then, with what needs them."""
+    single = [name for name, items in members.items() if len(items) == 1 and specs[name].operator == "local"]
+
+    def add(spec: TaskSpec, edges: Iterable[Edge], plan: str = "") -> None:
+        specs[spec.name] = spec
+        operator = "" if plan else spec.operator
+        outputs = {} if plan else {"o": ResolvedOutput(f"o/{spec.name}", "out")}
+        members[spec.name] = [
+            Instance(spec.name, spec.name, spec.name, {}, operator, 0, {}, outputs, tuple(edges), plan)
+        ]
+
+    def body(name: str, **more: Any) -> TaskSpec:
+        retries = Retries(chance.choice((0, 1), "retries", name), 0.0)
+        return TaskSpec(name, command="true", retries=retries, allow_failure=chance.happens(0.3, "soft", name), **more)
+
+    if single and chance.happens(0.3, "late"):
+        source = chance.choice(single, "source of late")
+        axis = {"i": {"range": f"${{{{ metrics.{source}.n }}}}"}}
+        spec = body("late", matrix=axis, late=("i",), outputs={"o": OutputSpec("o/late/${{ matrix.i }}", "out")})
+        add(spec, [Edge(source, f"metrics.{source}")], "group")
+        rule = chance.choice((None, DependencyRule()), "rule", "after")
+        allow = chance.happens(0.5, "allow skipped", "after")
+        after = TaskSpec("after", command="true", needs=("late",), allow_dependency_failure=rule, allow_skipped=allow)
+        add(after, [Edge("late", "needs[0]")])
+    if chance.happens(0.3, "loop"):
+        carry = {"v": {"first": 1, "next": "${{ metrics.c.n }}"}}
+        repeat = Repeat(chance.number(1, 4, "max"), chance.choice((None, "${{ metrics.c.done }}"), "until"), carry)
+        edges = [Edge(name, f"needs[{index}]") for index, name in enumerate(single[:1])]
+        add(TaskSpec("loop", needs=tuple(single[:1]), repeat=repeat), edges, "loop")
+        axis = {"i": {"range": "${{ metrics.a.n }}"}}
+        rule = chance.choice((None, DependencyRule()), "rule", "loop/c")
+        outputs = {"o": OutputSpec("e/${{ matrix.i }}", "out")}
+        for spec in (
+            body("loop/a", outputs={"o": OutputSpec("a", "out")}),
+            body("loop/b", matrix=axis, late=("i",), outputs=outputs),
+            body("loop/c", needs=("b",), allow_dependency_failure=rule, allow_skipped=True),
+        ):
+            specs[spec.name] = spec
+        report = TaskSpec("report", command="true", needs=("loop",))
+        add(report, [Edge("loop", "needs[0]")])
 
 
 def _spec(chance: Chance, name: str, before: list[str], specs: dict[str, TaskSpec]) -> TaskSpec:

@@ -15,6 +15,7 @@ from matterstack.core.model import TaskChange
 from matterstack.core.reasons import Code, reason
 from matterstack.core.states import ACTIVE, TaskState
 from matterstack.errors import JournalError, LedgerTakenOverError, MatterStackError, RunRootError
+from matterstack.orchestration.actions import Reset
 from matterstack.simulation.chance import Chance
 from matterstack.simulation.run import SimulatedRun
 from matterstack.simulation.world import Killed, World
@@ -229,6 +230,11 @@ class History:
             wishes = [Wished(tuple((row.task_id, row.attempts) for row in live), "cancel")] if live else []
             store.append([*wishes, *decider.plan.events], step.now)
             step.end_wished()
+        elif store.newest_campaign().has_unknown:
+            self.run.reruns = True
+            names = [row.task_id for row in chosen if row.state is not TaskState.RETIRED]
+            reset = Reset.of(store, names, downstream=self.chance.happens(0.5, "downstream", number))
+            reset.carry_out(step)
         else:
             self.run.reruns = True
             settled = [row for row in chosen if row.state.is_settled]
@@ -329,7 +335,7 @@ def shortest(seed: int) -> tuple[History, BaseException] | None:
         return None
     left_out: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
-    for group in [f"t{number}" for number in range(7)]:
+    for group in [*(f"t{number}" for number in range(7)), "plans"]:
         again = _failure(seed, left_out, (*groups, group))
         if again is not None:
             groups, found = (*groups, group), again

@@ -29,7 +29,8 @@ class Now:
         self.attempts = {row.key: row for row in map(attempt_row, rows)}
         self.live = [row for row in self.attempts.values() if row.state in LIVE]
         self.campaign = store.newest_campaign()
-        if not run.entries:
+        self.plans = {row.task_id for row in self.tasks.values() if row.plan}
+        if not run.entries or self.campaign.has_unknown:
             run.entries = store.entries(self.tasks)
         self.entries = run.entries
 
@@ -62,7 +63,7 @@ def at_most_one_attempt_of_a_task_runs(now: Now) -> str:
 
 def what_completed_has_its_evidence(now: Now) -> str:
     for row in now.tasks.values():
-        if row.state is TaskState.COMPLETED:
+        if row.state is TaskState.COMPLETED and row.task_id not in now.plans:
             attempt = now.attempts.get((row.task_id, row.result or 0))
             if attempt is None or attempt.state is not AttemptState.COMPLETED:
                 return f"{row.task_id} is COMPLETED by attempt {row.result}, which is not"
@@ -91,6 +92,23 @@ def nothing_runs_that_is_not_on_record(now: Now) -> str:
 def _withdrawn(now: Now) -> list[list[object]]:
     events = map(json.loads, now.world.journal)
     return [key for event in events if event["kind"] == "withdrawn" for key in event["attempts"]]
+
+
+def each_instance_of_a_round_is_there_once(now: Now) -> str:
+    """By the journal, a round begins once after the one before, unless a rerun has dropped it."""
+    last: dict[str, int] = {}
+    for event in map(json.loads, now.world.journal):
+        if event["kind"] != "expanded" or event.get("values"):  # of a group
+            continue
+        number, made = event.get("round", 0), event.get("count", 0)
+        if made and number != last.get(event["task"], 0) + 1:
+            return f"round {number} of {event['task']} begins after round {last.get(event['task'], 0)}"
+        last[event["task"]] = number
+    for row in now.tasks.values():
+        loop, _, rest = row.task_id.partition("/")
+        if loop in last and rest and row.state is not TaskState.RETIRED and int(rest.partition("/")[0]) > last[loop]:
+            return f"{row.task_id} is {row.state} in round {last[loop]}"
+    return ""
 
 
 def a_task_is_active_while_its_attempt_is(now: Now) -> str:
@@ -206,6 +224,7 @@ AFTER_EACH_STEP: tuple[Invariant, ...] = (
     what_was_fenced_never_runs,
     nothing_runs_that_is_not_on_record,
     a_task_is_active_while_its_attempt_is,
+    each_instance_of_a_round_is_there_once,
     nothing_starts_before_what_it_needs,
     nothing_was_made_without_what_it_needs,
     retries_are_bounded,
