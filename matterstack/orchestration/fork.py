@@ -20,7 +20,7 @@ from matterstack.errors import RunRootError, UsageError
 from matterstack.orchestration.session import open_ledger
 from matterstack.run_root.files import sha256_of
 from matterstack.run_root.layout import METRICS, RESPONSE, RESULT, TASK, attempt_folder, require_run_root
-from matterstack.run_root.reflink import copy_file
+from matterstack.run_root.reflink import copy_file, copy_with_digest
 from matterstack.run_root.source import record_externals
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 from matterstack.storage.apply import row_of
@@ -203,31 +203,33 @@ def bring(fork: Fork, folder: Path) -> str:
     """
     lines = []
     for name, result in fork.results.items():
-        origin = fork.root / attempt_folder(result.task_id, result.attempt)
-        target = folder / attempt_folder(name, 1)
+        origin = f"{fork.root}/{attempt_folder(result.task_id, result.attempt)}"
+        target = f"{folder}/{attempt_folder(name, 1)}"
         try:
-            os.mkdir(target.parent)
+            os.mkdir(os.path.dirname(target))
         except FileNotFoundError:
-            target.parent.mkdir(parents=True)
+            os.makedirs(os.path.dirname(target))
         os.mkdir(target)
+        there = set(os.listdir(origin))
         for kept in _KEPT:
-            if (origin / kept).is_file():
-                copy_file(origin / kept, target / kept)
+            if kept in there:
+                copy_file(f"{origin}/{kept}", f"{target}/{kept}")
         outputs = []
         for output, (path, file, size, digest, _, removed) in result.outputs.items():
             if removed:
                 outputs.append([output, path, file, size, digest, None, 1])
                 continue
-            there, copy = origin / file.rstrip("/"), target / file.rstrip("/")
-            if copy.parent != target:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-            if there.is_dir():
-                shutil.copytree(there, copy, copy_function=lambda a, b: copy_file(Path(a), Path(b)))
-            elif not copy.exists():
-                copy_file(there, copy)
-            if changed_digest(copy, str(digest), None) is not None:
+            made, copy = f"{origin}/{file.rstrip('/')}", f"{target}/{file.rstrip('/')}"
+            if "/" in file.rstrip("/"):
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+            if os.path.isdir(made):
+                shutil.copytree(made, copy, copy_function=copy_file)
+                now = changed_digest(copy, str(digest), None) or digest
+            else:
+                now = sha256_of(copy) if os.path.exists(copy) else copy_with_digest(made, copy)
+            if now != digest:
                 raise UsageError(
-                    f"{there} is not what {result.task_id} made; `doctor` says more; without --from it is computed"
+                    f"{made} is not what {result.task_id} made; `doctor` says more; without --from it is computed"
                 )
             make_read_only(copy)
             outputs.append([output, path, file, size, digest, stamp_of(copy), 0])

@@ -126,7 +126,9 @@ def sync(path: Path | str) -> None:
 
 def sync_files(folder: Path) -> None:
     """Bring all files and folders below ``folder`` to the disk."""
-    paths = [*folder.rglob("*"), folder]
+    paths = [f"{place}/{name}" for place, folders, files in os.walk(folder) for name in (*folders, *files)] + [
+        str(folder)
+    ]
     if len(paths) > _MANY and _sync_file_system(folder):
         return
     for path in paths:
