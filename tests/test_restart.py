@@ -138,3 +138,29 @@ def test_a_restart_that_cannot_be_is_told(bench, restart, told):
     with pytest.raises(CampaignError) as caught:
         load_campaign(bench.write(f"tasks: {{a: {{command: 'true', resources: {{time: 1m}}, restart: {restart}}}}}\n"))
     assert told in str(caught.value)
+
+
+def test_a_parcel_takes_the_files_along_and_brings_them_back(bench):
+    """Two trips to a closed cluster: the second goes on from what the first one left."""
+    bench.start(
+        "operators: {far: {kind: manual}}\n"
+        "tasks: {md: {operator: far, restart: {files: ['*.chk'], after: [exit_code_85]}, outputs: {o: out}, "
+        "command: 'echo x >> s.chk; [ $(wc -l < s.chk) -ge 3 ] || exit 85; wc -l < s.chk > out'}}\n"
+    )
+    for trip in range(3):
+        bench.step()
+        work, back = bench.folder / f"work-{trip}.tar.gz", bench.folder / f"back-{trip}.tar"
+        assert bench.cli("parcel", "export", bench.root, "-o", work).returncode == 0
+        there = bench.folder / f"there-{trip}"
+        there.mkdir()
+        subprocess.run(["tar", "xf", work, "-C", there], check=True)
+        parcel = next(there.iterdir())
+        subprocess.run(["sh", "run.sh"], cwd=parcel, check=False, capture_output=True)
+        subprocess.run(["sh", "run.sh", "--pack", back], cwd=parcel, check=True, capture_output=True)
+        told = bench.cli("parcel", "import", bench.root, back)
+        assert told.returncode == 0, told.stderr
+        assert "1 task of parcel" in told.stdout
+    bench.step()
+    assert bench.states() == {"md": "COMPLETED"}
+    assert (bench.root / "results/out").read_text().strip() == "3"
+    assert bench.cli("doctor", bench.root).returncode == 0

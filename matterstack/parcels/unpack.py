@@ -268,9 +268,10 @@ class _Import:
                 raise BadAnswer(f"{name} is damaged: its checksum does not match")
         files = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
         ours = self.root / folder
-        inputs, outputs = self._given(ours)
+        inputs, changing = self._given(ours)
+        same = {name for name in files if _same(home / name, ours / name)}
         for name in files:
-            if not (ours / name).exists() or _same(home / name, ours / name) or name in inputs & outputs:
+            if not (ours / name).exists() or name in same or name in changing:
                 continue
             if name not in _GIVEN and not any(name == given or name.startswith(f"{given}/") for given in inputs):
                 raise BadAnswer(f"{name} already exists in the run with different content")
@@ -279,7 +280,7 @@ class _Import:
         # Before git can see them.
         ignore(self.root, large_files(self.root / staging, folder, self.store.newest_campaign().git_max_size))
         for name in sorted(files, key=lambda name: name == STATUS):
-            if name in _GIVEN or ((ours / name).exists() and name not in inputs & outputs):
+            if name in _GIVEN or name in same or ((ours / name).exists() and name not in changing):
                 continue
             (ours / name).parent.mkdir(parents=True, exist_ok=True)
             sync(home / name)
@@ -287,13 +288,17 @@ class _Import:
 
     @staticmethod
     def _given(folder: Path) -> tuple[set[str], set[str]]:
-        """Return (names of inputs that lie in the folder, which the command may have changed; names of outputs)."""
+        """Return the names of inputs that lie in the folder, and of what the command is meant to change there: inputs that
+        are outputs as well, and the files of the attempt before from which it goes on."""
         task = read_task(folder)
         if task is None:
             return set(), set()
         names = {item.get("path") for item in task["inputs"].values()}
         inputs = {name for name in names if isinstance(name, str) and not name.startswith("../")}
-        return inputs, {str(item.get("file")) for item in task["outputs"].values()}
+        restart = task.get("restart")
+        carried = restart.get("files") if isinstance(restart, dict) else None
+        changing = inputs & {str(item.get("file")) for item in task["outputs"].values()}
+        return inputs, changing | set(map(str, carried if isinstance(carried, list) else ()))
 
     def _extract(
         self, name: str, member: tarfile.TarInfo, inside: Mapping[str, tarfile.TarInfo], home: Path, out: Imported
