@@ -45,6 +45,13 @@ def test_two_ends_in_a_row_without_progress_fail(bench):
     assert "no progress: exit code 85, twice in a row" in bench.reasons()["a"]
 
 
+def test_files_that_are_written_again_as_they_were_are_no_progress(bench):
+    bench.start("tasks: {a: {command: 'echo 1 > x.chk; exit 85', restart: {files: [x.chk], after: [exit_code_85]}}}\n")
+    bench.step_until_over()
+    assert len(attempts(bench)) == 3  # written, the same, the same
+    assert "no progress: exit code 85, twice in a row" in bench.reasons()["a"]
+
+
 def test_progress_in_between_counts(bench):
     bench.start(
         "tasks: {a: {command: 'n=$(wc -l < WITNESS || echo 0); echo x >> WITNESS; case $n in 0|2) echo $n > x.chk;; esac; [ $n -ge 5 ] || exit 85', "

@@ -42,6 +42,13 @@ class FolderTaken(Exception):
     """An attempt's folder was made by another step."""
 
 
+def _are_equal(one: Path, other: Path) -> bool:
+    """Return whether two files hold the same; large ones are not read, and taken to differ."""
+    import filecmp  # few campaigns restart
+
+    return other.is_file() and one.stat().st_size <= _LARGEST_COMPARED and filecmp.cmp(one, other, shallow=False)
+
+
 class RunFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -126,11 +133,16 @@ class RunFiles:
         return found
 
     def has_stalled(self, key: Key, patterns: Sequence[str]) -> bool:
-        """Return whether an attempt wrote none of these files: those that it was given are older than its task.json."""
+        """Return whether an attempt left these files as it was given them, also if it wrote them once more."""
         try:
             began = os.stat(f"{self.folder(key)}/{TASK}").st_mtime_ns
-            return all(path.stat().st_mtime_ns <= began for path in self.restart_files(key, patterns).values())
-        except OSError:
+            new = [item for item in self.restart_files(key, patterns).items() if item[1].stat().st_mtime_ns > began]
+            if not new:
+                return True
+            given = json.loads(read_regular(f"{self.folder(key)}/{TASK}")).get("restart", {})
+            before = Path(self.folder((key[0], given["from"]))) if given else None
+            return before is not None and all(_are_equal(path, before / name) for name, path in new)
+        except (OSError, ValueError, KeyError):
             return False
 
     def reads_the_same(self, key: Key, files: Mapping[str, Any]) -> bool:
@@ -337,6 +349,7 @@ class RunFiles:
         return ""
 
 
+_LARGEST_COMPARED = 256 << 20  # bytes
 _OF_ATTEMPTS = frozenset(
     [TASK, COMMAND, CLAIM, DEFECT, DIGESTS, "stdout.log", "stderr.log", "exit.json", ".exit.json", ".environment"]
 )
