@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from matterstack.orchestration.loop import run_until_done
+
 TEXT = (
     "tasks:\n  a: {matrix: {x: [Cu, Ag, Au]}, command: 'echo a${{ matrix.x }} >> WITNESS; echo 1 > o', outputs: {o: {file: o, path: 'o/${{ matrix.x }}'}}}\n"
     "  b: {matrix: {x: [Cu, Ag, Au]}, inputs: {o: 'o/${{ matrix.x }}'}, command: 'echo b${{ matrix.x }} >> WITNESS'}\n"
@@ -33,3 +35,10 @@ def test_people_among_them_are_not_waited_for(bench):
     )
     assert bench.cli("run", bench.root, "--only", "a").returncode == 4
     assert bench.witnessed() == []
+
+
+def test_it_ends_as_soon_as_nothing_more_of_it_can_start(bench):
+    bench.start(TEXT)
+    reports = []
+    run_until_done(bench.root, reports.append, only=["a"])
+    assert reports[-1].changed  # no tick in vain after it, and no wait for one

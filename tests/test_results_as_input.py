@@ -81,3 +81,14 @@ def test_it_is_stale_once_one_of_them_that_was_not_there_is_or_failed_since(benc
     bench.cli("rerun", bench.root, "z")
     bench.step_until_over()
     assert "stale  fit: has read z before its attempt 2 failed" in bench.cli("status", bench.root).stdout
+
+
+def test_the_name_of_the_table_cannot_be_that_of_an_output(bench):
+    told = bench.cli(
+        "validate",
+        bench.write(
+            "tasks: {a: {command: 'true'}, b: {inputs: {t: {results: a}}, command: 'true', outputs: {o: t.csv}}}\n"
+        ),
+    )
+    assert told.returncode == 2
+    assert "tasks.b.inputs.t: 't.csv' is an output as well; the copy would count as written; set `as`" in told.stderr

@@ -56,7 +56,7 @@ class _Tick:
             idle = report.state is RunState.PAUSED or (report.is_stuck and self.next_retry is None)
             return report.state.is_over or (idle and not report.active)
         waiting = report.counts.get(TaskState.WAITING, 0)  # nothing of these wakes the loop
-        if self.in_part and not (report.changed or report.startable or report.unlooked or self.next_retry):
+        if self.in_part and not (report.startable or report.unlooked or self.next_retry):
             return report.state.is_over or report.active <= waiting
         paused = report.state is RunState.PAUSED and report.active <= waiting
         stuck = report.is_stuck and self.next_retry is None

@@ -744,14 +744,17 @@ class Expander:
             )
             if pattern is None:
                 continue
-            as_name = None
+            as_name = None if spec.results is None else f"{name}.csv"
             if spec.as_name is not None:
                 as_name = self._attempt(where, draft, render_pattern, spec.as_name, scope, escape=False)
-                problem = self._as_problem(as_name, is_list, taken) if as_name is not None else ""
+            if as_name is not None:
+                problem = self._as_problem(as_name, is_list, taken)
                 if not problem and any(as_name == item.file.rstrip("/") for item in draft.outputs.values()):
                     problem = f"'{as_name}' is an output as well; the copy would count as written"
+                if problem and spec.as_name is None:
+                    problem += "; set `as`"
                 if problem:
-                    self.builder.add((*where, "as"), problem)
+                    self._report_once((*where, "as") if spec.as_name is not None else where, problem)
                     continue
             if spec.results is not None:
                 self._take_results(draft, name, spec.results, as_name)
@@ -791,7 +794,7 @@ class Expander:
                     where, f"'{written}' {itself}{did_you_mean(written, known)}; there are {', '.join(known)}"
                 )
             return
-        draft.inputs[name] = ResolvedInput(False, as_name or f"{name}.csv", (Source(task, None, "", whole=True),))
+        draft.inputs[name] = ResolvedInput(False, as_name, (Source(task, None, "", whole=True),))
         draft.edges[Edge(task, f"results.{name}")] = None
         self.matches.setdefault((draft.task_id, name), Match()).by_task[task] = len(self._members(task))
 
