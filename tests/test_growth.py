@@ -259,8 +259,12 @@ def test_a_fork_of_a_run_in_which_results_made_instances_reuses_what_they_are_ma
     done = late.cli("init", late.folder / "campaign.yaml", "--from", late.root, "--root", other, "--yes")
     assert done.returncode == 0, done.stderr
     assert "propose: 1 of 1 reused" in done.stdout
+    assert "6 of them with results" in done.stdout
+    before = late.witnessed()
     assert late.cli("run", other).returncode == 0
     assert (other / "results/sum").read_text() == "1\n2\n"
+    assert late.witnessed() == before  # nothing is computed again
+    assert late.cli("doctor", other).returncode == 0
 
 
 def test_a_value_with_a_separator_of_lines_survives_the_journal(late):

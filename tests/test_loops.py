@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from matterstack import open_run
 from tests.test_growth import check_rebuilt
 
 LOOP = """
@@ -421,3 +422,20 @@ def test_a_condition_that_is_known_to_be_another_value_is_refused(loop, until, v
     told = loop.cli("validate", loop.write(text))
     assert told.returncode == 2
     assert f"until: ${{{{ {until} }}}} is {value}; a condition gives true or false" in told.stderr
+
+
+def test_a_fork_takes_the_rounds_of_a_loop_over_and_goes_on_from_there(loop):
+    loop.start(LOOP)
+    loop.step_until_over()
+    before = loop.witnessed()
+    other = loop.folder / "other"
+    file = loop.write(LOOP.replace("metrics.train.rmse < 0.2", "metrics.train.rmse < 0.05"))
+    done = loop.cli("init", file, "--from", loop.root, "--root", other, "--yes")
+    assert done.returncode == 0, done.stderr
+    states = {task.task_id: str(task.state) for task in open_run(other).tasks}
+    assert {states[f"learn/{number}/train"] for number in (1, 2, 3)} == {"COMPLETED"}
+    assert states["learn/4/propose"] == "READY"
+    assert loop.cli("run", other).returncode == 0
+    assert {line.split("/")[1] for line in loop.witnessed()[len(before) :]} == {"4", "5"}
+    assert (other / "results/r").exists()
+    assert loop.cli("doctor", other).returncode == 0

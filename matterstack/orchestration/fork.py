@@ -9,21 +9,27 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matterstack.core.model import Instance, LoadedCampaign
+from matterstack.core.events import Reused, TasksChanged
+from matterstack.core.model import Edge, Instance, LoadedCampaign
+from matterstack.core.recorded import TaskRow
 from matterstack.core.states import TaskState
 from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import RunRootError, UsageError
 from matterstack.orchestration.session import open_ledger
+from matterstack.orchestration.step import Step
 from matterstack.run_root.files import sha256_of
 from matterstack.run_root.layout import METRICS, RESPONSE, RESULT, TASK, attempt_folder, require_run_root
 from matterstack.run_root.reflink import copy_file, copy_with_digest
+from matterstack.run_root.results import publish
 from matterstack.run_root.source import record_externals
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
 from matterstack.storage.apply import row_of
+from matterstack.storage.expanded import write_expanded
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.template.work import Works, digests_of, members_of, with_modes
 
@@ -54,7 +60,9 @@ class Fork:
 
     root: Path  # of the other
     run_id: str
-    results: Mapping[str, Result]  # instance -> what it takes
+    results: dict[
+        str, Result
+    ]  # instance -> what it takes; those that results make are added by `bring_what_results_make`
     answers: tuple[tuple[str, str, str], ...]  # of people: (instance, who, when)
     counts: Mapping[str, tuple[int, int]]  # task -> (instances that are taken over, all)
 
@@ -166,7 +174,7 @@ class _Results:
         names = {name for upstream in above for name in members.get(upstream, (upstream,))}
         for name in names:
             mine = found.get(name)
-            number = read.get(name, read.get(name.partition("/")[0]))
+            number = read.get(name, read.get(name.rpartition("/")[0]))
             if mine is None or number is None:
                 return False
             theirs = self.by_key.get((name, number))
@@ -201,8 +209,63 @@ def bring(fork: Fork, folder: Path) -> str:
 
     Raises OSError, and UsageError for a result that was changed meanwhile.
     """
+    return _bring(fork, fork.results, folder)
+
+
+def bring_what_results_make(fork: Fork, folder: Path, store: SQLiteStateStore) -> None:
+    """Take results over for groups and rounds as well, one after the other as those before make them known.
+
+    Nothing is started: the step that makes them may start no task. Raises what `bring` does.
+    """
+    with open_ledger(fork.root, read_only=True) as other, other.snapshot():
+        results = _Results(fork.root, other)
+        seen: set[str] = set()
+        while True:
+            step = Step(folder, store, only=frozenset)
+            step.take()
+            rows = [row for row in store.tasks() if row.state is TaskState.READY and row.plan is None]
+            found = _found_for((row for row in rows if row.task_id not in seen), store, results, fork.results)
+            if not found:
+                return
+            seen |= {row.task_id for row in rows}
+            lines = write_expanded(folder, _bring(fork, found, folder))
+            watching = tuple(row.task_id for row in store.tasks() if row.watch in found)
+            again = [TasksChanged(watching, TaskState.PENDING)] if watching else []
+            store.append([Reused(fork.run_id, lines, len(found)), *again], step.now)
+            for task_id in found:
+                publish(folder, task_id, 1, store.published_files(task_id), ())
+            fork.results.update(found)
+
+
+def _found_for(
+    rows: Iterable[TaskRow], store: SQLiteStateStore, results: _Results, taken: Mapping[str, Result]
+) -> dict[str, Result]:
+    """Return the results for instances of which all that they read is there."""
+    new = {row.task_id: row for row in rows}
+    entries = store.entries(new)
+    members: dict[str, list[str]] = {}
+    for row in store.tasks():
+        if row.plan is None:
+            members.setdefault(row.group, []).append(row.task_id)
+    items = [
+        replace(store.instance(name), edges=tuple(Edge(upstream, entry) for entry, upstream in entries[name]))
+        for name in new
+    ]
+    found: dict[str, Result] = {}
+    for item in _upstream_first(items, members):
+        candidate = results.for_work(item.work, item.task_id)
+        if candidate is None or any(
+            output[5] for output in candidate.outputs.values()
+        ):  # what was removed is made anew
+            continue
+        if results.read_the_same(candidate, item, {**taken, **found}, members):
+            found[item.task_id] = candidate
+    return found
+
+
+def _bring(fork: Fork, results: Mapping[str, Result], folder: Path) -> str:
     lines = []
-    for name, result in fork.results.items():
+    for name, result in results.items():
         origin = f"{fork.root}/{attempt_folder(result.task_id, result.attempt)}"
         target = f"{folder}/{attempt_folder(name, 1)}"
         try:

@@ -19,7 +19,7 @@ from matterstack.core.values import dump_json, dump_json_lines
 from matterstack.errors import MatterStackError, RunRootError, UsageError
 from matterstack.hints import Hint
 from matterstack.operators.environment import describe
-from matterstack.orchestration.fork import Fork, bring
+from matterstack.orchestration.fork import Fork, bring, bring_what_results_make
 from matterstack.orchestration.session import author
 from matterstack.run_root import layout
 from matterstack.run_root.environments import write_environment
@@ -223,6 +223,8 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) 
         if fork is not None:
             for task_id in fork.results:
                 publish(folder, task_id, 1, store.published_files(task_id), ())
+            if fork.results and loaded.campaign.has_unknown:
+                bring_what_results_make(fork, folder, store)
     sync(folder)
 
 
