@@ -169,6 +169,18 @@ def test_a_table_that_is_made_again_is_an_amendment(late):
     assert (late.root / "results/sum").read_text() == "2\n3\n"
 
 
+def test_what_is_blocked_below_is_decided_anew_when_the_table_is_made_again(late):
+    late.start(LATE.replace("echo ${{ matrix.x }} >> WITNESS; ", "[ ${{ matrix.x }} != 2 ]; "))
+    late.step_until_over()
+    assert (late.states()["relax/b"], late.states()["sum"]) == ("FAILED", "BLOCKED")
+    (late.folder / "propose.csv").write_text("id,x\na,1\nb,3\n")
+    assert late.cli("amend", late.root, "--yes").returncode == 0
+    assert late.cli("rerun", late.root, "propose", "--yes").returncode == 0
+    assert late.step_until_over().state == "COMPLETED"
+    assert (late.root / "results/sum").read_text() == "1\n3\n"
+    check_rebuilt(late)
+
+
 def test_while_the_table_is_made_again_nothing_more_of_the_group_is_handed_over(late):
     late.start(LATE)
     late.step_until(lambda: "relax/a" in late.states())

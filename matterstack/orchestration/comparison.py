@@ -88,7 +88,8 @@ class Comparison:
             self.rows[row.task_id], self.changes[row.task_id] = row, TaskChange(row.task_id, TaskState.PENDING)
             if row.tries or row.restarts:
                 self.reset.append(row.task_id)
-            if row.task_id not in told:  # it was counted among those that stay as they are
+            # One that was compared counts among those that stay as they are.
+            if row.task_id not in told and row.group in self.stay:
                 self.stay[row.group][row.state] -= 1
             self.fates.append(Fate(row.task_id, row.group, kind, row.state, detail))
 
