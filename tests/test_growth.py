@@ -86,7 +86,7 @@ def test_no_rows_skip_the_group_and_what_reads_it(late):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("id,x\na,1\nb\n", "tasks/propose/attempt-1/proposals.csv, line 3: has 1 cells, the header 2 columns"),
+        ("id,x\na,1\nb\n", "tasks/propose/attempt-1/proposals.csv, line 3: has 1 cell, the header 2 columns"),
         ("id,x\na,1\na,2\n", "{id: a, x: 1} and {id: a, x: 2} have the same label 'a'"),
         ("name,x\na,1\n", "'id' is not in matrix"),
         ("", "tasks/propose/attempt-1/proposals.csv, line 1: has no header line"),

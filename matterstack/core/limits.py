@@ -55,21 +55,18 @@ class Budget:
         for name, count in licences.items():
             self.licences[name] = self.licences.get(name, 0) + count
 
-    def exhausted(self) -> Reason | None:
-        """Return why nothing more may start at all, whatever it is; None if something may."""
-        if self.over:
-            return None
+    def failed(self) -> Reason | None:
+        """Return why the run must not go on at all, also where nothing is to start; None if it may."""
         most = self.limits.max_failures
-        if most is not None and self.failures >= most:
+        if most is not None and self.failures >= most and not self.over:
             return reason(Code.LIMIT_FAILURES, failures=self.failures, most=most)
-        most = self.limits.attempts
-        if most is not None and self.attempts >= most:
-            return reason(Code.LIMIT_ATTEMPTS, attempts=self.attempts, most=most)
         return None
 
     def refuses(self, resources: Resources) -> Reason | None:
         """Return why the run must not go on to this task, None if it may, or has to wait for what runs."""
-        found = self.exhausted()
+        found, most_attempts = self.failed(), self.limits.attempts
+        if found is None and most_attempts is not None and self.attempts >= most_attempts and not self.over:
+            found = reason(Code.LIMIT_ATTEMPTS, attempts=self.attempts, most=most_attempts)
         if found is not None or self.over or self.limits.cpu_hours is None:
             return found
         need = (resources.time_s or 0.0) * resources.cores

@@ -492,7 +492,7 @@ class Decider:
         machine = Use(row for row in alive if self.workshop.is_local(row.campaign_version, row.operator))
         waiting = {intent.made.operator for intent in self.ahead.intents.values()}
         self._budget = self.workshop.budget(alive, [row for row in self.board.live if row.key in self._over])
-        if self._budget is not None and (why := self._budget.exhausted()) is not None:
+        if self._budget is not None and (why := self._budget.failed()) is not None:
             self._pause(why)
             return failed
         for operator in sorted(waiting.union(self.board.operators_with_ready())):

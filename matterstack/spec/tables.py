@@ -74,7 +74,11 @@ def _read_delimited(path: Path, shown: str, delimiter: str) -> list[dict[str, An
             if not cells:
                 continue
             if len(cells) != len(header):
-                raise _refuse(shown, reader.line_num, f"has {len(cells)} cells, the header {len(header)} columns")
+                raise _refuse(
+                    shown,
+                    reader.line_num,
+                    f"has {len(cells)} cell{'' if len(cells) == 1 else 's'}, the header {len(header)} columns",
+                )
             if len(rows) == MOST_ROWS:
                 raise _refuse(
                     shown, reader.line_num, f"has more than {MOST_ROWS} rows, the most instances of a campaign"
