@@ -140,3 +140,15 @@ def test_a_rebuilt_ledger_knows_what_paused_it(bench):
     repair(bench.root)
     assert content(bench.root / "state.sqlite") == before
     assert bench.cli("run", bench.root).returncode == 4
+
+
+def test_validate_says_which_limits_the_run_will_reach(bench):
+    text = "limits: {attempts: 100, cpu_hours: 10}\ntasks:\n  p: {command: 'true', resources: {time: 1m}, outputs: {t: t.csv}}\n"
+    file = bench.write(
+        f"{text}  q: {{matrix: {{table: t.csv}}, expect: 200, resources: {{time: 1h}}, command: 'true'}}\n"
+    )
+    told = bench.cli("validate", file).stdout
+    assert "about 201 instances are expected: the run pauses at `limits.attempts: 100`" in told
+    assert "that is more than `limits.cpu_hours: 10`, at which the run pauses" in told
+    few = bench.write(f"{text}  q: {{matrix: {{table: t.csv}}, expect: 5, resources: {{time: 1h}}, command: 'true'}}\n")
+    assert "the run pauses" not in bench.cli("validate", few).stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ def validate(
     for name, item in summary["unknown"].items():
         click.echo(f"  {unknown_line(name, item)}")
     click.echo(f"  {_asked(summary)}")
+    for remark in _beyond_limits(summary):
+        click.echo(f"  {remark}")
     for remark in remarks_on_machine(loaded):
         click.echo(f"  {remark}")
     _list("matched", [f"{name}: {text}" for name, text in summary["patterns"].items()])
@@ -74,6 +76,15 @@ def _asked(summary: Mapping[str, Any]) -> str:
         return f"asks for at most {summary['cpu_hours']:.6g} cpu-hours, all retries included"
     names = ", ".join(unlimited[:4]) + (f" and {len(unlimited) - 4} more" if len(unlimited) > 4 else "")
     return f"no bound on cpu-hours: no time limit (resources.time) for {names}"
+
+
+def _beyond_limits(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which limits the run is expected to reach."""
+    attempts, hours = summary["limits"].get("attempts"), summary["limits"].get("cpu_hours")
+    if attempts is not None and summary["expected"] > attempts:
+        yield f"about {summary['expected']:,} instances are expected: the run pauses at `limits.attempts: {attempts}`"
+    if hours is not None and summary["cpu_hours"] is not None and summary["cpu_hours"] > hours:
+        yield f"that is more than `limits.cpu_hours: {hours}`, at which the run pauses"
 
 
 def unknown_line(name: str, item: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -431,6 +432,20 @@ def _other_word(spec: TaskSpec, instance: Instance, output: str) -> str:
 
 
 # --- what it asks for -----------------------------------------------------------------------------------------------
+
+
+def expected_instances(campaign: Campaign, expansion: Expansion) -> int:
+    """Return how many instances there will be, with `expect` of groups that results make (else one) and all rounds of loops."""
+    loops = Counter(item.group for item in expansion.instances if item.plan == "loop")
+    total = 0
+    for item in (*expansion.instances, *expansion.samples):
+        spec = campaign.tasks[item.group]
+        if item.plan == "loop":
+            continue
+        loop = campaign.tasks[spec.loop] if spec.loop else None
+        rounds = loop.repeat.max * max(loops[spec.loop], 1) if loop is not None and loop.repeat is not None else 1
+        total += rounds * (spec.expect or 1 if item.plan else 1)
+    return total
 
 
 def cpu_hours(campaign: Campaign, expansion: Expansion) -> tuple[float, list[str]]:

@@ -22,6 +22,7 @@ from matterstack.spec.checks import (
     check_kinds,
     check_licences,
     cpu_hours,
+    expected_instances,
     warn_of_typos,
 )
 from matterstack.spec.expand import Expander, Expansion, answer_names
@@ -258,6 +259,8 @@ def _summary(campaign: Campaign, expansion: Expansion) -> dict[str, Any]:
         "width": form.width,
         "edges": sum(_edges_into(instance, counts) for instance in expansion.instances),
         "files": len(expansion.files),
+        "expected": expected_instances(campaign, expansion),
+        "limits": dict(campaign.limits),
         "cpu_hours": round(hours, 6) if not unlimited else None,
         "without_time_limit": unlimited,
         "instances_of": counts,
