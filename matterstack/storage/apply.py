@@ -66,13 +66,14 @@ def _put_version(
 
 def _tasks_added(db: sqlite3.Connection, entry: Entry, event: e.TasksAdded, read: Read) -> None:
     position = _next_position(db)
-    rows = _lines(read(event.rows))
-    db.executemany(
-        _NEW_TASK,
+    rows = list(_lines(read(event.rows)))
+    _insert_tasks(
+        db,
         (
             (number, event.campaign_version, *row[:8], _work_of(row), *row[8:10], *_plan_of(row))
             for number, row in enumerate(rows, position)
         ),
+        len(rows),
     )
     _put_edges(db, rows)
 
@@ -86,17 +87,40 @@ def _next_position(db: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def _lines(text: str) -> list[Any]:
-    """Return the values of a file that has one on each line, of which there may be a hundred thousand."""
-    between = text.removesuffix("\n").replace("\n", ",")  # not splitlines(): it would also cut at U+2028 in a value
-    found: list[Any] = json.loads(f"[{between}]")
-    return found
+def _lines(text: str) -> Iterator[Any]:
+    """Yield the values of a file that has one on each line, of which there may be a hundred thousand."""
+    start = 0
+    while start < len(text):  # not by splitlines(): it would also cut at U+2028 in a value
+        end = text.find("\n", start + _AT_ONCE)
+        end = len(text) if end < 0 else end
+        yield from json.loads(f"[{text[start:end].rstrip(chr(10)).replace(chr(10), ',')}]")
+        start = end + 1
 
 
+_AT_ONCE = 1 << 20  # characters
 _NEW_TASK = (
     "INSERT INTO tasks (position, campaign_version, task_id, group_name, label, matrix, operator, priority, inputs, outputs, "
     "work, state, watch, plan, given) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_MANY = 1000  # new tasks, from which on they are counted together
+_COUNT_NEW = (
+    "INSERT INTO task_counts SELECT state, soft, paused, retry_at IS NOT NULL, "
+    "state = 'PENDING' AND watch IS NULL AND retry_at IS NULL, COUNT(*) FROM tasks WHERE rowid > ? GROUP BY 1, 2, 3, 4, 5 "
+    "ON CONFLICT (state, soft, paused, waits, unlooked) DO UPDATE SET tasks = tasks + excluded.tasks"
+)
+
+
+def _insert_tasks(db: sqlite3.Connection, rows: Iterable[tuple[Any, ...]], count: int) -> None:
+    if count < _MANY:
+        db.executemany(_NEW_TASK, rows)
+        return
+    # The trigger that counts each takes as long as all the rest.
+    last = db.execute("SELECT COALESCE(MAX(rowid), 0) FROM tasks").fetchone()[0]
+    trigger = db.execute("SELECT sql FROM sqlite_master WHERE name = 'task_counted'").fetchone()[0]
+    db.execute("DROP TRIGGER task_counted")
+    db.executemany(_NEW_TASK, rows)
+    db.execute(trigger)
+    db.execute(_COUNT_NEW, (last,))
 
 
 def _work_of(row: list[Any]) -> str:
@@ -114,7 +138,7 @@ def _put_edges(db: sqlite3.Connection, rows: Iterable[list[Any]]) -> None:
 
 
 def _reused(db: sqlite3.Connection, entry: Entry, event: e.Reused, read: Read) -> None:
-    rows = _lines(read(event.rows))
+    rows = list(_lines(read(event.rows)))
     _update(
         db,
         "UPDATE tasks SET state = 'COMPLETED', watch = NULL, attempts = 1, result = 1 WHERE task_id = ? AND attempts = 0",
@@ -203,13 +227,14 @@ def _put_instances(
             if row[0] in known
         ),
     )
-    db.executemany(
-        _NEW_TASK,
+    _insert_tasks(
+        db,
         (
             (number, version, *row[:8], row[11], *row[8:10], *_plan_of(row))
             for number, row, _ in put
             if row[0] not in known
         ),
+        len(put) - len(known),
     )
     _put_edges(db, (row for _, row, _ in put))
 
