@@ -37,6 +37,18 @@ def test_a_history_is_played_again_exactly_from_its_seed():
         assert once.log == again.log
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        771,  # an intent on record for a task whose round was dropped
+        9254,  # a table made again, below whose group something is blocked
+        12487,  # a round made again while an attempt of the dropped one is alive
+    ],
+)
+def test_a_history_that_found_a_fault_once_holds(seed):
+    History(seed).play()
+
+
 @pytest.mark.simulation
 def test_what_must_hold_holds_in_10_000_histories_that_reach_every_move():
     moves, failed = search(range(10_000))

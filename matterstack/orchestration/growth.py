@@ -71,6 +71,10 @@ def grow(
     return grown
 
 
+class _StillAlive(Exception):
+    """Something of a round that was dropped has not ended yet; the round is made again when it has."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a plan, with the events before that."""
@@ -99,6 +103,8 @@ class Growing:
 
         try:
             return self._round() if self.row.plan == "loop" else self._group()
+        except _StillAlive:
+            return None
         except Refused as error:
             return self._becomes(TaskState.FAILED, reason(Code.BAD_ROWS, text=str(error)))
         except (TemplateError, ValueError) as error:
@@ -419,6 +425,8 @@ class Growing:
         if self.item.given or self.row.plan == "loop":
             # Of a round that was dropped nothing counts but the numbers of attempts.
             again = tuple(row.task_id for row in self.store.tasks([item.task_id for item in items]))
+            if not {row.task_id for row in self.board.live}.isdisjoint(again):
+                raise _StillAlive
             if again:
                 follow = [TasksChanged(again, TaskState.PENDING), RetriesReset(again)]
         lines = []
