@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core.board import Published
-from matterstack.core.events import AttemptMade, Event, RunCreated, TasksAdded, attempt_made
+from matterstack.core.events import Amended, AttemptMade, Event, RunCreated, TasksAdded, Wished, attempt_made
 from matterstack.core.model import (
     Campaign,
     Evidence,
     Instance,
+    LoadedCampaign,
     Observation,
     OperatorSpec,
     OutputFile,
     Rejection,
     ResolvedOutput,
     Resources,
+    Tasks,
     to_json,
 )
 from matterstack.core.plan import Ahead, Intent, Notice, Unlaunchable
@@ -29,8 +31,10 @@ from matterstack.core.reasons import Code, Reason, reason, said
 from matterstack.core.recorded import TaskRow
 from matterstack.core.states import FailureClass
 from matterstack.core.values import dump_json
+from matterstack.deferred import changed
 from matterstack.errors import JournalError, RunRootError
 from matterstack.operators.base import Operator
+from matterstack.orchestration.comparison import compare, events_of
 from matterstack.orchestration.files import FolderTaken, RunFiles
 from matterstack.orchestration.pool import Pool
 from matterstack.orchestration.report import StepReport
@@ -43,6 +47,7 @@ from matterstack.storage.expanded import digest_of_text
 from matterstack.storage.journal import Journal
 from matterstack.storage.state_store import SQLiteStateStore
 from matterstack.template.attempt import Rendered
+from matterstack.template.work import Works, members_of
 
 Key = tuple[str, int]
 ROOT = Path("simulated")
@@ -231,6 +236,12 @@ def empty_ledger() -> bytes:
     return pages
 
 
+_NOTHING_LOADED = LoadedCampaign(
+    Campaign("simulated", "", {}, (), {}, Tasks(), 0), (), ROOT, ROOT / "campaign.yaml", "", (), frozenset(), {}, None, {}, "",
+    {}, None, {}, (), {},
+)  # fmt: skip
+
+
 class SimulatedRun:
     """A run and its home. The database is its disk: it survives the process that is killed."""
 
@@ -246,7 +257,8 @@ class SimulatedRun:
     def create(self, campaign: Campaign, instances: Sequence[Instance]) -> None:
         definition = dump_json(to_json(campaign), exact=True)
         conditional = {name for name, task in campaign.tasks.items() if task.when is not None}
-        rows = "".join(f"{row}\n" for row in rows_of(instances, initial_changes(instances, conditional)))
+        works = Works(campaign, {}, members_of(instances))
+        rows = "".join(f"{row}\n" for row in rows_of(instances, initial_changes(instances, conditional), works.digest))
         self.world.expanded |= {digest_of_text(definition): definition, digest_of_text(rows): rows}
         created = RunCreated(
             run="simulated-0", name="simulated", digest="", version="", definition=digest_of_text(definition),
@@ -254,6 +266,22 @@ class SimulatedRun:
             source_digest="", new_home=self.home, host="host", path="/simulated", inode=1,
         )  # fmt: skip
         self.open().append([created, TasksAdded(1, digest_of_text(rows), len(instances))], self.world.now)
+
+    def amend(self, campaign: Campaign, instances: Sequence[Instance], *, cancel_gone: bool) -> None:
+        """Take a new version of the campaign, as `orchestration.amend` does but for the files."""
+        step = self.process()
+        store, files = step.store, step.files
+        loaded = changed(_NOTHING_LOADED, campaign=campaign, instances=tuple(instances))
+        found = compare(store, loaded, Works(campaign, {}, members_of(instances)), cancel_gone=cancel_gone)
+        events = list(events_of(store, found))
+        amended = Amended(
+            version=store.newest_version() + 1, digest="", definition=files.keep(dump_json(to_json(campaign), exact=True)),
+            rows=files.keep("".join(f"{line}\n" for line in found.lines)), campaign_path="", campaign_sha256="",
+            operators_sha256="", source="", source_digest="",
+        )  # fmt: skip
+        store.append([amended, *events], step.now)
+        if any(isinstance(event, Wished) for event in events):
+            step.end_wished()
 
     def empty(self) -> SimulatedStore:
         """Return the ledger without its journal, for a clone to be filled; what a killed process left open is undone."""

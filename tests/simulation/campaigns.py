@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from matterstack.core.model import (
@@ -23,26 +24,39 @@ from matterstack.core.model import (
 from matterstack.simulation.chance import Chance
 
 
-def campaign(seed: int, left_out: Iterable[str] = ()) -> tuple[Campaign, list[Instance]]:
-    """Give a campaign of two to six groups; ``left_out`` names groups that are not made, to shorten a history."""
+def campaign(seed: int, left_out: Iterable[str] = (), version: int = 1) -> tuple[Campaign, list[Instance]]:
+    """Give a campaign of two to six groups; ``left_out`` names groups that are not made, to shorten a history.
+
+    In a later ``version`` some groups have another width, another command or other handling, or are gone.
+    """
     chance, without = Chance(seed), set(left_out)
     specs: dict[str, TaskSpec] = {}
     members: dict[str, list[Instance]] = {}
     position = 0
     for number in range(chance.number(2, 6, "groups")):
         name = f"t{number}"
-        if name in without:
+        if name in without or (version > 1 and chance.happens(0.1, "gone", name, version)):
             continue
         spec = _spec(chance, name, list(specs), specs)
+        last = max([v for v in range(2, version + 1) if chance.happens(0.4, "amended", name, v)], default=0)
+        if last and spec.command is not None:
+            spec = replace(spec, command=chance.choice(("true", f"true {last}"), "command", name, last))
+            spec = replace(spec, retries=chance.choice((spec.retries, Retries(2, 0.0)), "new retries", name, last))
         specs[name] = spec
-        count = 1 if spec.operator == "board" else chance.choice((1, 1, 2, 3), "width", name)
+        count = (
+            1
+            if spec.operator == "board"
+            else chance.choice((1, 1, 2, 3), "width", name, last)
+            if last
+            else chance.choice((1, 1, 2, 3), "width", name)
+        )
         labels = [name] if count == 1 else [f"{name}/{index}" for index in range(count)]
         members[name] = [_instance(chance, spec, task_id, members) for task_id in labels]
         position += count
     if not specs:
         specs["t0"] = TaskSpec("t0", command="true")
         members["t0"] = [_instance(chance, specs["t0"], "t0", {})]
-    if "plans" not in without:
+    if "plans" not in without and version == 1:
         _add_plans(chance, specs, members)
     operators = {
         "local": OperatorSpec("local", "local", max_active=chance.choice((None, 1, 2), "cap"), slot_cpus=4),

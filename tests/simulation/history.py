@@ -87,6 +87,7 @@ class History:
         self.run.reruns = False
         self.log: list[str] = []
         self.groups_left_out = frozenset(groups_left_out)
+        self._has_plans = False
         self._nested = False
         self._checked = (0, 0)
         self._adopted_from: tuple[SimulatedRun, World] | None = None
@@ -94,6 +95,7 @@ class History:
     def play(self) -> Counter[tuple[str, str]]:
         """Play the history; give which moves of attempts it made. Raises Broken."""
         made, instances = campaign(self.seed, self.groups_left_out)
+        self._has_plans = made.has_unknown
         self.run.create(made, instances)
         self.world.before = self._before
         for number in range(MOST_FAULTY_STEPS):
@@ -202,6 +204,8 @@ class History:
                 self._act(number, "rerun")
             elif roll < 0.28:
                 self._adopt()
+            elif roll < 0.38:
+                self._amend(number)
         except Killed as error:
             self.log.append(f"  killed at {error}")
         except MatterStackError as error:
@@ -248,6 +252,31 @@ class History:
                       *([RetriesReset(tuple(row.task_id for row in chosen))] if chosen else [])]  # fmt: skip
             store.append([*events, *decider.plan.events], step.now)
             step.end_wished()
+
+    def _amend(self, number: int) -> None:
+        """Take a new version of the campaign: what it does not concern stands on the same attempts as before."""
+        if self._has_plans:  # `tests/test_growth_random.py` amends those
+            return
+        self.log.append("amend")
+        store = self.run.open()
+        self.run.reruns = True
+        before = {row.task_id: row for row in store.tasks() if row.state is TaskState.COMPLETED}
+        old = store.newest_campaign()
+        made, instances = campaign(self.seed, self.groups_left_out, store.newest_version() + 1)
+        self.run.amend(made, instances, cancel_gone=self.chance.happens(0.3, "cancel gone", number))
+        now = {row.task_id: row for row in self.run.open().tasks()}
+        there = {item.task_id for item in instances}
+        if set(now) != there:
+            raise Broken(f"after an amendment there are {sorted(now)}, the campaign has {sorted(there)}")
+        for task_id, row in before.items():
+            if (
+                task_id in there
+                and made.tasks[row.group].command == old.tasks[row.group].command
+                and (now[task_id].state is not TaskState.COMPLETED or now[task_id].result != row.result)
+            ):
+                raise Broken(
+                    f"{task_id} was COMPLETED by attempt {row.result}, and is {now[task_id].state} after an amendment"
+                )
 
     def _adopt(self) -> None:
         """A clone becomes the home: a ledger made from the journal alone. The old home must stop when it sees that."""

@@ -30,7 +30,7 @@ class Now:
         self.live = [row for row in self.attempts.values() if row.state in LIVE]
         self.campaign = store.newest_campaign()
         self.plans = {row.task_id for row in self.tasks.values() if row.plan}
-        if not run.entries or self.campaign.has_unknown:
+        if not run.entries or self.campaign.has_unknown or store.newest_version() > 1:
             run.entries = store.entries(self.tasks)
         self.entries = run.entries
 
