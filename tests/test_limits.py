@@ -60,9 +60,7 @@ def test_a_licence_that_nothing_limits_is_a_warning_and_too_many_an_error(bench)
         load_campaign(bench.write(text.replace("NAME", "vasp").replace("COUNT", "3")))
 
 
-ATTEMPTS = (
-    "limits: {attempts: 2}\ntasks: {a: {matrix: {i: [1, 2, 3, 4]}, command: 'echo ${{ matrix.i }} >> WITNESS'}}\n"
-)
+ATTEMPTS = "limits: {attempts: 2}\noperators: {local: {kind: local, max_active: 1}}\ntasks: {a: {matrix: {i: [1, 2, 3, 4]}, command: 'echo ${{ matrix.i }} >> WITNESS'}}\n"
 
 
 def test_a_run_that_has_made_its_attempts_pauses_with_the_figures(bench):
