@@ -153,17 +153,17 @@ class _Results:
         return next((item for item in found if self._is_whole(item)), None)
 
     def _is_whole(self, result: Result) -> bool:
-        folder = self.root / attempt_folder(result.task_id, result.attempt)
+        folder = f"{self.root}/{attempt_folder(result.task_id, result.attempt)}"
         try:
             for _, file, _, digest, stamp, removed in result.outputs.values():
                 if removed:
                     continue
-                there = folder / file.rstrip("/")
-                if digest is None or not there.exists() or changed_digest(there, digest, stamp) is not None:
+                there = f"{folder}/{file.rstrip('/')}"
+                if digest is None or changed_digest(there, digest, stamp) is not None:
                     return False
-        except OSError:
+        except OSError:  # also of one that is gone
             return False
-        return (folder / TASK).is_file()
+        return os.path.isfile(f"{folder}/{TASK}")
 
     def read_the_same(
         self, result: Result, item: Instance, found: Mapping[str, Result], members: Mapping[str, Sequence[str]]
