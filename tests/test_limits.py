@@ -150,3 +150,12 @@ def test_validate_says_which_limits_the_run_will_reach(bench):
     assert "that is more than `limits.cpu_hours: 10`, at which the run pauses" in told
     few = bench.write(f"{text}  q: {{matrix: {{table: t.csv}}, expect: 5, resources: {{time: 1h}}, command: 'true'}}\n")
     assert "the run pauses" not in bench.cli("validate", few).stdout
+
+
+def test_a_run_that_has_made_its_last_attempt_ends_where_nothing_more_is_to_start(bench):
+    bench.start(
+        "limits: {attempts: 1}\n"
+        "tasks:\n  p: {command: 'echo id > t.csv', outputs: {t: t.csv}}\n  q: {matrix: {table: t.csv}, command: 'true'}\n"
+    )
+    assert bench.step_until_over().state == "COMPLETED"
+    assert bench.states() == {"p": "COMPLETED", "q": "SKIPPED"}
