@@ -349,3 +349,15 @@ def test_a_step_and_a_run_expand_large_groups_to_the_end(large):
     states = large.states()
     assert len(states) == 6001
     assert set(states.values()) == {"COMPLETED", "SKIPPED"}
+
+
+def test_a_number_that_is_null_fails_the_group_and_stops_nothing_else(late):
+    late.start(
+        "tasks:\n"
+        '  ask: {command: \'echo "{\\"n\\": null}" > metrics.json\'}\n'
+        "  g: {matrix: {i: {range: '${{ metrics.ask.n }}'}}, command: 'true'}\n"
+        "  other: {needs: [ask], command: 'true'}\n"
+    )
+    late.step_until_over()
+    assert (late.states()["g"], late.states()["other"]) == ("FAILED", "COMPLETED")
+    assert late.cli("run", late.root).returncode == 3

@@ -66,5 +66,4 @@ class Beside:
             basis = growing.basis()  # before anything is read: what changes from here on shows
             outcome = growing.outcome()
             if outcome is not None:
-                waits_for = growing.waits_for
-                self._found[task_id] = _Expanded(basis, waits_for, growing.standing(waits_for), outcome)
+                self._found[task_id] = _Expanded(basis, growing.waits_for, growing.stood, outcome)

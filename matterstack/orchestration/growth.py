@@ -96,6 +96,7 @@ class Growing:
         self.item = store.instance(row.task_id)
         self.spec: TaskSpec = self.campaign.tasks[row.group]
         self.waits_for: frozenset[str] = frozenset()  # what the instances wait for, once they are made
+        self.stood: tuple[set[str], set[str]] = set(), set()  # how that stood when their states were decided
 
     def outcome(self) -> Outcome | None:
         """Return what becomes of the plan; None as long as another one comes first."""
@@ -119,7 +120,7 @@ class Growing:
         finder = InputFinder(self.store, self.board, self.disk, self.item, self.row.campaign_version)
         try:
             return math.prod(self._size(axis, finder) for axis in self.spec.matrix or {}) > _LARGE
-        except (Refused, TemplateError, ValueError, OSError, MatterStackError):
+        except (Refused, TemplateError, ValueError, TypeError, OverflowError, OSError, MatterStackError):
             return False  # it is refused, and that takes no time
 
     def _size(self, axis: str, finder: InputFinder) -> int:
@@ -454,6 +455,7 @@ class Growing:
         own = {item.task_id for item in items} | {item.group for item in items}
         self.waits_for = frozenset(edge.upstream for item in items for edge in item.edges) - own
         fine, settled = self.standing(self.waits_for)
+        self.stood = fine, set(settled)
         settled.add(self.row.task_id)
         can_start: dict[Any, bool] = {}  # most instances wait for the same
         out = {}

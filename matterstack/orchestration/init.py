@@ -225,6 +225,7 @@ def _build(loaded: LoadedCampaign, folder: Path, root: Path, fork: Fork | None) 
                 publish(folder, task_id, 1, store.published_files(task_id), ())
             if fork.results and loaded.campaign.has_unknown:
                 bring_what_results_make(fork, folder, store)
+                sync_files(folder)  # as above; the run is not at its place yet
     sync(folder)
 
 

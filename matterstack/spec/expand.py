@@ -1325,7 +1325,7 @@ def _has_wildcard(template: str) -> bool:
 def _is_beyond(row: str, spec: TaskSpec, pattern: str) -> bool:
     """Return whether a path names a round that a loop cannot have."""
     number = pattern.removeprefix(f"{row}/").partition("/")[0]
-    is_round = pattern.startswith(f"{row}/") and number.isdigit()
+    is_round = pattern.startswith(f"{row}/") and number.isdecimal() and len(number) < 10
     return is_round and spec.repeat is not None and not 1 <= int(number) <= spec.repeat.max
 
 
