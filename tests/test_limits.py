@@ -147,7 +147,7 @@ def test_validate_says_which_limits_the_run_will_reach(bench):
     )
     told = bench.cli("validate", file).stdout
     assert "about 201 instances are expected: the run pauses at `limits.attempts: 100`" in told
-    assert "that is more than `limits.cpu_hours: 10`, at which the run pauses" in told
+    assert "200.017 cpu-hours are more than `limits.cpu_hours: 10`, at which the run pauses" in told
     few = bench.write(f"{text}  q: {{matrix: {{table: t.csv}}, expect: 5, resources: {{time: 1h}}, command: 'true'}}\n")
     assert "the run pauses" not in bench.cli("validate", few).stdout
 

@@ -84,7 +84,7 @@ def _beyond_limits(summary: Mapping[str, Any]) -> Iterator[str]:
     if attempts is not None and summary["expected"] > attempts:
         yield f"about {summary['expected']:,} instances are expected: the run pauses at `limits.attempts: {attempts}`"
     if hours is not None and summary["cpu_hours"] is not None and summary["cpu_hours"] > hours:
-        yield f"that is more than `limits.cpu_hours: {hours}`, at which the run pauses"
+        yield f"{summary['cpu_hours']:.6g} cpu-hours are more than `limits.cpu_hours: {hours}`, at which the run pauses"
 
 
 def unknown_line(name: str, item: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ class Budget:
             self.licences[name] = self.licences.get(name, 0) + count
 
     def failed(self) -> Reason | None:
-        """Return why the run must not go on at all, also where nothing is to start; None if it may."""
+        """Return why the run must not go on at all, even if nothing is to start; None if it may."""
         most = self.limits.max_failures
         if most is not None and self.failures >= most and not self.over:
             return reason(Code.LIMIT_FAILURES, failures=self.failures, most=most)

@@ -94,7 +94,7 @@ def as_text(value: object) -> str:
 
 
 def _encoder() -> Callable[[Any], str]:
-    """Return `json.JSONEncoder(ensure_ascii=False).encode`, which makes the encoder in C anew for each value, with it made once."""
+    """Return `json.JSONEncoder(ensure_ascii=False).encode`, but with the C encoder made once instead of for each value."""
     slow = json.JSONEncoder(ensure_ascii=False)
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     if make is None:  # a Python without it

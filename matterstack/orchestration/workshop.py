@@ -501,7 +501,7 @@ class InputFinder:
             declared = self.store.instance(task_id).outputs.get(output)
             if declared is not None and not declared.optional:
                 if declared.temporary:
-                    what = f"{task_id} has no longer its temporary output '{output}'"
+                    what = f"{task_id} no longer has its temporary output '{output}'"
                     raise TemplateError(f"{what}; a rerun of this task makes that again as well")
                 raise TemplateError(
                     f"{task_id} was done before its output '{output}' was declared: rerun it, and this one after it"
