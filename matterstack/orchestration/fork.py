@@ -20,6 +20,7 @@ from matterstack.core.states import TaskState
 from matterstack.core.values import encode_json
 from matterstack.deferred import dataclass
 from matterstack.errors import RunRootError, UsageError
+from matterstack.orchestration.comparison import made_again
 from matterstack.orchestration.session import open_ledger
 from matterstack.orchestration.step import Step
 from matterstack.run_root.files import sha256_of
@@ -28,6 +29,7 @@ from matterstack.run_root.reflink import copy_file, copy_with_digest
 from matterstack.run_root.results import publish
 from matterstack.run_root.source import record_externals
 from matterstack.run_root.verify import changed_digest, make_read_only, stamp_of
+from matterstack.spec.grow import may_read
 from matterstack.storage.apply import row_of
 from matterstack.storage.expanded import write_expanded
 from matterstack.storage.state_store import SQLiteStateStore
@@ -226,6 +228,7 @@ def bring_what_results_make(fork: Fork, folder: Path, store: SQLiteStateStore) -
             rows = [row for row in store.tasks() if row.state is TaskState.READY and row.plan is None]
             found = _found_for((row for row in rows if row.task_id not in seen), store, results, fork.results)
             if not found:
+                _make_removed_again(store, step.now)
                 return
             seen |= {row.task_id for row in rows}
             lines = write_expanded(folder, _bring(fork, found, folder))
@@ -235,6 +238,24 @@ def bring_what_results_make(fork: Fork, folder: Path, store: SQLiteStateStore) -
             for task_id in found:
                 publish(folder, task_id, 1, store.published_files(task_id), ())
             fork.results.update(found)
+
+
+def _make_removed_again(store: SQLiteStateStore, now: float) -> None:
+    """Let what was taken over without a temporary output run again, if what is to be computed reads it, or may read it."""
+    removed = store.removed_outputs()
+    open_ = [row for row in store.tasks() if row.state in (TaskState.PENDING, TaskState.READY)] if removed else []
+    again = made_again((row.task_id for row in open_ if row.plan is None), store.outputs_read, removed)
+    if removed and store.has_open_plans():
+        campaign = store.newest_campaign()
+        later = [spec for spec in campaign.tasks.values() if spec.is_unknown or spec.loop]
+        patterns = [item.pattern for spec in later for item in spec.inputs.values()]
+        names = {name for tasks in removed.values() for name in tasks}
+        again |= {row.task_id for row in store.tasks(names) if may_read(patterns, campaign.tasks[row.group])}
+        again |= made_again(again, store.outputs_read, removed)
+    if again:
+        waiting = tuple(row.task_id for row in open_ if row.task_id not in again)
+        events = [TasksChanged(tasks, TaskState.PENDING) for tasks in (tuple(sorted(again)), waiting) if tasks]
+        store.append(events, now)
 
 
 def _found_for(
