@@ -10,7 +10,9 @@ import pytest
 from matterstack import step_run
 from matterstack.care.rebuild import memory_ledger
 from matterstack.errors import CampaignError
+from matterstack.orchestration.actions import rerun
 from matterstack.orchestration.beside import Beside
+from matterstack.orchestration.growth import Growing
 from matterstack.orchestration.session import open_to_write
 from matterstack.orchestration.step import Step
 from matterstack.spec.load import load_campaign
@@ -314,12 +316,12 @@ def leave(bench, beside):
 def test_a_large_group_is_expanded_while_others_can_have_the_lock(large):
     beside = Beside()
     leave(large, beside)
-    assert beside.left == {"relax"}
+    assert list(beside.left) == ["relax"]
     with open_to_write(large.root):  # a command of a person; expanding takes no lock
         beside.expand(large.root)
     assert large.states() == {"propose": "COMPLETED", "relax": "READY"}
     leave(large, beside)
-    assert beside.left == set()
+    assert not beside.left
     assert len(large.states()) == 6001
     assert [line["count"] for line in large.journal() if line["kind"] == "expanded"] == [6000]
     check_rebuilt(large)
@@ -333,7 +335,7 @@ def test_what_was_expanded_beside_the_lock_counts_only_if_nothing_has_changed_si
     file.write_text(file.read_text().replace("echo ${{ matrix.x }}'", "echo x = ${{ matrix.x }}'"))
     assert large.cli("amend", large.root, "--yes").returncode == 0
     leave(large, beside)
-    assert beside.left == {"relax"}  # once more, in its new form
+    assert list(beside.left) == ["relax"]  # once more, in its new form
     beside.expand(large.root)
     leave(large, beside)
     assert len(large.states()) == 6001
@@ -361,3 +363,78 @@ def test_a_number_that_is_null_fails_the_group_and_stops_nothing_else(late):
     late.step_until_over()
     assert (late.states()["g"], late.states()["other"]) == ("FAILED", "COMPLETED")
     assert late.cli("run", late.root).returncode == 3
+
+
+MANY = """
+tasks:
+  ask: {command: 'echo "{\\"n\\": 5500}" > metrics.json'}
+  train: {command: 'echo 1 > m.txt', outputs: {m: m.txt}}
+"""
+
+
+def test_what_changes_while_states_are_decided_is_noticed_when_they_are_recorded(late, monkeypatch):
+    late.start(
+        f"operators: {{later: {{kind: manual}}}}\n{MANY}"
+        "  g: {matrix: {i: {range: '${{ metrics.ask.n }}'}}, operator: later, inputs: {m: m.txt}, command: 'true'}\n"
+    )
+    late.step_until(
+        lambda: (late.attempt("train") / "exit.json").exists() and (late.attempt("ask") / "exit.json").exists()
+    )
+    beside, decide = Beside(), Growing._first_states
+    leave(late, beside)
+
+    def then_rerun(growing, items):
+        states = decide(growing, items)
+        rerun(late.root, ["train"])
+        return states
+
+    monkeypatch.setattr(Growing, "_first_states", then_rerun)
+    beside.expand(late.root)
+    monkeypatch.undo()
+    leave(late, beside)
+    assert list(beside.left) == ["g"]  # what was made does not count
+    beside.expand(late.root)
+    leave(late, beside)
+    assert "FAILED" not in late.states().values()
+    assert len(late.states()) == 5502
+
+
+def test_of_several_large_groups_each_is_expanded_once_and_none_under_the_lock(late, monkeypatch):
+    late.start(
+        f"operators: {{later: {{kind: manual, max_active: 1}}}}\n{MANY}"
+        + "".join(
+            f"  g{k}: {{matrix: {{i: {{range: '${{{{ metrics.ask.n }}}}'}}}}, operator: later, command: 'true'}}\n"
+            for k in range(3)
+        )
+    )
+    late.step_until(lambda: (late.attempt("ask") / "exit.json").exists())
+    expanded, locked, outcome = [], [], Growing.outcome
+
+    def noted(growing):
+        expanded.append(growing.row.task_id)
+        locked.append(not growing.store.read_only)
+        return outcome(growing)
+
+    monkeypatch.setattr(Growing, "outcome", noted)
+    step_run(late.root)
+    assert expanded == ["g0", "g1", "g2"]
+    assert not any(locked)
+    assert len([line for line in late.journal() if line["kind"] == "expanded"]) == 3
+
+
+def test_a_fork_makes_a_removed_output_again_that_an_instance_reads_which_results_make(late):
+    text = (
+        "tasks:\n"
+        "  big: {command: 'echo big > w', outputs: {w: {path: w, temporary: true}}}\n"
+        "  rows: {command: 'printf \"id\\na\\n\" > t.csv', outputs: {t: t.csv}}\n"
+        "  use: {matrix: {table: t.csv}, inputs: {w: w}, command: 'cat ${{ inputs.w }} > u', outputs: {u: {file: u, path: 'u/${{ matrix.id }}'}}}\n"
+    )
+    late.start(text)
+    late.step_until_over()
+    assert not (late.attempt("big") / "w").exists()
+    file = late.write(text.replace("cat ${{ inputs.w }}", "cat ${{ inputs.w }} ${{ inputs.w }}"))
+    other = late.folder / "other"
+    assert late.cli("init", file, "--from", late.root, "--root", other, "--yes").returncode == 0
+    done = late.cli("run", other)
+    assert done.returncode == 0, done.stderr
+    assert (other / "results/u/a").read_text() == "big\nbig\n"

@@ -1,7 +1,7 @@
 """Large groups are expanded while nobody holds the run's lock; the step records what came of it.
 
 A step leaves such a group. Its caller lets the lock go, expands the group from what is on record, and takes the step on:
-if all that decided the outcome is still the same, it is recorded, else the group is expanded anew, the last time within
+if all that decided the outcome is still the same, it is recorded, else the group is expanded anew, the third time within
 the step.
 """
 
@@ -35,7 +35,7 @@ class Beside:
     """What a step has left, and what was made of it since."""
 
     def __init__(self) -> None:
-        self.left: set[str] = set()
+        self.left: dict[str, None] = {}  # in the order in which the step met them
         self._found: dict[str, _Expanded] = {}
         self._times: Counter[str] = Counter()
 
@@ -47,15 +47,18 @@ class Beside:
             return found.outcome
         if self._times[task_id] >= _MOST_TIMES or not growing.is_large():
             return growing.outcome()
-        self.left.add(task_id)
+        self.left[task_id] = None
         return None
 
     def expand(self, root: Path) -> None:
-        """Expand what was left. What cannot be read or written now is for the step to tell, which tries again."""
-        for task_id in sorted(self.left):
-            self._times[task_id] += 1
-            with suppress(MatterStackError, OSError), open_ledger(root, read_only=True) as store:
-                self._expand(root, store, task_id)
+        """Expand the first that was left; each that is recorded decides anew what the others are expanded beside.
+
+        What cannot be read or written now is for the step to tell, which tries again.
+        """
+        task_id = next(iter(self.left))
+        self._times[task_id] += 1
+        with suppress(MatterStackError, OSError), open_ledger(root, read_only=True) as store:
+            self._expand(root, store, task_id)
         self.left.clear()
 
     def _expand(self, root: Path, store: SQLiteStateStore, task_id: str) -> None:

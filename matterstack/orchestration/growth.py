@@ -115,7 +115,7 @@ class Growing:
         """Return whether it would take long to expand a group, from the sizes of what decides it."""
         from matterstack.spec.grow import Refused
 
-        if self.row.plan != "group" or self.store.made(self.row.task_id) or self._must_wait():
+        if self.row.plan != "group" or self.store.made(self.row.task_id) or self._must_wait() or self._is_still_alive():
             return False
         finder = InputFinder(self.store, self.board, self.disk, self.item, self.row.campaign_version)
         try:
@@ -139,7 +139,8 @@ class Growing:
 
     def basis(self) -> Any:
         """Return what decides the outcome of a group, to be compared: versions, and what it reads is of which attempts."""
-        known = [(row.task_id, row.state, self.store.made(row.task_id)) for row in self.store.plans()]
+        groups = [row for row in self.store.plans() if row.plan == "group"]
+        known = [(row.task_id, row.state, self.store.made(row.task_id)) for row in groups]
         return self.row, known, self.store.limits(), self.store.results_above(self.row.task_id)
 
     def standing(self, names: Collection[str]) -> tuple[set[str], set[str]]:
@@ -158,7 +159,7 @@ class Growing:
         from matterstack.spec.frames import Known
         from matterstack.spec.grow import Refused, frame_of
 
-        if self._must_wait():
+        if self._must_wait() or self._is_still_alive():
             return None
         finder = InputFinder(self.store, self.board, self.disk, self.item, self.row.campaign_version)
         axes: dict[str, list[Any]] = {}
@@ -188,6 +189,11 @@ class Growing:
         if not made:
             state, why = TaskState.SKIPPED, reason(Code.NO_ROWS)
         return self._becomes(state, why, [event, *follow])
+
+    def _is_still_alive(self) -> bool:
+        """Return whether something of the group runs that is left of a round that was dropped."""
+        prefix = f"{self.row.task_id}/"
+        return not self.store.made(self.row.task_id) and any(row.task_id.startswith(prefix) for row in self.board.live)
 
     def _must_wait(self) -> bool:
         """Return whether single files are read of a group that is not known yet, but will be."""

@@ -64,10 +64,11 @@ def step_run(root: str | Path, *, dry_run: bool = False) -> StepReport:
 
 
 def _take(root: Path) -> StepReport:
-    beside, plans = Beside(), list[Plan]()
+    beside, plans, told = Beside(), list[Plan](), list[str]()
     while True:
         with open_to_write(root, wait_s=3600.0 if plans else 0.0) as store:
-            report = take_and_tell(Step(root, store, outcome_of=beside.outcome), plans=plans)
+            report = take_and_tell(Step(root, store, outcome_of=beside.outcome), told, plans)
+            told = report.warnings
             if not beside.left:
                 if edited := in_words(root, store, MOST_AT_A_STEP):
                     log.warning("%s", edited)

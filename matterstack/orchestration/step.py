@@ -127,6 +127,7 @@ class Step:
         ``plans`` are those of its first part, if what `Beside` left was made since: the report tells of them as well.
         """
         plans = [] if plans is None else plans
+        started_before = any(plan.submitted for plan in plans)
         if self.ahead is None:
             self.withdraw()
         else:
@@ -149,7 +150,7 @@ class Step:
             acted.outcomes.update(again.outcomes)
             acted.started |= again.started
         report = report_of(self.root, board, plans, self.pool.notices)
-        if not acted.started:
+        if not acted.started and not started_before:
             self._raise_if_all_is_refused(acted.outcomes)
         return report
 
