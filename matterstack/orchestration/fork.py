@@ -62,9 +62,7 @@ class Fork:
 
     root: Path  # of the other
     run_id: str
-    results: dict[
-        str, Result
-    ]  # instance -> what it takes; those that results make are added by `bring_what_results_make`
+    results: dict[str, Result]  # instance -> what it takes; `bring_what_results_make` adds those that results make
     answers: tuple[tuple[str, str, str], ...]  # of people: (instance, who, when)
     counts: Mapping[str, tuple[int, int]]  # task -> (instances that are taken over, all)
 
@@ -275,9 +273,8 @@ def _found_for(
     found: dict[str, Result] = {}
     for item in _upstream_first(items, members):
         candidate = results.for_work(item.work, item.task_id)
-        if candidate is None or any(
-            output[5] for output in candidate.outputs.values()
-        ):  # what was removed is made anew
+        is_whole = candidate is not None and not any(output[5] for output in candidate.outputs.values())
+        if candidate is None or not is_whole:  # what was removed is made anew
             continue
         if results.read_the_same(candidate, item, {**taken, **found}, members):
             found[item.task_id] = candidate
