@@ -439,3 +439,17 @@ def test_a_fork_takes_the_rounds_of_a_loop_over_and_goes_on_from_there(loop):
     assert {line.split("/")[1] for line in loop.witnessed()[len(before) :]} == {"4", "5"}
     assert (other / "results/r").exists()
     assert loop.cli("doctor", other).returncode == 0
+
+
+def test_a_temporary_output_that_was_read_while_a_loop_was_open_is_removed_when_it_ends(loop):
+    loop.start(
+        "tasks:\n"
+        "  big: {command: 'echo 1 > w', outputs: {w: {path: w, temporary: true}}}\n"
+        "  use: {inputs: {w: w}, command: 'cat ${{ inputs.w }}'}\n"
+        "  learn: {repeat: {max: 2}, tasks: {t: {command: 'sleep 0.3'}}}\n"
+    )
+    loop.step_until(lambda: loop.states()["use"] == "COMPLETED")
+    assert (loop.attempt("big") / "w").exists()  # a later round might read it
+    loop.step_until_over()
+    assert not (loop.attempt("big") / "w").exists()
+    check_rebuilt(loop)

@@ -128,6 +128,7 @@ class Step:
         """
         plans = [] if plans is None else plans
         started_before = any(plan.submitted for plan in plans)
+        was_open = self._keeps_temporary()
         if self.ahead is None:
             self.withdraw()
         else:
@@ -149,6 +150,8 @@ class Step:
             board, again = self._pass(plans)
             acted.outcomes.update(again.outcomes)
             acted.started |= again.started
+        if was_open and not self._keeps_temporary():
+            self.remove_temporary()  # also of what was read before
         report = report_of(self.root, board, plans, self.pool.notices)
         if not acted.started and not started_before:
             self._raise_if_all_is_refused(acted.outcomes)
@@ -388,6 +391,11 @@ class Step:
         ]
         if done:
             self.remove_temporary(done)
+
+    def _keeps_temporary(self) -> bool:
+        """Return whether there are temporary outputs that instances which are not known yet may read."""
+        campaign = self.store.newest_campaign()
+        return campaign.has_unknown and campaign.has_temporary and self.store.has_open_plans()
 
     def remove_temporary(self, done: Iterable[str] | None = None) -> None:
         """Remove temporary outputs, of those that ``done`` have read, or of all, which no task needs any longer; the record comes first."""
