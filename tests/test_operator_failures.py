@@ -351,7 +351,8 @@ def test_of_a_session_whose_leader_is_gone_all_is_seen_and_only_what_has_our_mar
     leader = subprocess.Popen(["sh", "-c", "sleep 60 & exec sleep 0.1"], start_new_session=True)
     leader.wait()
     gone = {"leader": 0, "start": "1", "command": leader.pid, "command_start": "1", "folder": str(folder)}
-    strange = processes.Session(**gone, marks=frozenset({b"MATTERSTACK_TASK=a"}))
+    # A mark that no process of another test has: those would be counted, and ended.
+    strange = processes.Session(**gone, marks=frozenset({f"MATTERSTACK_TASK={tmp_path}".encode()}))
     assert len(processes.session_members(strange)) == 1  # so nothing is called lost
     processes.end_sessions([strange])
     assert len(processes.session_members(strange)) == 1
