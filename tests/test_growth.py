@@ -72,7 +72,8 @@ def test_what_is_not_known_yet_is_one_line_everywhere(late):
         "relax: PENDING: not known yet: waits for propose; expect 200; propose is READY"
         in late.cli("explain", late.root, "relax").stdout
     )
-    assert '"relax"' in late.cli("graph", late.root).stdout
+    for what in (file, late.root):
+        assert 'label="relax (not known yet: waits for propose; expect 200)"' in late.cli("graph", what).stdout
     tasks = {task["id"]: task["reason"] for task in json.loads(late.cli("status", late.root, "--json").stdout)["tasks"]}
     assert tasks["relax"] == "not known yet: waits for propose; expect 200"
 
@@ -103,6 +104,46 @@ def test_a_bad_table_fails_the_group_with_file_row_and_reason(late, text, told):
     assert late.states()["sum"] == "BLOCKED"
     assert told in late.reasons()["relax"]
     assert "Traceback" not in late.cli("explain", late.root).stdout
+
+
+def test_no_file_in_a_folder_and_a_number_of_zero_give_no_rows(late):
+    late.start(
+        "tasks:\n"
+        "  p: {command: 'echo {\\\"n\\\": 0} > metrics.json; mkdir -p d', outputs: {d: d/}}\n"
+        "  f: {matrix: {x: {files: 'd/*.xyz'}}, command: 'cat ${{ inputs.x }}'}\n"
+        "  r: {matrix: {n: {range: '${{ metrics.p.n }}'}}, command: 'echo ${{ matrix.n }}'}\n"
+    )
+    assert late.step_until_over().state == "COMPLETED"
+    assert late.states() == {"p": "COMPLETED", "f": "SKIPPED", "r": "SKIPPED"}
+    assert late.reasons()["f"] == late.reasons()["r"] == "its result gives no rows"
+
+
+def test_a_column_that_no_row_has_fails_the_group_and_not_each_instance(late):
+    (late.folder / "propose.csv").write_text("id,y\na,1\nb,2\n")
+    late.start(LATE)
+    assert late.step_until_over().state == "FAILED"
+    assert "attempt-1/proposals.csv: 'x' is not in matrix; it has id, y" in late.reasons()["relax"]
+    assert "relax/a" not in late.states()
+
+
+@pytest.mark.parametrize("bad", ["id,x\na,1\na,2\n", "id,x\n../x,1\n"])
+def test_a_group_that_could_not_be_made_is_made_of_the_next_result(late, bad):
+    (late.folder / "propose.csv").write_text(bad)
+    late.start(LATE.replace("cp ${{ source }}/propose.csv", f"cp {late.folder}/propose.csv"))
+    assert late.step_until_over().state == "FAILED"
+    assert late.states()["sum"] == "BLOCKED"
+    (late.folder / "propose.csv").write_text("id,x\na,1\nb,2\n")
+    assert late.cli("rerun", late.root, "propose", "--yes").returncode == 0
+    assert late.step_until_over().state == "COMPLETED"
+    assert (late.root / "results/sum").read_text() == "1\n2\n"
+    check_rebuilt(late)
+
+
+def test_the_history_tells_what_results_made(late):
+    late.start(LATE)
+    late.step_until_over()
+    told = late.cli("history", late.root).stdout
+    assert "relax: instances are known: 2 tasks\n" in told
 
 
 def test_more_rows_than_attempts_are_allowed_fail_the_group(late):
@@ -381,7 +422,8 @@ def test_what_changes_while_states_are_decided_is_noticed_when_they_are_recorded
         lambda: (late.attempt("train") / "exit.json").exists() and (late.attempt("ask") / "exit.json").exists()
     )
     beside, decide = Beside(), Growing._first_states
-    leave(late, beside)
+    while not beside.left:  # workers answer a moment after they have written exit.json
+        leave(late, beside)
 
     def then_rerun(growing, items):
         states = decide(growing, items)

@@ -90,7 +90,10 @@ def test_status_and_explain_say_how_far_it_is_and_why_it_goes_on_or_ended(loop):
 def test_the_most_rounds_are_a_success_or_a_failure(loop):
     loop.start(LOOP.replace("max: 10", "max: 2"))
     assert loop.step_until_over(60).state == "COMPLETED"
-    assert said(loop, "learn") == "2 rounds are done, as many as may be; its condition was not met: train.rmse 0.25"
+    assert (
+        said(loop, "learn")
+        == "2 rounds are done, the most that `max` allows; its condition was not met: train.rmse 0.25"
+    )
 
 
 def test_the_most_rounds_can_be_a_failure(loop):
@@ -103,7 +106,7 @@ def test_without_a_condition_all_rounds_are_done(loop):
     loop.start("tasks: {l: {repeat: {max: 3}, tasks: {t: {command: 'echo ${{ repeat.round }} >> WITNESS'}}}}\n")
     assert loop.step_until_over().state == "COMPLETED"
     assert loop.witnessed() == ["1", "2", "3"]
-    assert said(loop, "l") == "3 rounds are done, as many as may be"
+    assert said(loop, "l") == "3 rounds are done, the most that `max` allows"
 
 
 def test_a_failure_in_a_round_is_one_of_the_loop_and_a_rerun_of_it_goes_on(loop):
@@ -453,3 +456,65 @@ def test_a_temporary_output_that_was_read_while_a_loop_was_open_is_removed_when_
     loop.step_until_over()
     assert not (loop.attempt("big") / "w").exists()
     check_rebuilt(loop)
+
+
+CARRIED = """
+files: [start.txt]
+tasks:
+  learn:
+    repeat: {max: 3, carry: {model: {first: start.txt, next: model.txt}}}
+    tasks:
+      propose: {command: 'printf "id\\na\\nb\\n" > new.csv', outputs: {new: new.csv}}
+      label:
+        matrix: {table: new.csv}
+        inputs: {m: "${{ carry.model }}"}
+        command: '(cat ${{ inputs.m }}; echo ${{ matrix.id }}) > ${{ outputs.e }}'
+        outputs: {e: "e/${{ matrix.id }}"}
+      train: {inputs: {e: "e/*"}, command: 'cat ${{ inputs.e }} > model.txt', outputs: {model: model.txt}}
+"""
+
+
+def test_instances_that_a_round_makes_read_what_the_round_before_left(loop):
+    loop.start(CARRIED)
+    assert loop.step_until_over().state == "COMPLETED"
+    one = "start\na\nstart\nb\n"
+    assert (loop.root / "results/learn/2/e/a").read_text() == f"{one}a\n"
+    assert (loop.root / "results/learn/3/e/b").read_text() == f"{one}a\n{one}b\nb\n"
+    check_rebuilt(loop)
+    loop.write(CARRIED.replace("echo ${{ matrix.id }}", "echo -${{ matrix.id }}-"))
+    assert loop.cli("amend", loop.root, loop.folder / "campaign.yaml", "--yes").returncode == 0
+
+
+OUTER = """
+tasks:
+  goal: {command: 'printf "{\\"x\\": 2}" > metrics.json'}
+  l:
+    repeat: {max: 5, until: "${{ metrics.a.r > metrics.goal.x }}", carry: {s: {first: 0, next: "${{ metrics.goal.x }}"}, r: {first: 0, next: "${{ metrics.a.r }}"}}}
+    tasks:
+      a: {command: 'echo ${{ carry.s }} ${{ carry.r }} > s; printf "{\\"r\\": %s}" ${{ repeat.round }} > metrics.json', outputs: {s: s}}
+"""
+
+
+def test_until_and_next_see_what_is_outside_of_the_loop_as_well(loop):
+    loop.start(OUTER)
+    assert loop.step_until_over().state == "COMPLETED"
+    assert rounds(loop, "l") == [1, 2, 3]
+    assert [(loop.root / f"results/l/{n}/s").read_text() for n in (1, 2, 3)] == ["0 0\n", "2 1\n", "2 2\n"]
+    assert said(loop, "l").endswith("a.r 3, goal.x 2")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("metrics.a.r > metrics.goal.x", "metrics.a.none > 1", "until, after round 1: 'none' is not in metrics.a"),
+        (
+            'next: "${{ metrics.a.r }}"',
+            'next: "${{ metrics.a.none }}"',
+            "carry.r.next, after round 1: 'none' is not in metrics.a",
+        ),
+    ],
+)
+def test_what_a_round_did_not_give_is_told_with_key_and_round(loop, old, new, told):
+    loop.start(OUTER.replace(old, new))
+    assert loop.step_until_over().state == "FAILED"
+    assert told in said(loop, "l")

@@ -82,6 +82,10 @@ def test_failures_are_as_frequent_as_they_are_said_to_be(plan):
         ("--samples", "nobody: {metrics: {a: 1}}", "samples: 'nobody' is not a task"),
         ("--samples", "[1]", "expected a mapping of tasks"),
         ("--samples", "a: [", "is not YAML"),
+        ("--samples", "look: {response: {go: maybe}}", "samples: look.response does not fit its schema"),
+        ("--samples", "relax: {outputs: {nope: x}}", "samples: 'nope' is not an output of relax"),
+        ("--rates", "relax: {fails: 1.5}", "rates: relax.fails: expected a share from 0 to 1, got 1.5"),
+        ("--rates", "relax: {fails: x}", 'rates: relax.fails: expected a share from 0 to 1, got "x"'),
     ],
 )
 def test_files_that_say_nothing_are_refused_in_one_line(plan, option, text, told):
@@ -120,3 +124,28 @@ SCHEMAS = st.recursive(
 @given(SCHEMAS)
 def test_a_pretended_answer_satisfies_the_schema(schema):
     assert schema_violation(schema, fitting(schema)) == ""
+
+
+ANSWER = """
+operators: {{board: {{kind: human}}}}
+tasks:
+  look: {{operator: board, instructions: Which?, response_schema: {{type: object, required: [e], properties: {{e: {{type: array, minItems: 2, items: {{type: string{0}}}}}}}}}}}
+  calc: {{matrix: {{e: "${{{{ response.look.e }}}}"}}, command: 'echo ${{{{ matrix.e }}}}'}}
+"""
+
+
+def test_a_pretended_list_gives_different_values_of_an_axis(bench):
+    bench.write(ANSWER.format(""))
+    (bench.folder / "rates.yaml").write_text("people: 0h\n")
+    found = json.loads(rehearse(bench, "--rates", "rates.yaml", "--json").stdout)
+    assert found["state"] == "COMPLETED"
+    assert [item["instances"] for item in found["tasks"]] == [1, 2]
+
+
+def test_an_answer_that_cannot_be_pretended_is_asked_for(bench):
+    bench.write(ANSWER.format(", pattern: '^[A-Z][a-z]$'"))
+    done = rehearse(bench)
+    assert done.returncode == 2
+    assert "samples: look.response is to be pretended, and nothing plain fits" in done.stderr
+    (bench.folder / "samples.yaml").write_text("look: {response: {e: [[Al, Cu]]}}\n")
+    assert rehearse(bench, "--samples", "samples.yaml").stdout.startswith("COMPLETED")

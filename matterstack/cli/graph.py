@@ -20,6 +20,7 @@ def graph(path: str | None, settings: tuple[str, ...], operators: str | None, as
     """Print the graph of instances of a run or a campaign file, as DOT or JSON."""
     from matterstack.cli.render import dot, stream_graph
     from matterstack.core.graph import instance_edges
+    from matterstack.views.plans import not_known
 
     where = path or default_run()
     if Path(where).is_file():
@@ -29,10 +30,15 @@ def graph(path: str | None, settings: tuple[str, ...], operators: str | None, as
         name = loaded.campaign.name
         nodes = {item.task_id: (item.group, "") for item in loaded.instances}
         entries = {item.task_id: [edge.upstream for edge in item.edges] for item in loaded.instances}
+        notes = {
+            item.task_id: not_known(dict.fromkeys(entries[item.task_id]), loaded.campaign.tasks[item.group].expect)
+            for item in loaded.instances
+            if item.plan == "group"
+        }
     else:
         from matterstack.views.graph import graph_of_run
 
-        view, entries = graph_of_run(where)
+        view, entries, notes = graph_of_run(where)
         name = view.name
         nodes = {task.task_id: (task.group, str(task.state)) for task in view.tasks}
     members: dict[str, list[str]] = {}
@@ -42,5 +48,5 @@ def graph(path: str | None, settings: tuple[str, ...], operators: str | None, as
     if as_json:
         stream_graph(nodes, edges)
     else:
-        dot(name, nodes, members, edges)
+        dot(name, nodes, members, edges, notes)
     return ExitCode.FINE

@@ -69,8 +69,11 @@ def dot(
     nodes: Mapping[str, tuple[str, str]],
     members: Mapping[str, Sequence[str]],
     edges: Iterable[tuple[str, str]],
+    notes: Mapping[str, str],
 ) -> None:
     """Print a graph for Graphviz. ``nodes`` maps ids to (group, state or ""), ``members`` groups to ids.
+
+    ``notes`` are shown below the ids of what stands for instances that are not known yet.
 
     Source: graphviz.org, "DOT Language".
     """
@@ -87,7 +90,10 @@ def dot(
         for task_id in ids:
             state = nodes[task_id][1]
             fill = _FILL.get(_COLOURS.get(state, ""), "white")
-            attributes = f" [fillcolor={fill}, tooltip={quoted(state)}]" if state else ""
+            given = [f"fillcolor={fill}", f"tooltip={quoted(state)}"] if state else []
+            if task_id in notes:
+                given += [f"label={quoted(f'{task_id} ({notes[task_id]})')}", 'style="filled,dashed"']
+            attributes = f" [{', '.join(given)}]" if given else ""
             write(f"  {'  ' if in_cluster else ''}{quoted(task_id)}{attributes};\n")
         if in_cluster:
             write("  }\n")

@@ -423,7 +423,7 @@ class Decider:
         return made
 
     def reopen_below(self, task_ids: Iterable[str]) -> list[TaskChange]:
-        """Open what is BLOCKED or SKIPPED below tasks that were FAILED for a lost attempt and COMPLETED after all."""
+        """Open what is BLOCKED or SKIPPED below tasks that were FAILED and are so no longer."""
         late = list(task_ids)
         if not late:
             return []
@@ -442,7 +442,9 @@ class Decider:
             return []
         names, self._made_again = self._made_again, []
         rows = self.board.current(self.board.reader.plans_below(names))
-        return self.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
+        failed = [row.task_id for row in rows if row.state is TaskState.FAILED]
+        made = self.change_tasks(rows, [TaskChange(row.task_id, TaskState.PENDING) for row in rows])
+        return [*made, *self.reopen_below(failed)]
 
     def settle(self, made: Iterable[TaskChange], *, unlooked: bool = True) -> None:
         """Decide what changes upstream mean, round by round, until nothing is left.

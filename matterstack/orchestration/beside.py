@@ -16,7 +16,7 @@ from matterstack.core.states import TaskState
 from matterstack.deferred import dataclass
 from matterstack.errors import MatterStackError
 from matterstack.orchestration.files import RunFiles
-from matterstack.orchestration.growth import Growing, Outcome
+from matterstack.orchestration.growth import Growing, Outcome, uncollected
 from matterstack.orchestration.session import open_ledger
 from matterstack.storage.state_store import SQLiteStateStore
 
@@ -57,7 +57,7 @@ class Beside:
         """
         task_id = next(iter(self.left))
         self._times[task_id] += 1
-        with suppress(MatterStackError, OSError), open_ledger(root, read_only=True) as store:
+        with suppress(MatterStackError, OSError), uncollected(), open_ledger(root, read_only=True) as store:
             self._expand(root, store, task_id)
         self.left.clear()
 

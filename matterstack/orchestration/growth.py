@@ -6,8 +6,10 @@ events, with what they name written first. Nothing is handed over; the step take
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +53,23 @@ def grow(
     ``outcome_of`` gives what becomes of one, `Growing.outcome`, or None for one that is left.
     """
     grown = False
-    while True:
-        more = False
-        for row in store.plans(TaskState.READY):
+    while _grow_once(store, files, now, decider, outcome_of):
+        grown = True
+    if grown:
+        store.flush()
+    return grown
+
+
+def _grow_once(
+    store: SQLiteStateStore,
+    files: RunFiles,
+    now: float,
+    decider: Callable[[], Decider],
+    outcome_of: Callable[[Growing], Outcome | None],
+) -> bool:
+    more = False
+    for row in store.plans(TaskState.READY):
+        with uncollected():
             growing = Growing(store, files, row)
             found = None if row.paused else outcome_of(growing)
             if found is None:
@@ -63,12 +79,28 @@ def grow(
             after = decider()
             after.settle(after.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
             store.append(after.plan.events, now, sync=False)
-        grown |= more
-        if not more:
-            break
-    if grown:
-        store.flush()
-    return grown
+    return more
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let no cycles be looked for: an expansion makes millions of objects that all stay, and that takes a fifth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say of an error of a template where that stands."""
+    try:
+        yield
+    except (TemplateError, ValueError) as error:
+        raise TemplateError(f"{place}: {error}") from None
 
 
 class _StillAlive(Exception):
@@ -170,11 +202,16 @@ class Growing:
                 axes[axis], of_files[axis] = self._from_files(axis, finder)
             else:
                 axes[axis] = self._from_value(axis, values)
-        of_files = {axis: found for axis, found in of_files.items() if found}
+        of_files = {axis: found for axis, found in of_files.items() if axis != "table"}
         known = Known(axes, of_files, self._written_axes(self.spec))
         frame = frame_of(self.campaign, self.item)
         grower = self._grower(frame, {self.row.task_id: known})
-        made = grower.group(self.spec, frame)
+        try:
+            made = grower.group(self.spec, frame)
+        except Refused as error:
+            raise Refused(f"{self._shown_table(finder)}{error}") from None
+        if made:
+            self._check_columns(made[0].matrix, finder)
         most = self.store.limits().attempts
         if most is not None and len(made) > most:
             raise Refused(f"{len(made):,} instances; limits.attempts allows {most:,}")
@@ -189,6 +226,25 @@ class Growing:
         if not made:
             state, why = TaskState.SKIPPED, reason(Code.NO_ROWS)
         return self._becomes(state, why, [event, *follow])
+
+    def _shown_table(self, finder: InputFinder) -> str:
+        """Return the table of a group, as the beginning of a message; "" without one."""
+        if "table" not in self.spec.late:
+            return ""
+        return f"{str(finder.files['table'][0]['path']).removeprefix(finder.up)}: "
+
+    def _check_columns(self, matrix: Mapping[str, Any], finder: InputFinder) -> None:
+        """Raise Refused if the group names a column or axis that no row has: else each of its instances would fail."""
+        from matterstack.spec.grow import Refused
+        from matterstack.template.language import references
+
+        spec = self.spec
+        texts = (spec.command, spec.setup, spec.env, spec.params, spec.resources, spec.when, spec.asked)
+        for name in (
+            reference[1] for reference in references(texts) if reference[0] == "matrix" and len(reference) > 1
+        ):
+            if name not in matrix:
+                raise Refused(f"{self._shown_table(finder)}'{name}' is not in matrix; it has {', '.join(matrix)}")
 
     def _is_still_alive(self) -> bool:
         """Return whether something of the group runs that is left of a round that was dropped."""
@@ -266,6 +322,8 @@ class Growing:
         found = render(
             template, {"params": self.campaign.params, "matrix": self.item.matrix, **self.item.given, **values}
         )
+        if isinstance(written, Mapping) and found == 0 and not isinstance(found, bool):
+            return []
         if not isinstance(found, list) and not isinstance(written, Mapping):
             raise Refused(f"{template} is {dump_json(found)[:80]}, no list")
         return found
@@ -288,10 +346,10 @@ class Growing:
                 return ended
         else:
             scope |= self.board.given_values(self.row.task_id)[0]
-        carry = {
-            name: self._carried(item["next" if number else "first"], before, scope)
-            for name, item in repeat.carry.items()
-        }
+        key, carry = "next" if number else "first", {}
+        for name, item in repeat.carry.items():
+            with _named(f"carry.{name}.{key}{f', after round {number}' if number else ''}"):
+                carry[name] = self._carried(item[key], before, scope)
         given = {"carry": carry, "repeat": {"round": number + 1}}
         frame = round_frame(self.spec, self.row.task_id, self.item.matrix, given)
         grower = self._grower(None, {})
@@ -325,9 +383,12 @@ class Growing:
         if repeat.until is not None:
             hole = whole(repeat.until)
             assert hole is not None
-            found = evaluate(hole.expression, dict(scope))
+            with _named(f"until, after round {number}"):
+                found = evaluate(hole.expression, dict(scope))
             if not isinstance(found, bool):
-                raise TemplateError(f"until: {hole.source} is {found!r}; a condition gives true or false")
+                raise TemplateError(
+                    f"until, after round {number}: {hole.source} is {dump_json(found)}; a condition gives true or false"
+                )
             done = found
         values = measures(self.spec, scope)
         self._show_last(number)
@@ -396,6 +457,8 @@ class Growing:
         there = {name: Known({}, {}, self._written_axes(tasks[name])) for name in names if tasks.has(name)}
         grower = Grower(self.campaign, self.root / source, frozenset(self.store.sources(version)), {**there, **known})
         places = [("", ROOT), *([(frame.prefix, frame)] if frame is not None and frame.prefix else [])]
+        if frame is not None and frame.round > 1:  # what was carried is of the round before
+            places.append((f"{frame.row}/{frame.round - 1}", ROOT))
         for prefix, place in places:
             items = [item for item in self.store.instances_of(prefix) if item.group != self.row.group or item.plan]
             items = [item for item in items if tasks.has(item.group)]

@@ -29,10 +29,11 @@ from matterstack.core.model import (
 from matterstack.core.states import AttemptState, TaskState
 from matterstack.core.suggestions import did_you_mean
 from matterstack.core.times import to_text
+from matterstack.core.validation import schema_violation
 from matterstack.core.values import dump_json, parse_time
 from matterstack.deferred import dataclass
 from matterstack.errors import SubmissionRejected, UsageError
-from matterstack.operators.answers import with_defaults
+from matterstack.operators.answers import BadAnswer, check_data, with_defaults
 from matterstack.operators.base import Key
 from matterstack.operators.processes import machine_slots
 from matterstack.orchestration.init import initialize_run
@@ -63,7 +64,7 @@ class Rates:
 
 def rates_from(data: Any, tasks: Iterable[str]) -> Rates:
     """Read rates: {people: 1d, TASK: {time: 2h, fails: 0.1}}. Raises UsageError."""
-    known, seconds, fails, people = set(tasks), dict[str, float](), dict[str, float](), _DELAY_S
+    known, seconds, fails, people = list(tasks), dict[str, float](), dict[str, float](), _DELAY_S
     try:
         for name, value in (data or {}).items():
             if name == "people":
@@ -76,7 +77,10 @@ def rates_from(data: Any, tasks: Iterable[str]) -> Rates:
                 if "time" in value:
                     seconds[name] = parse_time(value["time"])
                 if "fails" in value:
-                    fails[name] = float(value["fails"])
+                    share = value["fails"]
+                    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+                        raise ValueError(f"{name}.fails: expected a share from 0 to 1, got {dump_json(share)[:60]}")
+                    fails[name] = float(share)
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"rates: {error}") from None
     return Rates(seconds, fails, people)
@@ -134,6 +138,7 @@ class _Stage:
     ends: dict[Key, float]
     stand_ins: Mapping[str, Mapping[str, Any]]  # task -> metrics that templates name
     made: dict[str, int] = field(default_factory=dict)  # task -> how many have ended well
+    refused: str = ""  # why it cannot go on
 
     def spec(self, folder: str) -> TaskSpec:
         return self.loaded.campaign.tasks[_task_of(Path(folder))["group"]]
@@ -207,9 +212,23 @@ class RehearsedOperator:
         data = (
             _nth(sample["response"], number) if "response" in sample else with_defaults(schema, fitting(schema or {}))
         )
+        wrong = _why_not(schema, data)
+        if wrong:
+            given = "does not fit its schema" if "response" in sample else "is to be pretended, and nothing plain fits"
+            stage.refused = f"samples: {spec.name}.response {given}: {wrong}; give it with --samples"
+            return Observation(Sighting.WAITING)
         record = {"status": "COMPLETED", "data": data, "by": "rehearsal", "at": to_text(at)}
         write_beside(folder / RESPONSE, dump_json(record))
         return Observation(Sighting.ENDED, response=record, ended_at=at)
+
+
+def _why_not(schema: Any, data: Any) -> str:
+    """Return why an answer would not be accepted, "" if it would."""
+    try:
+        check_data(RESPONSE, data, schema, "response_schema")
+    except BadAnswer as error:
+        return str(error).removeprefix(f"{RESPONSE}: ")
+    return ""
 
 
 def _task_of(folder: Path) -> dict[str, Any]:
@@ -296,12 +315,25 @@ def fitting(schema: Mapping[str, Any]) -> Any:
         wanted = [name for name in properties if name in schema.get("required", ()) or "default" in properties[name]]
         return {name: fitting(properties[name]) for name in wanted}
     if kind == "array":
-        return [fitting(schema.get("items", {})) for _ in range(int(schema.get("minItems", 1)))]
+        return _different(schema.get("items", {}), int(schema.get("minItems", 1)))
     if kind in ("number", "integer"):
         low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
         value = low if low is not None else min(high, 1) if high is not None else 1
         return value + 1 if "exclusiveMinimum" in schema and "minimum" not in schema else value
     return True if kind == "boolean" else "x" * max(1, int(schema.get("minLength", 1)))
+
+
+def _different(schema: Mapping[str, Any], count: int) -> list[Any]:
+    """Return values that satisfy a schema, no two the same as far as that is easy: they may become the values of an axis."""
+    if isinstance(schema.get("enum"), list) and len(schema["enum"]) >= count:
+        return list(schema["enum"][:count])
+    first = fitting(schema)
+    values = [first] * count
+    if isinstance(first, str):
+        values = [first, *(f"{first}{number}" for number in range(2, count + 1))]
+    elif isinstance(first, int | float) and not isinstance(first, bool):
+        values = [first + number for number in range(count)]
+    return [first if schema_violation(schema, value) else value for value in values]
 
 
 def stand_ins(loaded: LoadedCampaign) -> dict[str, dict[str, Any]]:
@@ -353,6 +385,11 @@ def rehearse(loaded: LoadedCampaign, folder: Path, rates: Rates, samples: Mappin
             raise UsageError(
                 f"samples: {name}: expected outputs, metrics and response, got {', '.join(map(str, sorted(keys)))}"
             )
+        declared = loaded.campaign.tasks[name].outputs
+        unknown = next((key for key in outputs if key not in declared), None)
+        if unknown is not None:
+            has = f"it has {', '.join(declared)}" if declared else "it has none"
+            raise UsageError(f"samples: '{unknown}' is not an output of {name}{did_you_mean(unknown, declared)}; {has}")
         odd = next((key for key, text in outputs.items() if not isinstance(text, str)), None)
         if odd is not None:
             raise UsageError(
@@ -370,11 +407,13 @@ def rehearse(loaded: LoadedCampaign, folder: Path, rates: Rates, samples: Mappin
         for _ in range(_MOST_STEPS):
             report = Step(root, store, pool=pool, clock=lambda: stage.now).take()
             warnings |= dict.fromkeys(report.warnings)
+            if stage.refused:
+                raise UsageError(stage.refused)
             if report.state.is_over:
                 break
             alive = [stage.ends[row.key] for row in store.live_attempts() if row.key in stage.ends]
             due = [at for at in (*alive, store.next_retry()) if at is not None and at > stage.now]
-            if not due and not report.startable:
+            if not due and not report.startable and not any(at <= stage.now for at in alive):
                 break
             stage.now = min(due, default=stage.now)
         return _told(store, stage, str(report.state), list(warnings))
@@ -401,7 +440,7 @@ def _told(store: SQLiteStateStore, stage: _Stage, state: str, warnings: list[str
     lines = tuple(
         Line(
             name, instances.get(name, 0), len(found), sum(item[3] for item in found),
-            min(item[0] for item in found) - stage.began, max(item[1] for item in found) - stage.began,
+            max(0.0, min(item[0] for item in found) - stage.began), max(0.0, max(item[1] for item in found) - stage.began),
             sum((item[1] - item[0]) * item[2] for item in found) / 3600, any(item[4] for item in found),
         )
         for name, found in sorted(attempts.items(), key=lambda pair: min(item[0] for item in pair[1]))

@@ -354,6 +354,12 @@ class Builder:
         if isinstance(until, str) and not is_template(until):
             self.add((*path, "repeat", "until"), f"must be exactly one template: ${{{{ {until.strip()} }}}}")
         carry = {key: value for key, value in given.get("carry", {}).items() if not str(key).startswith("x-")}
+        for name, item in carry.items():
+            first, following = (_is_path(item.get(key)) for key in ("first", "next"))
+            if first != following and {"first", "next"} <= set(item):
+                kinds = ("a path", "a value") if first else ("a value", "a path")
+                message = f"`first` is {kinds[0]} and `next` {kinds[1]}: both are files, or both are values (a value as one template)"
+                self.add((*path, "repeat", "carry", name), message)
         return Repeat(int(given["max"]), given.get("until"), carry, given.get("on_max", "complete"))
 
     def _restart(self, given: Any, resources: Mapping[str, Any], path: Path) -> Restart | None:
@@ -461,6 +467,12 @@ class Builder:
             self.add(path, f"'{name}' is not in {root}{did_you_mean(name, found)}; {has}")
         elif root == "response":
             self._check_field(path, names)
+        elif key == "repeat" and loop and self._has_instances(names[0], loop):
+            name = names[0].removeprefix(f"{loop}/")
+            message = (
+                f"{root}.{name} must be of one instance, and {name} has a matrix; let a task of the round sum it up"
+            )
+            self.add(path, message)
         elif root == "metrics" and len(names) < 2:
             self.add(path, f"name a value of its metrics.json: metrics.{names[0].replace('/', '.')}.NAME")
         elif root == "operator" and len(names) > 1 and spec.operator in self.operators:
@@ -469,6 +481,10 @@ class Builder:
                 has = f"it has {_some(known_params)}" if known_params else "it has none"
                 near = did_you_mean(names[1], known_params)
                 self.add(path, f"'{names[1]}' is not in the params of operator '{spec.operator}'{near}; {has}")
+
+    def _has_instances(self, name: str, loop: str) -> bool:
+        """Return whether a task of a loop has several instances in each round."""
+        return name.startswith(f"{loop}/") and "matrix" in _mapping(self.root["tasks"].get(name))
 
     def _in_frame(self, loop: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return a reference to a task with the name that this has: of a round's own first, or within a loop."""
@@ -580,6 +596,11 @@ class Builder:
 
 def _as_mapping(retries: Any) -> dict[str, Any]:
     return {"max": int(retries)} if isinstance(retries, int) else dict(retries)
+
+
+def _is_path(written: Any) -> bool:
+    """Return whether what is carried is a path, and no value."""
+    return isinstance(written, str) and whole(written) is None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -85,9 +85,10 @@ AnswerNames = Mapping[tuple[str, str], Sequence[str]]
 def answer_names(spec: TaskSpec) -> AnswerNames:
     """Return each (root, task) that a task's templates name below response and metrics, with the keys that do."""
     found: dict[tuple[str, str], list[str]] = {}
-    first = [item["first"] for item in spec.repeat.carry.values()] if spec.repeat is not None else ()
+    # Of `until` and `next` the names of the round's own tasks are among them: nothing outside has these.
+    repeat = [spec.repeat.until, spec.repeat.carry] if spec.repeat is not None else ()
     parts: dict[str, Any] = {
-        "repeat": first, "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
+        "repeat": repeat, "command": spec.command, "setup": spec.setup, "env": spec.env, "params": spec.params,
         "resources": spec.resources, "retries": spec.retries_written, "when": spec.when, **spec.asked,
     }  # fmt: skip
     for key, value in parts.items():
@@ -175,6 +176,9 @@ class Expander:
         self._only_files = only_files  # None: all files of the folder
         self._by_values: dict[tuple[str, tuple[str, ...]], dict[tuple[Any, ...], list[str]]] = {}
         self._drafts_of: dict[str, list[_Draft]] = {}
+        self._columns: dict[
+            tuple[str, tuple[str, ...]], list[str]
+        ] = {}  # of a task's rows: those that labels are made of
         self._choices: dict[
             str, tuple[str, int]
         ] = {}  # operator and priority of tasks all of whose instances have the same
@@ -320,6 +324,16 @@ class Expander:
         assert loop.spec.repeat is not None
         until = loop.spec.repeat.until
         hole = whole(until) if until is not None else None
+        named = list(references(until)) if hole is not None else []
+        of_rounds = any(
+            name[0] == "repeat" or (len(name) > 1 and f"{loop.spec.name}/{name[1]}" in dict.keys(self.campaign.tasks))
+            for name in named
+        )
+        where: Where = ("tasks", loop.spec.name, "repeat", "until")
+        if hole is not None and named and not of_rounds and not self.builder.has_problem(where):
+            outside = any(name[0] in ("metrics", "response") for name in named)
+            message = f"{hole.source} names nothing that a round gives: it is the same after each round"
+            self.builder.add(where, message, severity="error" if outside else "warning")
         if hole is None or not {name[0] for name in references(until)} <= {"params", "matrix", "task", "repeat"}:
             return
         try:
@@ -328,7 +342,7 @@ class Expander:
             return  # that is told where names are checked
         if not isinstance(found, bool):
             message = f"{hole.source} is {found!r}; a condition gives true or false, such as ${{{{ metrics.TASK.NAME < 0.1 }}}}"
-            self._report_once(("tasks", loop.spec.name, "repeat", "until"), message)
+            self._report_once(where, message)
 
     # --- matrices and labels ---
 
@@ -454,7 +468,7 @@ class Expander:
             if isinstance(values, Mapping):
                 where = (*where, "range")
                 given = known.axes[name] if known is not None else self._with_params(values["range"], frame)
-                return range_values(given, MOST_INSTANCES)
+                return [] if known is not None and given == [] else range_values(given, MOST_INSTANCES)
             values = self._with_params(values, frame) if isinstance(values, str) and known is None else values
             values = known.axes[name] if known is not None else values
         except TemplateError as error:
@@ -572,7 +586,16 @@ class Expander:
             if spec.label:
                 scope = {"params": self.campaign.params, "matrix": row, "task": {"name": spec.name.rpartition("/")[2]}}
                 return render_text(spec.label, scope)
-            return "-".join(as_text(row[name]) for name in self._label_columns(spec, row))
+            key = spec.name, tuple(row)
+            columns = self._columns.get(key)
+            if columns is None:
+                columns = self._columns[key] = self._label_columns(spec, row)
+            values = [row[name] for name in columns]
+            if None in values:
+                raise TemplateError(
+                    f"{_row_text(row)} has no {columns[values.index(None)]}, which its label is made of"
+                )
+            return "-".join(map(as_text, values))
         except (TemplateError, ValueError) as error:
             place = (*where, "label" if spec.label else "matrix")
             if not self.builder.has_problem(place):
@@ -1131,6 +1154,10 @@ class Expander:
             if self.builder.doubts.outputs or other is None:
                 continue  # told already, where the name stands
             where: Where = ("tasks", spec.name, keys[0])
+            if other is spec:
+                message = f"within the loop its tasks are named by themselves: {root}.TASK, not {root}.{name}.TASK"
+                self._report_once(where, message)
+                continue
             if other.repeat is not None:
                 self._wait_for_loop(root, name, other, where, members)
                 continue

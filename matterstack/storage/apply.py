@@ -202,12 +202,13 @@ def _put_instances(
     db: sqlite3.Connection, version: int, put: list[tuple[int, list[Any], Any]], retired: Iterable[str]
 ) -> None:
     """Write instances that are new or another, as (position, row, marks); ``retired`` ones wait for nothing any longer."""
-    given = json.dumps([*(row[0] for _, row, _ in put), *retired])
-    db.execute("DELETE FROM edges WHERE downstream IN (SELECT value FROM json_each(?))", (given,))
-    known = {
-        row[0]
-        for row in db.execute("SELECT task_id FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))", (given,))
-    }
+    gone = list(retired)
+    known = set()
+    if gone or any(_plan_of(row)[0] for _, row, _ in put) or not _are_new(db, {row[1] for _, row, _ in put}):
+        given = json.dumps([*(row[0] for _, row, _ in put), *gone])
+        db.execute("DELETE FROM edges WHERE downstream IN (SELECT value FROM json_each(?))", (given,))
+        found = db.execute("SELECT task_id FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))", (given,))
+        known = {row[0] for row in found}
     _update(
         db,
         "UPDATE tasks SET position = ?, campaign_version = ?, group_name = ?, label = ?, matrix = ?, operator = ?, "
@@ -237,6 +238,12 @@ def _put_instances(
         len(put) - len(known),
     )
     _put_edges(db, (row for _, row, _ in put))
+
+
+def _are_new(db: sqlite3.Connection, groups: set[str]) -> bool:
+    """Return whether there is no instance of any of these groups, but what stands for them."""
+    counted = "SELECT 1 FROM tasks WHERE group_name = ? AND (task_id <> group_name OR plan IS NULL) LIMIT 1"
+    return all(db.execute(counted, (group,)).fetchone() is None for group in groups)
 
 
 def _expanded(db: sqlite3.Connection, entry: Entry, event: e.Expanded, read: Read) -> None:

@@ -340,9 +340,9 @@ class Queries:
         return [row[0] for row in rows]
 
     def plans_below(self, task_ids: Iterable[str]) -> list[TaskRow]:
-        """Return the groups whose instances were made by results of these tasks."""
+        """Return the groups whose instances were made by results of these tasks, or could not be made of them."""
         rows = self._all(
-            f"SELECT {TASK_COLUMNS} FROM tasks WHERE plan = 'group' AND made IS NOT NULL AND task_id IN "
+            f"SELECT {TASK_COLUMNS} FROM tasks WHERE plan = 'group' AND (made IS NOT NULL OR state = 'FAILED') AND task_id IN "
             "(SELECT e.downstream FROM edges e WHERE e.upstream IN (SELECT value FROM json_each(?1)) OR e.upstream IN "
             "(SELECT t.group_name FROM tasks t WHERE t.task_id IN (SELECT value FROM json_each(?1))))",
             json.dumps(list(task_ids)),

@@ -127,6 +127,7 @@ class SQLiteStateStore(Queries):
                 # Beyond FULL: the end of a commit is a name that is removed, and the journal must not know of it before
                 # that is certain. Source: sqlite.org/pragma.html#pragma_synchronous
                 self.db.execute("PRAGMA synchronous = EXTRA")
+                self.db.execute("PRAGMA cache_size = -65536")  # KiB: 100,000 new tasks are written once
                 if create:
                     self._create()
                 else:

@@ -123,8 +123,14 @@ def _upstream(found: Reason, run: str | Path) -> str:
 
 def _measures(values: Mapping[str, Any], before: str) -> str:
     """Return values by their names, such as `train.rmse 0.034`, or nothing."""
-    shown = (f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    shown = (f"{name} {_measure(value)}" for name, value in values.items())
     return f"{before}{', '.join(shown)}" if values else ""
+
+
+def _measure(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _too_few(found: Reason, run: str | Path) -> str:
@@ -273,7 +279,7 @@ _SENTENCES: dict[Code, Render] = {
         f"round {r['round']} of at most {r['of']} met its condition{_measures(r['values'], ': ')}"
     ),
     Code.ROUNDS_DONE: lambda r, run: (
-        f"{r['rounds']} rounds are done, as many as may be"
+        f"{r['rounds']} rounds are done, the most that `max` allows"
         + (f"; its condition was not met{_measures(r['values'], ': ')}" if r["condition"] else "")
     ),
     Code.ROUND_FAILED: lambda r, run: f"in round {r['round']} {r['task']} {_STATES[r['state']]}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matterstack.core import events as e
+from matterstack.core.reasons import Code
 from matterstack.core.selection import in_short, names_task
 from matterstack.core.states import AttemptState, TaskState
 from matterstack.core.times import to_text
@@ -26,6 +27,8 @@ class Line:
     what: str
     why: str
     tasks: tuple[str, ...]
+
+    grows: bool = False  # results have made tasks
 
     @property
     def is_of_a_step(self) -> bool:
@@ -62,7 +65,7 @@ def _lines(root: Path, entries: Sequence[Entry]) -> Iterator[Line]:
         what, tasks = _what(root, event, entry, entries[position + 1] if position + 1 < len(entries) else None)
         if what:
             why = event.why if isinstance(event, e.Rebuilt) else entry.why
-            yield Line(entry.at, entry.who, what, why, tasks)
+            yield Line(entry.at, entry.who, what, why, tasks, isinstance(event, e.Expanded))
 
 
 def _what(root: Path, event: e.Event, entry: Entry, following: Entry | None) -> tuple[str, tuple[str, ...]]:
@@ -75,6 +78,9 @@ def _what(root: Path, event: e.Event, entry: Entry, following: Entry | None) -> 
     if isinstance(event, e.Amended):
         counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in event.counts.items())
         return f"version {event.version} taken{': ' + counts if counts else ''}", ()
+    if isinstance(event, e.Expanded):
+        what = f"round {event.round} begun" if event.round else "instances are known"
+        return f"{event.task}: {what}: {event.count} task{'s' if event.count != 1 else ''}", (event.task,)
     if isinstance(event, e.Paused | e.Resumed):
         verb = "paused" if isinstance(event, e.Paused) else "resumed"
         return f"{verb} {in_short(event.tasks) or 'the run'}", event.tasks
@@ -106,6 +112,8 @@ def _tasks_changed(event: e.TasksChanged, entry: Entry) -> str:
     """Return what became of tasks, where that was a person's doing or an end."""
     if event.state in (TaskState.READY, TaskState.PENDING) and not entry.who:
         return ""
+    if event.state is TaskState.RETIRED and event.reason.code is Code.KNOWN:
+        return ""  # what made its instances says it
     if event.state is TaskState.PENDING:
         return f"{'rerun' if event.rerun else 'to be decided anew:'} {in_short(event.tasks)}"
     return f"{in_short(event.tasks)}: {event.state}" + (f" ({sentence(event.reason)})" if event.reason else "")
@@ -142,7 +150,7 @@ def in_sum(lines: Sequence[Line]) -> list[Line]:
             counts[state] += 1
             last = line
             continue
-        if line.is_of_a_step and line.tasks and state not in ("COMPLETED", "FAILED"):
+        if line.is_of_a_step and line.tasks and state not in ("COMPLETED", "FAILED") and not line.grows:
             continue  # BLOCKED or SKIPPED for what an attempt before it came to
         flush()
         out.append(line)

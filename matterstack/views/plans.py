@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matterstack.core.reasons import Code, reason
@@ -28,10 +28,14 @@ def in_words(store: Queries, row: TaskRow) -> str:
         return _loop(store, row)
     if row.state not in (TaskState.PENDING, TaskState.READY):
         return sentence(row.reason)
-    waits = list(dict.fromkeys(upstream for _, upstream in store.entries([row.task_id])[row.task_id]))
-    expect = store.campaign(row.campaign_version).tasks[row.group].expect
+    waits = dict.fromkeys(upstream for _, upstream in store.entries([row.task_id])[row.task_id])
+    return not_known(waits, store.campaign(row.campaign_version).tasks[row.group].expect)
+
+
+def not_known(waits_for: Iterable[str], expect: int | None) -> str:
+    """Return what is said of a group whose instances are not known."""
     guess = f"; expect {expect:,}" if expect is not None else ""
-    return f"not known yet: waits for {', '.join(waits)}{guess}"
+    return f"not known yet: waits for {', '.join(waits_for)}{guess}"
 
 
 def _loop(store: Queries, row: TaskRow) -> str:
