@@ -518,3 +518,15 @@ def test_what_a_round_did_not_give_is_told_with_key_and_round(loop, old, new, to
     loop.start(OUTER.replace(old, new))
     assert loop.step_until_over().state == "FAILED"
     assert told in said(loop, "l")
+
+
+def test_below_a_loop_that_never_converged_the_file_is_advised_and_not_all_rounds_again(loop):
+    body = 'tasks: {a: {command: \'printf "{\\"r\\": 1}" > metrics.json\'}}'
+    loop.start(
+        f"tasks:\n  l: {{repeat: {{max: 2, until: '${{{{ metrics.a.r > 5 }}}}', on_max: fail}}, {body}}}\n"
+        "  end: {needs: [l], command: 'true'}\n"
+    )
+    assert loop.step_until_over().state == "FAILED"
+    told = loop.cli("explain", loop.root, "end").stdout
+    assert f"matterstack amend {loop.root}" in told
+    assert "rerun" not in told

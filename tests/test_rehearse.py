@@ -71,6 +71,9 @@ def test_failures_are_as_frequent_as_they_are_said_to_be(plan):
     found = json.loads(rehearse(plan, "--rates", "rates.yaml", "--json").stdout)
     assert found["state"] == "FAILED"
     assert next(item for item in found["tasks"] if item["task"] == "relax")["failures"] == 4
+    assert any(line.startswith("relax/r1 failed: attempt 1 of 1: exit code 1") for line in found["remarks"]), found[
+        "remarks"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def _of_group(fates: Sequence[Fate]) -> Iterator[str]:
 
 
 def _names(fates: Sequence[Fate]) -> str:
-    return ", ".join(fate.task_id.partition("/")[2] or fate.task_id for fate in fates)
+    return ", ".join(fate.task_id.removeprefix(f"{fate.group}/") for fate in fates)
 
 
 def _stay(counts: Mapping[TaskState, int]) -> list[str]:

@@ -423,12 +423,15 @@ def _told(store: SQLiteStateStore, stage: _Stage, state: str, warnings: list[str
     attempts: dict[str, list[tuple[float, float, int, bool, bool]]] = {}
     instances: dict[str, int] = {}
     reasons: dict[str, str] = {}
+    failed_with: dict[str, str] = {}
     for row in store.tasks():
         name = stage.loaded.campaign.tasks[row.group].name
         if row.plan is None:
             instances[name] = instances.get(name, 0) + 1
         if row.state not in (TaskState.COMPLETED, TaskState.PENDING) and row.reason:
             reasons.setdefault(name, sentence(row.reason))
+            if row.state is TaskState.FAILED and row.plan is None:
+                failed_with.setdefault(name, f"{row.task_id} failed: {sentence(row.reason)}")
         for attempt in store.attempts(row.task_id) if row.plan is None else ():
             if attempt.failure is not None and attempt.started_at is None and attempt.ended_at is None:
                 continue
@@ -462,7 +465,7 @@ def _told(store: SQLiteStateStore, stage: _Stage, state: str, warnings: list[str
         for name in values
         if name not in _sample(_sample(stage.samples, task), "metrics")
     ]
-    remarks = [f"{name}: {why}" for name, why in loops.items()]
+    remarks = [*failed_with.values(), *(f"{name}: {why}" for name, why in loops.items())]
     remarks += [f"pretended, since --samples does not give it: {', '.join(guessed)}"] if guessed else []
     remarks += warnings
     ends = max((line.ends_s for line in lines), default=0.0)

@@ -224,8 +224,6 @@ class _Explainer:
         return Explanation(row.task_id, row.state, why, cause.path, hint, advice, cause, like=like)
 
     def _advice(self, row: TaskRow, again: Hint) -> tuple[Advice, ...]:
-        if row.plan is not None:
-            return ()
         kind = self._spec(row).row
         campaign = os.path.relpath(os.path.normpath(self.root.resolve() / self.run.campaign_path))
         return advice_for(
@@ -253,6 +251,11 @@ class _Explainer:
         if own and row.reason.code is not Code.UPSTREAM:
             why = f"{own}; {why}"
         left = self._cause(cause.task_id) if failed else Cause()
+        if failed and cause.plan is not None:
+            of_plan = self._failed_plan(cause)
+            return Explanation(
+                row.task_id, row.state, why, left.path, of_plan.hint, of_plan.advice, left, cause.task_id
+            )
         hint = self._hint("rerun", cause.task_id)
         advice = self._advice(cause, hint) if failed else ()
         if row.reason.code is Code.CONDITION_FALSE or cause.state is TaskState.SKIPPED:
