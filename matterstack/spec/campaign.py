@@ -422,6 +422,9 @@ class Builder:
             where = "in `first`" if spec.repeat is not None else "outside of a loop"
             self.add(path, f"'{root}' cannot be used {where}: it belongs to the rounds of a loop")
             return
+        carried = ("tasks", loop, "repeat", "carry")
+        if root == "carry" and any(item.path[:4] == carried and len(item.path) < 6 for item in self.problems):
+            return  # something carried has not even its form, which is told
         if root == "carry" and key == "inputs" and whole(str(self._text_at(path))) is None:
             self.add(path, f"carry.{'.'.join(names)} must be the whole input: it is a file, not a part of a path")
             return
