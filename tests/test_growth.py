@@ -139,6 +139,19 @@ def test_a_group_that_could_not_be_made_is_made_of_the_next_result(late, bad):
     check_rebuilt(late)
 
 
+@pytest.mark.parametrize("other", ["needs: [t], command: 'true'", "matrix: {e: [1, 2]}, needs: [t], command: 'true'"])
+def test_a_group_that_is_not_known_yet_becomes_a_task_or_a_group_by_an_amendment_and_back(late, other):
+    known = "matrix: {table: t.csv}, command: 'echo ${{ matrix.e }}'"
+    text = "tasks:\n  t: {{command: 'printf \"e\\n1\\n\" > t.csv', outputs: {{t: t.csv}}}}\n  g: {{{}}}\n"
+    late.start(text.format(known))
+    for changed in (other, known, other):
+        late.write(text.format(changed))
+        done = late.cli("amend", late.root, late.folder / "campaign.yaml", "--yes")
+        assert done.returncode == 0, done.stderr
+    assert late.step_until_over().state == "COMPLETED"
+    check_rebuilt(late)
+
+
 def test_the_history_tells_what_results_made(late):
     late.start(LATE)
     late.step_until_over()

@@ -73,7 +73,7 @@ def dot(
 ) -> None:
     """Print a graph for Graphviz. ``nodes`` maps ids to (group, state or ""), ``members`` groups to ids.
 
-    ``notes`` are shown below the ids of what stands for instances that are not known yet.
+    ``notes`` are shown beside the ids of what stands for instances that are not known yet.
 
     Source: graphviz.org, "DOT Language".
     """

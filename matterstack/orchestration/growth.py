@@ -41,6 +41,19 @@ _LARGE = 5000  # instances, from which on a group is expanded beside the lock
 _BYTES_OF_A_ROW = 8  # at least, in a table
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let no cycles be looked for: an expansion makes millions of objects that all stay, and that takes a fifth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@uncollected()
 def grow(
     store: SQLiteStateStore,
     files: RunFiles,
@@ -53,23 +66,9 @@ def grow(
     ``outcome_of`` gives what becomes of one, `Growing.outcome`, or None for one that is left.
     """
     grown = False
-    while _grow_once(store, files, now, decider, outcome_of):
-        grown = True
-    if grown:
-        store.flush()
-    return grown
-
-
-def _grow_once(
-    store: SQLiteStateStore,
-    files: RunFiles,
-    now: float,
-    decider: Callable[[], Decider],
-    outcome_of: Callable[[Growing], Outcome | None],
-) -> bool:
-    more = False
-    for row in store.plans(TaskState.READY):
-        with uncollected():
+    while True:
+        more = False
+        for row in store.plans(TaskState.READY):
             growing = Growing(store, files, row)
             found = None if row.paused else outcome_of(growing)
             if found is None:
@@ -79,19 +78,12 @@ def _grow_once(
             after = decider()
             after.settle(after.change_tasks(store.tasks([row.task_id]), [found.becomes]), unlooked=False)
             store.append(after.plan.events, now, sync=False)
-    return more
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Let no cycles be looked for: an expansion makes millions of objects that all stay, and that takes a fifth of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        grown |= more
+        if not more:
+            break
+    if grown:
+        store.flush()
+    return grown
 
 
 @contextmanager

@@ -204,7 +204,8 @@ def _put_instances(
     """Write instances that are new or another, as (position, row, marks); ``retired`` ones wait for nothing any longer."""
     gone = list(retired)
     known = set()
-    if gone or any(_plan_of(row)[0] for _, row, _ in put) or not _are_new(db, {row[1] for _, row, _ in put}):
+    # The id of a group may be that of a plan, or of a task that was or becomes one: then it is looked up as well.
+    if gone or any(row[0] == row[1] for _, row, _ in put) or not _are_new(db, {row[1] for _, row, _ in put}):
         given = json.dumps([*(row[0] for _, row, _ in put), *gone])
         db.execute("DELETE FROM edges WHERE downstream IN (SELECT value FROM json_each(?))", (given,))
         found = db.execute("SELECT task_id FROM tasks WHERE task_id IN (SELECT value FROM json_each(?))", (given,))
@@ -241,8 +242,8 @@ def _put_instances(
 
 
 def _are_new(db: sqlite3.Connection, groups: set[str]) -> bool:
-    """Return whether there is no instance of any of these groups, but what stands for them."""
-    counted = "SELECT 1 FROM tasks WHERE group_name = ? AND (task_id <> group_name OR plan IS NULL) LIMIT 1"
+    """Return whether none of these groups has an instance yet; the row that stands for a group does not count."""
+    counted = "SELECT 1 FROM tasks WHERE group_name = ? AND task_id <> group_name LIMIT 1"
     return all(db.execute(counted, (group,)).fetchone() is None for group in groups)
 
 
